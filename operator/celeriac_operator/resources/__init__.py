@@ -1,0 +1,1 @@
+"""What the objects look like: the WorkerPool's spec and status, conditions, labels. Pure."""
