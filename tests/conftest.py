@@ -1,0 +1,97 @@
+"""Fixtures that every test may use: private real servers, missing ones skipped at home and failed under CI=true.
+
+`redis_server`, `valkey_server`, and `rabbitmq`, a virtual host of the run's one node. The classes are in tests/support, which pytest puts on the path.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NoReturn
+
+import pytest
+from servers import Missing, RabbitServer, RedisServer, ValkeyServer
+
+
+def give_up(reason: str) -> NoReturn:
+    """Skip at home, fail in CI: there a missing server means that something went untested."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(f"{reason}; CI=true", pytrace=False)
+    pytest.skip(reason)
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis of this test's own."""
+    yield from _serve(RedisServer)
+
+
+@pytest.fixture
+def valkey_server() -> Iterator[ValkeyServer]:
+    """A Valkey of this test's own."""
+    yield from _serve(ValkeyServer)
+
+
+def _serve(kind: type[RedisServer]) -> Iterator[RedisServer]:
+    try:
+        server = kind()
+    except Missing as missing:
+        give_up(str(missing))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq_node() -> Iterator[RabbitServer]:
+    """The run's one RabbitMQ node. Tests take `rabbitmq`, a virtual host in it."""
+    try:
+        node = RabbitServer()
+    except Missing as missing:
+        give_up(str(missing))
+    try:
+        node.start()
+        yield node
+    finally:
+        node.close()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RabbitVhost:
+    """A virtual host of this test's own. What is done to the node is undone before the next test."""
+
+    url: str
+    node: RabbitServer
+
+    def start(self) -> None:
+        self.node.start()
+
+    def stop(self) -> None:
+        self.node.stop()
+
+    def kill(self) -> None:
+        self.node.kill()
+
+    def pause(self) -> None:
+        self.node.pause()
+
+    def resume(self) -> None:
+        self.node.resume()
+
+
+@pytest.fixture
+def rabbitmq(rabbitmq_node: RabbitServer) -> Iterator[RabbitVhost]:
+    """A RabbitMQ virtual host of this test's own."""
+    with rabbitmq_node.vhost() as url:
+        yield RabbitVhost(url=url, node=rabbitmq_node)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """`@pytest.mark.server("redis")` on a test that starts the server itself."""
+    kinds = {"redis": RedisServer, "valkey": ValkeyServer, "rabbitmq": RabbitServer}
+    for marker in item.iter_markers("server"):
+        try:
+            kinds[marker.args[0]]().close()
+        except Missing as missing:
+            give_up(str(missing))
