@@ -1,6 +1,7 @@
 """Fixtures that every test may use: private real servers, missing ones skipped at home and failed under CI=true.
 
-`redis_server`, `valkey_server`, and `rabbitmq`, a virtual host of the run's one node. The classes are in tests/support, which pytest puts on the path.
+`redis_server`, `valkey_server`, and `rabbitmq`, a virtual host of the run's one node. Their classes are in
+tests/support, which pytest puts on the path.
 """
 
 import os

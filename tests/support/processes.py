@@ -23,7 +23,8 @@ _TIED = (
 class Child:
     """A started process with its output in `log`.
 
-    env    added to the environment of this process; a value of None removes the name.
+    env      added to the environment of this process; a value of None removes the name.
+    talks    its standard input and output are pipes (`process.stdin`, `process.stdout`); the log has its errors.
     """
 
     def __init__(
@@ -33,6 +34,7 @@ class Child:
         log: Path,
         env: Mapping[str, str | None] | None = None,
         cwd: Path | None = None,
+        talks: bool = False,
     ) -> None:
         self.command = [str(part) for part in command]
         self.log = log
@@ -41,9 +43,9 @@ class Child:
             self.offset = output.tell()
             self.process = subprocess.Popen(
                 [sys.executable, "-S", "-E", "-c", _TIED, *self.command],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if talks else output,
+                stderr=output,
                 env={name: value for name, value in merged.items() if value is not None},
                 cwd=cwd,
                 start_new_session=True,  # Ctrl-C goes to the test run, which ends its children in its own order

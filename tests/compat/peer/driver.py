@@ -1,0 +1,60 @@
+"""A client process of either library: reads one JSON request a line, does it with `shop`'s app, answers one JSON line.
+
+{"send": task, "args": [], "kwargs": {}, "options": {}} -> {"id"}
+{"get": id, "timeout_s": s} -> {"value"} or {"raised": {"module", "name", "args", "is_shops"}}
+{"look": id} -> {"state", "result", "traceback", "info"}
+{"ping": [nodes] or null, "timeout_s": s} -> {"value"}
+"""
+
+import json
+import sys
+
+import shop
+
+
+def send(request):
+    task = getattr(shop, request["send"])
+    result = task.apply_async(tuple(request.get("args", ())), request.get("kwargs", {}), **request.get("options", {}))
+    return {"id": result.id}
+
+
+def get(request):
+    try:
+        return {"value": shop.app.AsyncResult(request["get"]).get(timeout=request["timeout_s"])}
+    except Exception as error:
+        return {"raised": described(error)}
+
+
+def look(request):
+    result = shop.app.AsyncResult(request["look"])
+    value = result.result
+    return {
+        "state": result.state,
+        "result": described(value) if isinstance(value, Exception) else value,
+        "traceback": result.traceback,
+        "ready": result.ready(),
+        "failed": result.failed(),
+    }
+
+
+def ping(request):
+    inspect = shop.app.control.inspect(destination=request["ping"], timeout=request["timeout_s"])
+    return {"value": inspect.ping()}
+
+
+def described(error):
+    return {
+        "module": type(error).__module__,
+        "name": type(error).__name__,
+        "args": list(error.args),
+        "is_shops": isinstance(error, shop.OutOfStock),
+    }
+
+
+OPERATIONS = {"send": send, "get": get, "look": look, "ping": ping}
+
+print(json.dumps({"ready": True}), flush=True)
+for line in sys.stdin:
+    asked = json.loads(line)
+    operation = next(OPERATIONS[name] for name in OPERATIONS if name in asked)
+    print(json.dumps(operation(asked), default=repr), flush=True)

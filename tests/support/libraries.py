@@ -1,0 +1,146 @@
+"""A worker or a client of either library, the real Celery's or ours, as a process on a named broker.
+
+Both run the same module of tasks, tests/compat/peer/shop.py, unless told otherwise.
+"""
+
+import functools
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from compat_env import celery_python
+from processes import Child
+
+ROOT = Path(__file__).resolve().parents[2]
+PEER = ROOT / "tests" / "compat" / "peer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where both sides meet: the URLs of a broker and of a result store."""
+
+    name: str
+    broker: str
+    backend: str
+
+
+@functools.cache
+def python_of(library: str) -> Path:
+    return celery_python() if library == "celery" else Path(sys.executable)
+
+
+def environment(library: str, place: Place, *, modules: Path = PEER) -> dict[str, str | None]:
+    """What a process of `library` is given; `modules` is the folder with the tasks."""
+    path = [str(modules)] if library == "celery" else [str(modules), str(ROOT / "worker")]
+    return {
+        "PYTHONPATH": os.pathsep.join(path),
+        "PYTHONUNBUFFERED": "1",
+        "LIBRARY": library,
+        "BROKER": place.broker,
+        "BACKEND": place.backend,
+        # Ours reads these before the code's own settings; a developer's shell must not decide.
+        "CELERIAC_BROKER_URL": None,
+        "CELERIAC_RESULT_BACKEND": None,
+        "CELERIAC_PROFILE": None,
+    }
+
+
+def start_worker(
+    library: str,
+    place: Place,
+    log: Path,
+    *flags: str,
+    app: str = "shop",
+    modules: Path = PEER,
+    env: Mapping[str, str | None] | None = None,
+    await_ready: bool = True,
+) -> Child:
+    """A worker of `library` with the solo pool, named `<library>@test`; later `flags` win. Both CLIs know the flags.
+
+    app   the module with the app, in the folder `modules`.
+    Ready: it has said so; with await_ready False it may still fail to start.
+    """
+    command = [
+        python_of(library),
+        "-m",
+        library,
+        "-A",
+        app,
+        "worker",
+        "-P",
+        "solo",
+        "-n",
+        f"{library}@test",
+        "-l",
+        "info",
+    ]
+    env = {**environment(library, place, modules=modules), **(env or {})}
+    worker = Child([*command, *flags], log=log, env=env, cwd=log.parent)
+    if await_ready:
+        try:
+            worker.wait_for(" ready")
+        except AssertionError:
+            worker.kill()
+            raise
+    return worker
+
+
+class Client:
+    """A client process of `library`: `send`, `get`, `look`, `ping` as driver.py says."""
+
+    def __init__(self, library: str, place: Place, log: Path) -> None:
+        self.library = library
+        self.child = Child(
+            [python_of(library), str(PEER / "driver.py")],
+            log=log,
+            env={**environment(library, place), "CLIENT": "1"},
+            cwd=log.parent,
+            talks=True,
+        )
+        self._answer()
+
+    def send(self, task: str, *args: Any, kwargs: dict[str, Any] | None = None, **options: Any) -> str:
+        return self._ask(send=task, args=args, kwargs=kwargs or {}, options=options)["id"]
+
+    def get(self, task_id: str, *, timeout_s: float = 15.0) -> Any:
+        """`{"value": ...}` or `{"raised": {...}}`."""
+        return self._ask(get=task_id, timeout_s=timeout_s)
+
+    def look(self, task_id: str) -> dict[str, Any]:
+        return self._ask(look=task_id)
+
+    def look_until(self, task_id: str, state: str, *, timeout_s: float = 15.0) -> dict[str, Any]:
+        """What the client sees once the state is `state`."""
+        deadline = time.monotonic() + timeout_s
+        while (seen := self.look(task_id))["state"] != state:
+            assert time.monotonic() < deadline, f"{task_id} was still {seen} after {timeout_s} s"
+            time.sleep(0.02)
+        return seen
+
+    def ping(self, nodes: list[str] | None = None, *, timeout_s: float = 2.0) -> Any:
+        return self._ask(ping=nodes, timeout_s=timeout_s)["value"]
+
+    def close(self) -> None:
+        self.child.kill()
+        for pipe in (self.child.process.stdin, self.child.process.stdout):
+            assert pipe is not None
+            pipe.close()
+
+    def _ask(self, **request: Any) -> dict[str, Any]:
+        assert self.child.process.stdin is not None
+        self.child.process.stdin.write(json.dumps(request).encode() + b"\n")
+        self.child.process.stdin.flush()
+        return self._answer()
+
+    def _answer(self) -> dict[str, Any]:
+        assert self.child.process.stdout is not None
+        line = self.child.process.stdout.readline()
+        if not line:
+            self.child.wait()
+            raise AssertionError(f"the {self.library} client ended:\n{self.child.text()[-4000:]}")
+        return json.loads(line)
