@@ -4,6 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.scaling.memory import Memory
+from celeriac_operator.scaling.signals import Signals
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
@@ -11,7 +15,8 @@ class Decision:
 
     desired     replicas wanted after all guards. unclamped: what demand alone asks for.
     replicas    what to write to /scale now, or None to write nothing: scale-in waits until its victims are drained.
-    drain       pods (names) to mark or keep marked, with `drain_id`; undrain: pods whose mark to lift.
+    drain       pods (names) to mark or keep marked, with `drain_id`; undrain: pods whose mark to lift; overdue: those
+                of `drain` that still work after spec.scale_down.drain_timeout_s, for `on_drain_timeout` to deal with.
     terms       slots by term: steady, headroom, backlog, eta, floor, cap (a missing term plays no part).
     limited_by  the guard that had the last word: none, max, min, work, rate_limit, step, schedule, signal, paused, dry_run,
                 pending_pods, override, conflict, drain, stabilization, deadband, rollout, startup …
@@ -29,9 +34,19 @@ class Decision:
     drain: tuple[str, ...] = ()
     drain_id: str = ""
     undrain: tuple[str, ...] = ()
+    overdue: tuple[str, ...] = ()
     predicted_drain_s: float | None = None
     cold_start_s: float | None = None
     conditions: Mapping[str, tuple[bool | None, str, str]] = field(default_factory=dict)
     events: tuple[tuple[str, str, str], ...] = ()
     queues: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    memory: Any = None
+    memory: Memory = field(default_factory=Memory)
+
+
+def decide(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) -> Decision:
+    """How many replicas the pool of `spec` should have at `now`, why, limited by what, and who is drained for it."""
+    # Until demand is written: hold what is there, which is what every missing answer means in this project.
+    held = signals.target.replicas
+    return Decision(
+        desired=held, unclamped=held, replicas=None, summary=f"{held} pods: held", limited_by="signal", memory=memory
+    )

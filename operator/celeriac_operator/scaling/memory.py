@@ -1,0 +1,183 @@
+"""What `decide` carries from one tick to the next, and the part of it that outlives the operator (in the pool's status).
+
+Only `learning`, `guards` and `drain` know what the fields mean in full; to the loop a Memory is opaque.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from celeriac_operator.scaling.signals import LimitedClass, QueueSample
+
+#: Service time before anything was observed, and the weight of one observation in the estimate (research: 2.5, amended).
+FIRST_SERVICE_S = 1.0
+
+#: Cold start before any pod was seen to start.
+FIRST_COLD_START_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """Cumulative totals at one moment: slot-seconds spent running (running tasks included), and runs ended."""
+
+    at: float
+    busy_s: float
+    ended: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """How long a run takes, from the marks within the window. seed_s: what was learnt before the window began."""
+
+    seed_s: float = FIRST_SERVICE_S
+    marks: tuple[Mark, ...] = ()
+    value_s: float = FIRST_SERVICE_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassMemory:
+    """One rate-limited type of task on a queue. claims: how many were claimed lately, started or parked as throttled."""
+
+    last: LimitedClass | None = None
+    service: Service = field(default_factory=Service)
+    claims: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueMemory:
+    """One queue.
+
+    last            the sample learnt from last: totals are counted from it.
+    fast_per_s, slow_per_s   arrival rate, exponentially weighted over about 10 s and 120 s. done_per_s: completions likewise.
+    owed            messages that left the count and are still to come back (a retry that waits for its time): at most 0.
+    service         of the queue's tasks that no rate limit holds back. other_claims: claims of those, beside `classes`.
+    headroom        beta as fed back from observed waits (objective Latency), with what it was judged from.
+    """
+
+    last: QueueSample | None = None
+    fast_per_s: float = 0.0
+    slow_per_s: float = 0.0
+    done_per_s: float = 0.0
+    owed: float = 0.0
+    arrived_at: float | None = None
+    service: Service = field(default_factory=Service)
+    overall: Service = field(default_factory=Service)
+    classes: Mapping[str, ClassMemory] = field(default_factory=dict)
+    other_claims: float = 0.0
+    headroom: float | None = None
+    headroom_of: float = 0.0
+    judged_at: float = 0.0
+    judged_wait_s: float = 0.0
+    judged_waits: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """The empty memory is `Memory()`.
+
+    sampled_at      when the queues last learnt from were read. fresh_at: the last tick with fresh data, or the first tick.
+    steady_since    since when every tick had fresh data; None while the data is stale.
+    quiet_since     since when no queue holds work; None while one does.
+    wants           (at, pods) asked for by demand within the idle time-out, only those that can still be the largest.
+    trail           (at, replicas) as observed, for the step limit: one entry a change.
+    nudge           (direction, since) of a wish for one pod more or less that has not persisted yet.
+    starts          (pod uid, seconds) of the last cold starts seen.
+    drain_id        of the drain under way, with `marked`: (pod, since when it is marked).
+    truths          the conditions of the last tick, for events on change.
+    """
+
+    sampled_at: float = 0.0
+    fresh_at: float | None = None
+    steady_since: float | None = None
+    quiet_since: float | None = None
+    queues: Mapping[str, QueueMemory] = field(default_factory=dict)
+    cold_start_s: float | None = None
+    starts: tuple[tuple[str, float], ...] = ()
+    slots_per_pod: float | None = None
+    longest_run_s: float = 0.0
+    missing_since: float | None = None
+    wants: tuple[tuple[float, int], ...] = ()
+    trail: tuple[tuple[float, int], ...] = ()
+    nudge: tuple[int, float] | None = None
+    drain_id: str = ""
+    marked: tuple[tuple[str, float], ...] = ()
+    truths: Mapping[str, bool | None] = field(default_factory=dict)
+
+    def to_status(self) -> dict[str, Any]:
+        """What was learnt, as `status.learned` keeps it: rounded, so that it does not change without reason."""
+        learned: dict[str, Any] = {
+            "queues": [
+                {
+                    "name": name,
+                    "serviceSeconds": rounded(queue.overall.value_s),
+                    "limitedTasks": [
+                        {
+                            "task": task,
+                            "share": f"{share:.2f}",
+                            "serviceSeconds": rounded(queue.classes[task].service.value_s),
+                        }
+                        for task, share in sorted(shares(queue).items())
+                    ],
+                }
+                for name, queue in sorted(self.queues.items())
+            ]
+        }
+        if self.cold_start_s is not None:
+            learned["coldStartSeconds"] = rounded(self.cold_start_s)
+        if self.slots_per_pod is not None:
+            learned["slotsPerPod"] = rounded(self.slots_per_pod)
+        return learned
+
+    @classmethod
+    def from_status(cls, status: Mapping[str, Any]) -> "Memory":
+        """A memory that starts from what `status.learned` kept. Anything unreadable there counts as not learnt."""
+        learned = _mapping(status.get("learned"))
+        queues: dict[str, QueueMemory] = {}
+        for entry in map(_mapping, _sequence(learned.get("queues"))):
+            service_s = _positive(entry.get("serviceSeconds"))
+            if service_s is None or not isinstance(entry.get("name"), str):
+                continue
+            service = Service(seed_s=service_s, value_s=service_s)
+            classes: dict[str, ClassMemory] = {}
+            for task in map(_mapping, _sequence(entry.get("limitedTasks"))):
+                share, task_s = _positive(task.get("share")), _positive(task.get("serviceSeconds"))
+                if share is not None and task_s is not None and isinstance(task.get("task"), str):
+                    classes[task["task"]] = ClassMemory(
+                        service=Service(seed_s=task_s, value_s=task_s), claims=min(share, 1.0)
+                    )
+            other = max(0.0, 1.0 - sum(known.claims for known in classes.values()))
+            queues[entry["name"]] = QueueMemory(service=service, overall=service, classes=classes, other_claims=other)
+        return cls(
+            queues=queues,
+            cold_start_s=_positive(learned.get("coldStartSeconds")),
+            slots_per_pod=_positive(learned.get("slotsPerPod")),
+        )
+
+
+def shares(queue: QueueMemory) -> dict[str, float]:
+    """The part of a queue's messages that each rate-limited type makes up, as its claims tell; the rest is not limited."""
+    total = queue.other_claims + sum(known.claims for known in queue.classes.values())
+    return {task: known.claims / total if total > 0 else 0.0 for task, known in queue.classes.items()}
+
+
+def rounded(value: float) -> str:
+    """A number of three significant digits, as a string: the API's conventions discourage floats."""
+    return f"{float(f'{value:.3g}'):f}".rstrip("0").rstrip(".") or "0"
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _sequence(value: object) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else ()
+
+
+def _positive(value: object) -> float | None:
+    if not isinstance(value, (str, int, float)):
+        return None
+    try:
+        number = float(value)
+    except ValueError:
+        return None
+    return number if 0 < number < 1e9 else None
