@@ -12,7 +12,7 @@ TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' worker/celeriac/__init__.
 DOCKER ?= docker
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types pytest compat-env bench cluster-test image chart pins clean
+.PHONY: help install demo test lint format types pytest compat-env bench cluster-test image chart docs pins clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
@@ -62,6 +62,9 @@ image: $(READY)  ## Build the images of worker and operator (DOCKER=podman, IMAG
 
 chart: $(READY)  ## Lint and render the Helm charts, check them against Kubernetes' schemas
 	@$(PYTEST) tests/chart
+
+docs: $(READY)  ## Rewrite docs/settings.md from the table of settings
+	@$(BIN)/python tests/support/settings_page.py
 
 pins: $(READY)  ## Renew requirements/dev.txt from pyproject.toml
 	@sh requirements/renew.sh $(BIN)/python requirements/dev.txt

@@ -6,6 +6,8 @@ import re
 import subprocess
 from pathlib import Path
 
+import settings_page
+
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (ROOT / "worker" / "celeriac", ROOT / "operator" / "celeriac_operator")
 
@@ -60,6 +62,10 @@ def _definitions(file: Path) -> set[str]:
         if isinstance(node, ast.Assign):
             known |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     return known
+
+
+def test_every_setting_is_documented_as_it_is() -> None:
+    assert settings_page.PAGE.read_text() == settings_page.page(), "run: make docs"
 
 
 def test_the_changelog_has_a_place_for_the_next_line() -> None:
