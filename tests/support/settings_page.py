@@ -14,9 +14,9 @@ Set them where you like: `Celeriac(..., task_acks_late=True)`, `app.conf.task_ac
 `app.config_from_object("module")`, or the environment: `CELERIAC_TASK_ACKS_LATE=1` (`CELERIAC_` and the name in upper
 case). Celery's old upper-case names are accepted in place of today's.
 
-There are two profiles. `celery`, the default for code, behaves as Celery's users expect. `kubernetes`, which the images,
-the charts and `celeriac up` set by `CELERIAC_PROFILE=kubernetes`, is made for pods that come and go; its column is empty
-where the default is the same.
+There are two profiles. `celery`, the default for code, behaves as Celery's users expect. `kubernetes`, which the
+images, the charts and `celeriac up` set by `CELERIAC_PROFILE=kubernetes`, is made for pods that come and go; its column
+is empty where the default is the same.
 
 Durations are seconds.
 
