@@ -1,0 +1,224 @@
+"""What the watches have seen, kept as small values: handlers feed it from their thread, the loops read it from theirs.
+
+Pods find their pool by owner references alone (pod -> ReplicaSet -> Deployment, pod -> StatefulSet), so that nobody
+has to label anything. Raw objects are not kept: ten thousand pods would be a hundred megabytes.
+"""
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from celeriac_operator.cluster.pods import Pod, pod_of
+from celeriac_operator.cluster.workloads import PLURALS, Workload, workload_of
+from celeriac_operator.resources.records import PodRecord, PoolRecord
+
+#: (namespace, name) of a pool.
+PoolKey = tuple[str, str]
+#: (kind, namespace, name) of a workload.
+TargetKey = tuple[str, str, str]
+
+#: Kind -> the API path of its group and version, and its plural: everything that is watched.
+WATCHED: Mapping[str, tuple[str, str]] = {
+    "WorkerPool": ("/apis/celeriac.dev/v1alpha1", "workerpools"),
+    "Pod": ("/api/v1", "pods"),
+    **{kind: ("/apis/apps/v1", plural) for kind, plural in PLURALS.items()},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """A WorkerPool, the workload it names, and when it was made (RFC 3339: comparable as text)."""
+
+    record: PoolRecord
+    target: TargetKey
+    created_at: str
+
+
+class ClusterIndex:
+    """Pools, workloads and pods by uid and by name. Every method is safe from any thread, and none blocks for long."""
+
+    def __init__(self) -> None:
+        self._lock = threading.RLock()
+        self._pools: dict[str, Pool] = {}
+        self._workloads: dict[str, Workload] = {}
+        self._pods: dict[str, Pod] = {}
+        self._versions: dict[str, tuple[str, str, str]] = {}  # uid -> (kind, namespace, resourceVersion)
+        self._workload_uids: dict[TargetKey, str] = {}
+        self._owned: defaultdict[str, set[str]] = defaultdict(set)  # owner's uid -> uids of ReplicaSets and pods
+        self._pools_of: defaultdict[TargetKey, set[str]] = defaultdict(set)
+        self._last_event_at = time.monotonic()
+
+    # -- fed by the watches --------------------------------------------------------------------------------------------
+
+    def put(self, kind: str, body: Mapping[str, Any]) -> frozenset[PoolKey]:
+        """Take in an object as it is now. The pools to look at because of it: none if nothing of note changed.
+
+        A pool's own status is not of note (we wrote it), nor is a workload's or a pod's resourceVersion.
+        """
+        metadata = body["metadata"]
+        uid = str(metadata["uid"])
+        with self._lock:
+            self._last_event_at = time.monotonic()
+            self._versions[uid] = (kind, metadata["namespace"], str(metadata.get("resourceVersion", "")))
+            if kind == "WorkerPool":
+                return self._put_pool(uid, pool_of(body))
+            if kind == "Pod":
+                return self._put_pod(uid, pod_of(body))
+            return self._put_workload(uid, workload_of({**body, "kind": kind}))
+
+    def drop(self, uid: str) -> frozenset[PoolKey]:
+        """Forget an object. The pools that should be looked at because of it."""
+        with self._lock:
+            self._last_event_at = time.monotonic()
+            self._versions.pop(uid, None)
+            if pool := self._pools.pop(uid, None):
+                self._disown(self._pools_of, pool.target, uid)
+                return frozenset({pool.record.key})
+            if pod := self._pods.pop(uid, None):
+                self._disown(self._owned, pod.owner, uid)
+                return self._served(pod.owner)
+            if workload := self._workloads.pop(uid, None):
+                concerned = self._served(uid)
+                key = (workload.kind, workload.namespace, workload.name)
+                if self._workload_uids.get(key) == uid:  # a successor of the same name may be there already
+                    del self._workload_uids[key]
+                self._disown(self._owned, workload.owner, uid)
+                return concerned
+            return frozenset()
+
+    def wrote_scale(self, uid: str, *, replicas: int, resource_version: str) -> None:
+        """Take in our own write to a workload's scale, so that the next tick need not wait for the watch to tell it."""
+        with self._lock:
+            if workload := self._workloads.get(uid):
+                self._workloads[uid] = replace(workload, replicas=replicas, resource_version=resource_version)
+
+    # -- read by the loops ---------------------------------------------------------------------------------------------
+
+    def pools(self) -> Sequence[Pool]:
+        """All pools, in the order of their names."""
+        with self._lock:
+            return sorted(self._pools.values(), key=lambda pool: pool.record.key)
+
+    def pool(self, uid: str) -> Pool | None:
+        """The pool of that uid, None when there is none (any more)."""
+        with self._lock:
+            return self._pools.get(uid)
+
+    def pools_of(self, target: TargetKey) -> Sequence[Pool]:
+        """The pools that name this workload, the oldest first."""
+        with self._lock:
+            pools = [self._pools[uid] for uid in self._pools_of.get(target, ())]
+        return sorted(pools, key=lambda pool: (pool.created_at, pool.record.name))
+
+    def workload(self, target: TargetKey) -> Workload | None:
+        """The workload of that name, None when there is none."""
+        with self._lock:
+            uid = self._workload_uids.get(target)
+            return self._workloads.get(uid) if uid else None
+
+    def replica_sets(self, workload: Workload) -> Sequence[Workload]:
+        """The ReplicaSets that a Deployment owns."""
+        with self._lock:
+            return [self._workloads[uid] for uid in self._owned.get(workload.uid, ()) if uid in self._workloads]
+
+    def pods(self, workload: Workload) -> Sequence[Pod]:
+        """The pods a workload owns, itself or by its ReplicaSets, in the order of their names."""
+        with self._lock:
+            owned = self._owned.get(workload.uid, ())
+            uids = {pod for uid in owned for pod in self._owned.get(uid, ())} | set(owned)
+            return sorted((self._pods[uid] for uid in uids if uid in self._pods), key=lambda pod: pod.record.name)
+
+    def versions(self) -> Mapping[str, tuple[str, str, str]]:
+        """uid -> (kind, namespace, resourceVersion) of everything held: a copy."""
+        with self._lock:
+            return dict(self._versions)
+
+    def last_event_age_s(self) -> float:
+        """Seconds since anything was put or dropped. A quiet cluster is silent too: `sweep` tells the two apart."""
+        with self._lock:
+            return time.monotonic() - self._last_event_at
+
+    # -- within the lock -----------------------------------------------------------------------------------------------
+
+    def _put_pool(self, uid: str, pool: Pool) -> frozenset[PoolKey]:
+        before = self._pools.get(uid)
+        if before and before.target != pool.target:
+            self._disown(self._pools_of, before.target, uid)
+        self._pools[uid] = pool
+        self._pools_of[pool.target].add(uid)
+        if before and before.record.generation == pool.record.generation:
+            return frozenset()
+        return frozenset({pool.record.key})
+
+    def _put_pod(self, uid: str, pod: Pod) -> frozenset[PoolKey]:
+        before = self._pods.get(uid)
+        if before and before.owner != pod.owner:
+            self._disown(self._owned, before.owner, uid)
+        self._pods[uid] = pod
+        if pod.owner:
+            self._owned[pod.owner].add(uid)
+        return self._served(pod.owner) if not before or _noted(before.record) != _noted(pod.record) else frozenset()
+
+    def _put_workload(self, uid: str, workload: Workload) -> frozenset[PoolKey]:
+        before = self._workloads.get(uid)
+        if before and before.owner != workload.owner:
+            self._disown(self._owned, before.owner, uid)
+        self._workloads[uid] = workload
+        self._workload_uids[workload.kind, workload.namespace, workload.name] = uid
+        if workload.owner:
+            self._owned[workload.owner].add(uid)
+        if before and (before.replicas, before.replacing) == (workload.replicas, workload.replacing):
+            return frozenset()
+        return self._served(uid)
+
+    def _served(self, owner: str) -> frozenset[PoolKey]:
+        """The pools whose target is the workload `owner`, or the workload that owns that."""
+        keys: set[PoolKey] = set()
+        while workload := self._workloads.get(owner):
+            pools = self._pools_of.get((workload.kind, workload.namespace, workload.name), ())
+            keys.update(self._pools[uid].record.key for uid in pools)
+            owner = workload.owner
+        return frozenset(keys)
+
+    @staticmethod
+    def _disown(owned: defaultdict[Any, set[str]], owner: Any, uid: str) -> None:
+        if uids := owned.get(owner):
+            uids.discard(uid)
+            if not uids:
+                del owned[owner]
+
+
+def pool_of(body: Mapping[str, Any]) -> Pool:
+    """The pool that a WorkerPool object describes, however wrong its spec: `WorkerPoolSpec.parse` judges that."""
+    metadata, spec = body["metadata"], body.get("spec")
+    spec = spec if isinstance(spec, Mapping) else {}
+    record = PoolRecord(
+        namespace=metadata["namespace"],
+        name=metadata["name"],
+        uid=metadata["uid"],
+        generation=int(metadata.get("generation") or 0),
+        resource_version=str(metadata.get("resourceVersion", "")),
+        spec=spec,
+        status=body.get("status") or {},
+    )
+    target = spec.get("targetRef")
+    target = target if isinstance(target, Mapping) else {}
+    return Pool(
+        record=record,
+        target=(str(target.get("kind") or "Deployment"), record.namespace, str(target.get("name") or "")),
+        created_at=str(metadata.get("creationTimestamp") or ""),
+    )
+
+
+def list_paths(kind: str, namespaces: Iterable[str]) -> Sequence[str]:
+    """The list paths of a watched kind: one a namespace, or one for the whole cluster when `namespaces` is empty."""
+    group, plural = WATCHED[kind]
+    return [f"{group}/namespaces/{namespace}/{plural}" for namespace in namespaces] or [f"{group}/{plural}"]
+
+
+def _noted(pod: PodRecord) -> tuple[object, ...]:
+    """What of a pod makes it worth a look at its pool before the next tick."""
+    return (pod.phase, pod.ready, pod.deleting, pod.pending_reason)

@@ -1,0 +1,241 @@
+"""`KubeCluster`: the loop's `Cluster` over the Kubernetes API. Reads come from the index, writes go out at once.
+
+Nothing is read per tick: a thousand pools at five seconds would be two hundred requests a second. The index may be
+some milliseconds behind, which is why every write to `/scale` carries the version that was read, and why a Conflict
+makes the index read that object anew.
+"""
+
+import base64
+import binascii
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from celeriac_operator.cluster.client import FIELD_MANAGER, JSON_PATCH, KubeClient
+from celeriac_operator.cluster.events import EventRecorder
+from celeriac_operator.cluster.index import ClusterIndex, Pool, TargetKey
+from celeriac_operator.cluster.lease import Lease
+from celeriac_operator.cluster.pods import DELETION_COST, Pod
+from celeriac_operator.cluster.rivals import Rivals
+from celeriac_operator.cluster.workloads import PLURALS, Workload, path_of, write_scale
+from celeriac_operator.errors import ClusterError, Conflict, Forbidden, NotFound
+from celeriac_operator.resources.records import PodRecord, PoolRecord
+from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.scaling.signals import TargetSample
+
+log = logging.getLogger("celeriac_operator.cluster")
+
+#: Seconds a foreign write to spec.replicas is reported, so that a person sees it; then its number counts as agreed.
+CONTESTED_S = 300.0
+#: Seconds by which two machines' clocks may differ when a writer is named by its time.
+SKEW_S = 5.0
+#: Pods that a quota refused and that are reported one by one.
+REFUSED_SHOWN = 20
+
+
+@dataclass(slots=True)
+class _Written:
+    """Our last write to a workload's scale. at: epoch s. contested_at: monotonic s, when another's was first seen."""
+
+    replicas: int
+    generation: int
+    at: float
+    contested_at: float | None = None
+
+
+class KubeCluster:
+    """One cluster, or some namespaces of it.
+
+    index           fed by the watches and the sweep.
+    lease           None: this operator runs alone and always acts.
+    annotate_pods   whether pods get a deletion cost: a copy for people, and for ReplicaSets of 1.22 and later.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        index: ClusterIndex,
+        *,
+        instance: str = FIELD_MANAGER,
+        lease: Lease | None = None,
+        annotate_pods: bool = True,
+    ) -> None:
+        self._client = client
+        self._index = index
+        self._lease = lease
+        self._rivals = Rivals(client, index)
+        self._events = EventRecorder(client, instance=instance)
+        self._annotate_pods = annotate_pods
+        self._written: dict[str, _Written] = {}  # by the workload's uid
+
+    @property
+    def epoch(self) -> int:
+        """Counts leaders; 0 for an operator that runs alone."""
+        return self._lease.epoch if self._lease else 0
+
+    def may_act(self) -> bool:
+        """Whether this replica holds the Lease, or needs none."""
+        return self._lease is None or self._lease.held()
+
+    def pools(self) -> Sequence[PoolRecord]:
+        """All pools served, in the order of their names."""
+        return [pool.record for pool in self._index.pools()]
+
+    def target(self, pool: PoolRecord, spec: WorkerPoolSpec) -> TargetSample:
+        """The workload as last seen; what is wrong with it as `error`."""
+        key = _target_key(pool, spec)
+        kind, namespace, name = key
+        if spec.target_ref.api_version != "apps/v1" or kind not in PLURALS:
+            what = f"{spec.target_ref.api_version} {kind}"
+            return TargetSample(
+                kind=kind, name=name, error=f"spec.targetRef: {what} is not one of apps/v1 {', '.join(PLURALS)}"
+            )
+        workload = self._index.workload(key)
+        if workload is None:
+            error = f"{kind} {namespace}/{name} does not exist: create it, or correct spec.targetRef"
+            return TargetSample(kind=kind, name=name, error=error)
+        return TargetSample(
+            kind=kind,
+            name=name,
+            replicas=workload.replicas,
+            ready_replicas=workload.ready_replicas,
+            resource_version=workload.resource_version,
+            rollout=self._rolls_out(workload),
+            grace_s=workload.grace_s,
+            foreign_manager=self._rivals.of(
+                self._index.pool(pool.uid) or Pool(record=pool, target=key, created_at="~")
+            ),
+            contested_by=self._contested_by(workload),
+        )
+
+    def pods(self, pool: PoolRecord, spec: WorkerPoolSpec) -> Sequence[PodRecord]:
+        """The target's pods, ended ones left out.
+
+        Pods that a quota forbids do not exist; they are told as Pending with the reason QuotaExceeded, since that is
+        what they are to whoever waits for them, and since a ReplicaSet gives them up first, too.
+        """
+        workload = self._index.workload(_target_key(pool, spec))
+        if workload is None:
+            return ()
+        live = [pod.record for pod in self._index.pods(workload) if pod.record.phase not in ("Succeeded", "Failed")]
+        return [*live, *_refused(workload, sum(not pod.deleting for pod in live))]
+
+    def secret(self, namespace: str, name: str, key: str) -> str:
+        """One value of a Secret, decoded. NotFound also when the Secret lacks the key."""
+        data = self._client.get(f"/api/v1/namespaces/{namespace}/secrets/{name}").get("data") or {}
+        if key not in data:
+            has = ", ".join(sorted(data)) or "none"
+            raise NotFound(f"the Secret {namespace}/{name} has no key {key!r}; its keys: {has}", what="GET secret")
+        try:
+            return base64.b64decode(data[key]).decode().strip()
+        except (binascii.Error, UnicodeDecodeError) as error:
+            raise ClusterError(
+                f"the key {key!r} of Secret {namespace}/{name} is not text", what="GET secret"
+            ) from error
+
+    def scale(self, pool: PoolRecord, spec: WorkerPoolSpec, replicas: int, resource_version: str) -> None:
+        """Write the target's scale; Conflict when it changed since `resource_version` was read."""
+        self._guard()
+        key = _target_key(pool, spec)
+        workload = self._index.workload(key)
+        if workload is None:
+            raise NotFound(f"{key[0]} {key[1]}/{key[2]} does not exist", what="PUT scale", status=404)
+        try:
+            version = write_scale(self._client, workload, replicas=replicas, resource_version=resource_version)
+        except Conflict:
+            # Usually the index was a moment behind; it may also be that its watch is silent.
+            self._index.put(workload.kind, self._client.get(path_of(workload.namespace, workload.kind, workload.name)))
+            raise
+        self._index.wrote_scale(workload.uid, replicas=replicas, resource_version=version)
+        self._written[workload.uid] = _Written(replicas=replicas, generation=workload.generation + 1, at=time.time())
+
+    def mark_pods(self, pool: PoolRecord, costs: Mapping[str, int]) -> None:
+        """Set the deletion cost of pods by name. Best effort: what decides who goes is readiness."""
+        if not self._annotate_pods:
+            return
+        self._guard()
+        known = self._pods_by_name(pool)
+        for name, cost in costs.items():
+            if name in known and known[name].deletion_cost == str(cost):
+                continue
+            body = {"metadata": {"annotations": {DELETION_COST: str(cost)}}}
+            try:
+                self._client.patch(f"/api/v1/namespaces/{pool.namespace}/pods/{name}", body)
+            except NotFound:
+                continue
+            except Forbidden as error:
+                self._annotate_pods = False
+                log.warning("pods get no deletion cost from now on: %s", error)
+                return
+
+    def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> None:
+        """Replace the status subresource as a whole, of this very pool: not of a later one of the same name."""
+        self._guard()
+        group = "/apis/celeriac.dev/v1alpha1"
+        body = [
+            {"op": "test", "path": "/metadata/uid", "value": pool.uid},
+            {"op": "add", "path": "/status", "value": status},
+        ]
+        path = f"{group}/namespaces/{pool.namespace}/workerpools/{pool.name}/status"
+        self._client.patch(path, body, content_type=JSON_PATCH)
+
+    def event(self, pool: PoolRecord, kind: str, reason: str, message: str) -> None:
+        """A Kubernetes event on the pool; repeats are gathered."""
+        self._guard()
+        self._events.post(pool, kind, reason, message)
+
+    def _guard(self) -> None:
+        if not self.may_act():
+            raise Conflict("another replica of the operator holds the Lease: nothing was written", what="guard")
+
+    def _rolls_out(self, workload: Workload) -> bool:
+        """Whether pods are being replaced.
+
+        A spec that its controller has not seen yet may hold a new template, unless the change was our own to the scale.
+        """
+        if workload.replacing:
+            return True
+        written = self._written.get(workload.uid)
+        known = max(workload.observed_generation, written.generation if written else 0)
+        if workload.generation > known:
+            return True
+        live = [pod.record for pod in self._index.pods(workload) if not pod.record.deleting]
+        return len({pod.revision for pod in live if pod.phase not in ("Succeeded", "Failed")}) > 1
+
+    def _contested_by(self, workload: Workload) -> str:
+        """Who wrote spec.replicas after us, "" when nobody did.
+
+        `managedFields` names the writer where the API server records writes to `/scale` (1.22 and later); a time before
+        our own write shows that it did not.
+        """
+        written = self._written.get(workload.uid)
+        if written is None or written.replicas == workload.replicas:
+            return ""
+        now = time.monotonic()
+        if written.contested_at is None:
+            written.contested_at = now
+        if now - written.contested_at > CONTESTED_S:
+            del self._written[workload.uid]
+            return ""
+        recorded = (workload.replicas_written_at or 0.0) > written.at - SKEW_S
+        if recorded and workload.replicas_manager not in ("", FIELD_MANAGER):
+            return workload.replicas_manager
+        return "an unknown field manager"
+
+    def _pods_by_name(self, pool: PoolRecord) -> Mapping[str, Pod]:
+        indexed = self._index.pool(pool.uid)
+        workload = self._index.workload(indexed.target) if indexed else None
+        return {pod.record.name: pod for pod in self._index.pods(workload)} if workload else {}
+
+
+def _target_key(pool: PoolRecord, spec: WorkerPoolSpec) -> TargetKey:
+    return (spec.target_ref.kind, pool.namespace, spec.target_ref.name)
+
+
+def _refused(workload: Workload, live: int) -> Sequence[PodRecord]:
+    if not workload.quota_exceeded:
+        return ()
+    missing = min(max(workload.replicas - live, 0), REFUSED_SHOWN)
+    return [PodRecord(name=f"{workload.name}-refused-{n}", pending_reason="QuotaExceeded") for n in range(missing)]
