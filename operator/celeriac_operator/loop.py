@@ -1,14 +1,60 @@
 """Observe, decide, act, report: one thread per broker serves every pool that names it.
 
-The cluster is a Protocol, so that the same loop runs over the Kubernetes API and over processes on one machine.
+The cluster is a Protocol, so that the same loop runs over the Kubernetes API and over processes on one machine. A tick
+reads
+all of a broker's queues in one round trip, joins them with heartbeats and pods, asks the pure `decide` for each pool,
+and
+carries out what it says. Nothing that is wrong with one pool, one broker or one request stops another.
+
+    kopf's indexes, or local mode          OperatorLoop                      BrokerLoop (one per broker)
+    ────────────── poke ──────────────▶    which pool has which broker  ──▶  tick: probe, join, decide, apply, report
+                                                                             Ears: heartbeats, between the ticks
 """
 
-from collections.abc import Mapping, Sequence
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from celeriac.broker.depth import QueueDepth
+from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
+from celeriac.wire.event import TaskTotals
+from celeriac_operator.errors import ClusterError, Conflict, NotFound
+from celeriac_operator.fleet.brokers import BrokerSide, BrokerTarget, connect
+from celeriac_operator.fleet.control import keep_drained, lift_drain
+from celeriac_operator.fleet.heartbeats import Ears, Fleet, FleetTotals, Worker
+from celeriac_operator.fleet.match import match, pod_samples
+from celeriac_operator.fleet.probes import limited_classes, queue_samples
+from celeriac_operator.metrics import FleetReading, OperatorMetrics, PoolReading
 from celeriac_operator.resources.records import PodRecord, PoolRecord
-from celeriac_operator.resources.spec import WorkerPoolSpec
-from celeriac_operator.scaling.signals import TargetSample
+from celeriac_operator.resources.spec import SecretKeyRef, SpecError, WorkerPoolSpec
+from celeriac_operator.resources.status import status_of
+from celeriac_operator.scaling.decision import Decision, decide
+from celeriac_operator.scaling.memory import Memory
+from celeriac_operator.scaling.signals import PodSample, QueueSample, Signals, TargetSample
+
+log = logging.getLogger("celeriac_operator.loop")
+
+#: Seconds between two ticks, at the least, however often one is asked for.
+FASTEST_TICK_S = 0.2
+#: Seconds between two looks at which pools there are, when nobody pokes.
+ROSTER_S = 1.0
+#: Seconds a Secret's value is trusted before it is read again, and before one that could not be read is tried again.
+SECRET_TTL_S = 60.0
+SECRET_RETRY_S = 5.0
+#: Seconds between two writes of a status in which nothing changed that a person would notice.
+STATUS_EVERY_S = 30.0
+#: Seconds without a tick after which the loop counts as stuck, beyond its interval.
+STUCK_S = 60.0
+#: Seconds ahead in which delayed work counts as soon due, while no cold start has been seen.
+COLD_START_GUESS_S = 30.0
+#: Deletion cost of a pod that is to go first. Others keep what they have, which is 0 unless somebody set it.
+DOOMED_COST = -1000
+
+Key = tuple[str, str]
 
 
 class Cluster(Protocol):
@@ -35,7 +81,10 @@ class Cluster(Protocol):
         ...
 
     def mark_pods(self, pool: PoolRecord, costs: Mapping[str, int]) -> None:
-        """Pod name -> deletion cost: for ReplicaSets that know it, and for people. A pod that is gone is passed over."""
+        """Pod name -> deletion cost: for ReplicaSets that know it, and for people.
+
+        A pod that is gone is passed over.
+        """
         ...
 
     def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> None:
@@ -47,5 +96,726 @@ class Cluster(Protocol):
         ...
 
     def may_act(self) -> bool:
-        """Whether this replica holds the Lease, or needs none. Without it the loop observes and decides, and writes nothing."""
+        """Whether this replica holds the Lease, or needs none.
+
+        Without it the loop observes and decides, and writes nothing.
+        """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """What one tick saw and decided for one pool: for the live view, the summary and tests."""
+
+    pool: PoolRecord
+    spec: WorkerPoolSpec
+    signals: Signals
+    decision: Decision
+    acted: bool
+    now: float
+
+
+@dataclass(slots=True)
+class PoolState:
+    """What the loop remembers of one pool between ticks; it follows the pool from broker to broker."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    memory: Memory | None = None
+    decision: Decision | None = None
+    status: Mapping[str, Any] | None = None
+    status_at: float = 0.0
+    events: frozenset[tuple[str, str, str]] = frozenset()
+    costs: dict[str, int] = field(default_factory=dict)
+    drains: dict[str, "_Drain"] = field(default_factory=dict)
+    heard_pods: set[str] = field(default_factory=set)
+    fault: tuple[str, str] = ("", "")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A pool that can be served: its record, its spec as parsed, and what is remembered of it."""
+
+    record: PoolRecord
+    spec: WorkerPoolSpec
+    state: PoolState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What the cluster says of one member this tick, joined with its workers."""
+
+    member: Member
+    target: TargetSample
+    pods: tuple[PodSample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Drain:
+    """A drain under way: since when, and what its worker last echoed."""
+
+    since: float
+    state: str
+
+
+class Changes:
+    """Logs an error once per change: the same text again is not news, and neither is silence until it was broken."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: dict[str, str] = {}
+
+    def failed(self, subject: str, text: str) -> bool:
+        """Whether this was news."""
+        with self._lock:
+            news = self._last.get(subject) != text
+            self._last[subject] = text
+        if news:
+            log.warning("%s: %s", subject, text)
+        return news
+
+    def worked(self, subject: str) -> None:
+        with self._lock:
+            was = self._last.pop(subject, None)
+        if was is not None:
+            log.info("%s: works again", subject)
+
+
+class BrokerLoop:
+    """The thread that serves all pools of one broker.
+
+    members   called at each tick for the pools of this broker, with their newest specs.
+    epoch     called at each tick for the number that counts leaders; see `celeriac.wire.control.drain`.
+    """
+
+    def __init__(
+        self,
+        target: BrokerTarget,
+        *,
+        cluster: Cluster,
+        side: BrokerSide,
+        members: Callable[[], Sequence[Member]],
+        epoch: Callable[[], int],
+        metrics: OperatorMetrics,
+        changes: Changes,
+        watch: Callable[[Tick], None] | None = None,
+    ) -> None:
+        self.name = target.name
+        self._cluster = cluster
+        self._side = side
+        self._members = members
+        self._epoch = epoch
+        self._metrics = metrics
+        self._changes = changes
+        self._watch = watch
+        self._fleet = Fleet(started_at=time.time())
+        self._ears = Ears(side.receiver, self._fleet, name=self.name, on_change=self.poke)
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"broker-{self.name}", daemon=True)
+        self._samples: dict[str, QueueSample] = {}
+        self._depths: Mapping[str, QueueDepth] = {}
+        self._sampled_at = 0.0
+        self._ticked_at = time.monotonic()
+        self._interval_s = 5.0
+        self._known: set[Key] = set()
+
+    def start(self) -> None:
+        self._ears.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End both threads; returns when they are done, or after some seconds when the broker hangs."""
+        self.retire()
+        self._ears.join()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=10.0)
+
+    def retire(self) -> None:
+        """Ask both threads to end, without waiting: a broker that hangs must not hold up the others."""
+        self._stopping.set()
+        self._wake.set()
+        self._ears.retire()
+
+    def poke(self) -> None:
+        """Bring the next tick forward."""
+        self._wake.set()
+
+    @property
+    def ended(self) -> bool:
+        return not self._thread.is_alive() and not self._ears.alive
+
+    def health(self) -> str:
+        """Why this loop is not alive, or "" when it is."""
+        if self._stopping.is_set():
+            return ""
+        for thread, alive in (("tick", self._thread.is_alive()), ("heartbeat", self._ears.alive)):
+            if not alive:
+                return f"the {thread} thread of broker {self.name} has ended"
+        silent_s = time.monotonic() - self._ticked_at
+        if silent_s > self._interval_s + STUCK_S:
+            return f"the loop of broker {self.name} has not ticked for {silent_s:.0f} s"
+        return ""
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            started = time.monotonic()
+            members = self._members()
+            self._interval_s = min((member.spec.interval_s for member in members), default=5.0)
+            try:
+                self.tick(members)
+            except Exception:  # what is not expected must not end the loop that all pools of this broker depend on
+                self._metrics.error("bug")
+                log.exception("a tick of broker %s failed; the next one is due in %g s", self.name, self._interval_s)
+            self._ticked_at = time.monotonic()
+            self._stopping.wait(max(0.0, FASTEST_TICK_S - (self._ticked_at - started)))
+            self._wake.wait(max(0.0, self._interval_s - (time.monotonic() - started)))
+        self._side.probe.close()
+        self._side.post.close()
+
+    # -- one tick
+
+    def tick(self, members: Sequence[Member]) -> None:
+        """Serve every member once. Raises nothing that concerns one of them alone."""
+        began = time.monotonic()
+        error = self._probe(members)
+        now = time.time()
+        workers = self._fleet.workers(now)
+        seen = [sight for member in members if (sight := self._look(member, workers, now)) is not None]
+        self._fleet.settle(now)
+        totals = self._fleet.totals()
+        if not error:
+            self._samples = queue_samples(self._depths, workers, totals, now)
+        shares = split_shared(seen)
+        for sight in seen:
+            signals = self._signals(sight, workers, totals, shares=shares, error=error, now=now)
+            with self._guard(sight.member):
+                self._serve(sight.member, signals, now)
+        self._forget({member.record.key for member in members})
+        self._metrics.broker_ticked(
+            self.name,
+            took_s=time.monotonic() - began,
+            fleet=FleetReading(queues=totals.owned, tasks=totals.owned_tasks),
+        )
+
+    def _probe(self, members: Sequence[Member]) -> str:
+        """Read the queues; what went wrong, or ""."""
+        horizons: dict[str, float] = {}
+        for member in members:
+            for queue in member.spec.queues:
+                horizons[queue.name] = max(horizons.get(queue.name, 0.0), _horizon_s(member))
+        began = time.monotonic()
+        try:
+            self._side.probe.release_due(list(horizons))
+            self._depths = self._side.probe.probe(horizons)
+        except (BrokerUnavailable, ImproperlyConfigured) as error:
+            self._metrics.broker_failed(self.name)
+            self._metrics.error(type(error).__name__)
+            self._changes.failed(f"broker {self.name}", str(error))
+            return str(error) or type(error).__name__
+        self._metrics.broker_probed(self.name, took_s=time.monotonic() - began)
+        self._changes.worked(f"broker {self.name}")
+        self._sampled_at = time.time()
+        return ""
+
+    def _look(self, member: Member, workers: Sequence[Worker], now: float) -> Sight | None:
+        """The member's target and pods, joined with the workers that run in them;
+
+        None when the cluster would not say.
+        """
+        with self._guard(member):
+            target = self._cluster.target(member.record, member.spec)
+            pods = () if target.error else self._cluster.pods(member.record, member.spec)
+            matched = match(pods, workers, namespace=member.record.namespace)
+            for worker in matched.values():
+                queues = worker.beat.queues or tuple(queue.name for queue in member.spec.queues)
+                self._fleet.own(worker.id, member.record.key, queues)
+            return Sight(member=member, target=target, pods=pod_samples(pods, matched, now))
+        return None
+
+    def _signals(
+        self,
+        sight: Sight,
+        workers: Sequence[Worker],
+        totals: FleetTotals,
+        *,
+        shares: Mapping[Key, Mapping[str, float]],
+        error: str,
+        now: float,
+    ) -> Signals:
+        spec = sight.member.spec
+        names = [queue.name for queue in spec.queues]
+        listening_since = self._ears.listening_since
+        return Signals(
+            broker_ok=not error,
+            broker_error=error,
+            sampled_at=self._sampled_at,
+            queues=tuple(self._samples[name] for name in names if name in self._samples),
+            limited=limited_classes(
+                names,
+                workers,
+                self._depths,
+                _by_task(totals),
+                {limit.task: limit.rate_per_s for limit in spec.rate_limits},
+            ),
+            pods=sight.pods,
+            target=sight.target,
+            operator_uptime_s=0.0 if listening_since is None else max(0.0, now - listening_since),
+            share=shares.get(sight.member.record.key, {}),
+        )
+
+    def _serve(self, member: Member, signals: Signals, now: float) -> None:
+        """Decide one pool, and do what was decided."""
+        state = member.state
+        with state.lock:
+            if state.memory is None:
+                state.memory = Memory.from_status(member.record.status)
+            decision = decide(signals, member.spec, state.memory, now)
+            state.decision, state.memory = decision, decision.memory
+            acts = self._cluster.may_act()
+            self._measure(member, signals, decision, now)
+            if acts:
+                # Report even when acting failed: a person reads there what the operator wanted.
+                try:
+                    self._apply(member, signals, decision)
+                finally:
+                    self._report(member, signals, decision, now)
+        if self._watch is not None:
+            self._watch(
+                Tick(
+                    pool=member.record,
+                    spec=member.spec,
+                    signals=signals,
+                    decision=decision,
+                    acted=acts,
+                    now=now,
+                )
+            )
+
+    def _apply(self, member: Member, signals: Signals, decision: Decision) -> None:
+        """Carry out a decision. The order matters:
+
+        marks first, so that a ReplicaSet that shrinks knows whom to take.
+        """
+        nodes = {pod.name: pod.node for pod in signals.pods if pod.node}
+        try:
+            lift_drain(
+                self._side.post, nodes=[nodes[name] for name in decision.undrain if name in nodes], epoch=self._epoch()
+            )
+            keep_drained(
+                self._side.post,
+                mark=decision.drain_id,
+                nodes=[nodes[name] for name in decision.drain if name in nodes],
+                epoch=self._epoch(),
+            )
+            self._changes.worked(f"commands over {self.name}")
+        except BrokerUnavailable as error:
+            # Level-based: the next tick says it again, and a mark that is not repeated expires. Nothing was committed
+            # yet.
+            self._changes.failed(f"commands over {self.name}", str(error))
+        self._mark(member, signals, decision)
+        replicas = decision.replicas
+        if replicas is None or replicas == signals.target.replicas:
+            return
+        try:
+            self._cluster.scale(member.record, member.spec, replicas, signals.target.resource_version)
+        except Conflict:
+            # Somebody wrote in between: nothing is lost, the next tick decides on what is there then.
+            self._metrics.error(Conflict.__name__)
+            self.poke()
+            return
+        direction = "up" if replicas > signals.target.replicas else "down"
+        self._metrics.pool_scaled(member.record.key, direction=direction, reason=decision.limited_by)
+        log.info(
+            "pool %s/%s: %d -> %d replicas: %s",
+            *member.record.key,
+            signals.target.replicas,
+            replicas,
+            decision.summary,
+        )
+
+    def _mark(self, member: Member, signals: Signals, decision: Decision) -> None:
+        present = {pod.name for pod in signals.pods}
+        costs = dict.fromkeys((name for name in decision.drain if name in present), DOOMED_COST)
+        costs |= dict.fromkeys((name for name in member.state.costs if name in present and name not in costs), 0)
+        news = {name: cost for name, cost in costs.items() if member.state.costs.get(name, 0) != cost}
+        if news:
+            self._cluster.mark_pods(member.record, news)
+        member.state.costs = {name: cost for name, cost in costs.items() if cost}
+
+    def _measure(self, member: Member, signals: Signals, decision: Decision, now: float) -> None:
+        """Tell the metrics what this tick saw and decided, and which drains and cold starts ended with it."""
+        spec, state, key = member.spec, member.state, member.record.key
+        self._metrics.pool_decided(
+            key,
+            PoolReading(
+                signals=signals,
+                decision=decision,
+                min_replicas=spec.min_replicas,
+                max_replicas=spec.max_replicas,
+                objective=str(spec.objective.type),
+                objective_s=float(spec.objective.seconds),
+                at=now,
+            ),
+        )
+        pods = {pod.name: pod for pod in signals.pods}
+        for name, drain in list(state.drains.items()):
+            pod = pods.get(name)
+            if name in decision.drain and pod is not None and not pod.deleting:
+                continue
+            del state.drains[name]
+            took_s = now - drain.since
+            self._metrics.pool_drain_ended(key, outcome=_drain_outcome(pod, drain, took_s, spec), took_s=took_s)
+        for name in decision.drain:
+            if name in pods and not pods[name].deleting:
+                since = state.drains[name].since if name in state.drains else now
+                state.drains[name] = _Drain(since=since, state=pods[name].drain_state)
+        for pod in signals.pods:
+            if pod.name in state.heard_pods or pod.first_heartbeat_at is None or pod.created_at is None:
+                continue
+            state.heard_pods.add(pod.name)
+            if pod.first_heartbeat_at >= self._fleet.started_at:
+                self._metrics.pool_pod_started(key, cold_start_s=max(0.0, pod.first_heartbeat_at - pod.created_at))
+        state.heard_pods &= set(pods)
+
+    def _report(self, member: Member, signals: Signals, decision: Decision, now: float) -> None:
+        """Events that are new, and the status where a person would notice, or in 30 s when only figures moved."""
+        state, record = member.state, member.record
+        events = frozenset(decision.events)
+        for event in decision.events:
+            if event not in state.events:
+                self._cluster.event(record, *event)
+        state.events = events
+        before = state.status if state.status is not None else record.status
+        status = status_of(decision, signals, member.spec, before, record.generation, now)
+        if state.status is not None and now - state.status_at < STATUS_EVERY_S and not noticeable(before, status):
+            return
+        self._cluster.write_status(record, status)
+        state.status, state.status_at = status, now
+
+    def _forget(self, present: set[Key]) -> None:
+        gone = self._known - present
+        if gone:
+            self._fleet.drop(gone)
+        self._known = present
+
+    @contextmanager
+    def _guard(self, member: Member) -> Iterator[None]:
+        """What goes wrong with one pool stays with it:
+
+        logged once per change, counted, tried again at the next tick.
+        """
+        subject = "pool {}/{}".format(*member.record.key)
+        try:
+            yield
+        except ClusterError as error:
+            self._metrics.error(type(error).__name__)
+            self._changes.failed(subject, str(error))
+        except Exception as error:  # a bug that one pool's data meets must not stop the other pools
+            self._metrics.error("bug")
+            if self._changes.failed(subject, repr(error)):
+                log.exception("%s: this is a bug in the operator, please report it", subject)
+        else:
+            self._changes.worked(subject)
+
+
+class OperatorLoop:
+    """Which pool has which broker, and a BrokerLoop for each: they start and end as pools come and go.
+
+    default_broker_url   for pools that name no broker; None: such a pool gets a condition that says so.
+    watch                called after each decision, from the broker's thread: for the live view.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        metrics: OperatorMetrics,
+        default_broker_url: str | None = None,
+        connect: Callable[[BrokerTarget], BrokerSide] = connect,
+        watch: Callable[[Tick], None] | None = None,
+    ) -> None:
+        self._cluster = cluster
+        self._metrics = metrics
+        self._default = BrokerTarget(url=default_broker_url) if default_broker_url else None
+        self._connect = connect
+        self._watch = watch
+        self._changes = Changes()
+        self._lock = threading.Lock()
+        self._roster: Mapping[BrokerTarget, Sequence[Member]] = {}
+        self._loops: dict[BrokerTarget, BrokerLoop] = {}
+        self._retired: list[BrokerLoop] = []
+        self._states: dict[Key, tuple[str, PoolState]] = {}
+        self._secrets: dict[tuple[str, str, str], tuple[str | ClusterError, float]] = {}
+        self._epoch = 0
+        self._led = False
+        self._ready = False
+        self._looked_at = time.monotonic()
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="operator-loop", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End every thread. Marks that were set expire in the workers by themselves."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=10.0)
+        loops = [*self._loops.values(), *self._retired]
+        for loop in loops:
+            loop.retire()
+        for loop in loops:
+            loop.stop()
+
+    def poke(self, namespace: str, name: str) -> None:
+        """Something about this pool, its target or its pods changed: look again, now."""
+        del namespace, name  # the roster is small and the index warm: one look serves all who poked since the last
+        self._wake.set()
+
+    def livez(self) -> tuple[bool, str]:
+        """Whether every thread lives and ticks, and if not, which one does not."""
+        if not self._thread.is_alive():
+            return False, "the operator's loop has ended"
+        silent_s = time.monotonic() - self._looked_at
+        if silent_s > STUCK_S:
+            return False, f"the operator's loop has not looked at its pools for {silent_s:.0f} s"
+        with self._lock:
+            loops = list(self._loops.values())
+        faults = [fault for loop in loops if (fault := loop.health())]
+        return (False, "; ".join(faults)) if faults else (True, f"{len(loops)} brokers served")
+
+    def readyz(self) -> tuple[bool, str]:
+        """Whether the pools have been read once."""
+        return (True, "serving") if self._ready else (False, "the pools have not been read yet")
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            poked = self._wake.is_set()
+            self._wake.clear()
+            try:
+                self.look()
+                if poked:
+                    for loop in self._loops.values():
+                        loop.poke()
+            except ClusterError as error:
+                self._metrics.error(type(error).__name__)
+                self._changes.failed("reading the pools", str(error))
+            except Exception:  # nobody else would start or end the brokers' loops
+                self._metrics.error("bug")
+                log.exception("looking at the pools failed; trying again in %g s", ROSTER_S)
+            self._looked_at = time.monotonic()
+            self._stopping.wait(FASTEST_TICK_S)
+            self._wake.wait(ROSTER_S)
+
+    def look(self) -> None:
+        """Read the pools, and start and end broker loops accordingly."""
+        records = self._cluster.pools()
+        self._changes.worked("reading the pools")
+        self._lead()
+        now = time.time()
+        roster: dict[BrokerTarget, list[Member]] = {}
+        for record in records:
+            state = self._state(record)
+            try:
+                spec = WorkerPoolSpec.parse(record.spec)
+                target = self._target(record, spec, now)
+            except SpecError as error:
+                self._fault(record, state, "InvalidSpec", "; ".join(error.problems), now)
+            except _NoBroker as error:
+                self._fault(record, state, error.reason, str(error), now)
+            else:
+                state.fault = ("", "")
+                roster.setdefault(target, []).append(Member(record=record, spec=spec, state=state))
+        self._drop({record.key for record in records})
+        with self._lock:
+            self._roster = roster
+        self._match_loops(roster)
+        self._ready = True
+
+    def _lead(self) -> None:
+        leads = self._cluster.may_act()
+        if leads and not self._led:
+            # Later leaders have higher numbers; a clock that is set back delays a drain until marks expired, no more.
+            self._epoch = int(time.time())
+        self._led = leads
+        self._metrics.leads(leads)
+
+    def _state(self, record: PoolRecord) -> PoolState:
+        uid, state = self._states.get(record.key, ("", PoolState()))
+        if uid != record.uid:
+            state = PoolState()  # deleted and made anew under the same name
+        self._states[record.key] = (record.uid, state)
+        return state
+
+    def _target(self, record: PoolRecord, spec: WorkerPoolSpec, now: float) -> BrokerTarget:
+        broker = spec.broker
+        if broker is None:
+            if self._default is None:
+                raise _NoBroker(
+                    "BrokerMissing",
+                    "the pool names no broker and the operator was installed without a default one;"
+                    " set spec.broker.urlFrom.secretKeyRef",
+                )
+            return self._default
+        tls = broker.tls
+        return BrokerTarget(
+            url=self._secret(record, broker.url_from, now).strip(),
+            key_prefix=broker.key_prefix,
+            ca=self._secret(record, tls.ca_from, now) if tls and tls.ca_from else "",
+            cert=self._secret(record, tls.cert_from, now) if tls and tls.cert_from else "",
+            key=self._secret(record, tls.key_from, now) if tls and tls.key_from else "",
+        )
+
+    def _secret(self, record: PoolRecord, ref: SecretKeyRef, now: float) -> str:
+        at = (record.namespace, ref.name, ref.key)
+        known = self._secrets.get(at)
+        if known is None or now >= known[1]:
+            known = self._read_secret(at, now)
+            self._secrets[at] = known
+        value = known[0]
+        if isinstance(value, ClusterError):
+            raise _NoBroker(
+                "SecretMissing",
+                f"key {ref.key!r} of Secret {record.namespace}/{ref.name} cannot be read: {value}",
+            ) from value
+        return value
+
+    def _read_secret(self, at: tuple[str, str, str], now: float) -> tuple[str | ClusterError, float]:
+        try:
+            return self._cluster.secret(*at), now + SECRET_TTL_S
+        except ClusterError as error:
+            known = self._secrets.get(at)
+            if known is not None and isinstance(known[0], str) and not isinstance(error, NotFound):
+                return known[0], now + SECRET_RETRY_S  # an API server that is away takes no broker from anybody
+            return error, now + SECRET_RETRY_S
+
+    def _fault(self, record: PoolRecord, state: PoolState, reason: str, message: str, now: float) -> None:
+        """Say what is wrong with a pool that cannot be served, once per change."""
+        if state.fault == (reason, message):
+            return
+        subject = "pool {}/{}".format(*record.key)
+        self._changes.failed(subject, message)
+        if not self._cluster.may_act():
+            return
+        try:
+            before = state.status if state.status is not None else record.status
+            status = fault_status(before, reason, message, record.generation, now)
+            self._cluster.write_status(record, status)
+            self._cluster.event(record, "Warning", reason, message)
+        except ClusterError as error:
+            self._metrics.error(type(error).__name__)
+            self._changes.failed(f"{subject}: its status", str(error))
+            return  # `fault` stays as it was, so the next look tries again
+        state.status, state.status_at, state.fault = status, now, (reason, message)
+
+    def _drop(self, present: set[Key]) -> None:
+        for key in [key for key in self._states if key not in present]:
+            del self._states[key]
+            self._metrics.pool_gone(key)
+
+    def _match_loops(self, roster: Mapping[BrokerTarget, Sequence[Member]]) -> None:
+        for target in [target for target in self._loops if target not in roster]:
+            loop = self._loops[target]
+            loop.retire()
+            self._retired = [old for old in self._retired if not old.ended] + [loop]
+            self._metrics.broker_gone(target.name)
+            with self._lock:
+                del self._loops[target]
+        for target in roster:
+            if target in self._loops:
+                continue
+            loop = BrokerLoop(
+                target,
+                cluster=self._cluster,
+                side=self._connect(target),
+                members=lambda target=target: self._members(target),  # type: ignore[misc]
+                epoch=lambda: self._epoch,
+                metrics=self._metrics,
+                changes=self._changes,
+                watch=self._watch,
+            )
+            with self._lock:
+                self._loops[target] = loop
+            loop.start()
+
+    def _members(self, target: BrokerTarget) -> Sequence[Member]:
+        with self._lock:
+            return self._roster.get(target, ())
+
+
+class _NoBroker(Exception):
+    """The pool's broker cannot be told; the message says why."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def split_shared(sights: Sequence[Sight]) -> dict[Key, dict[str, float]]:
+    """Pool -> queue -> its part of the demand, for queues that several pools consume:
+
+    by their slots, a pool at 0 as with one.
+    """
+    weights: dict[str, dict[Key, float]] = {}
+    for sight in sights:
+        slots = sum(pod.slots for pod in sight.pods if pod.ready and not pod.deleting)
+        for queue in sight.member.spec.queues:
+            weights.setdefault(queue.name, {})[sight.member.record.key] = max(1.0, slots)
+    shares: dict[Key, dict[str, float]] = {}
+    for queue_name, pools in weights.items():
+        if len(pools) > 1:
+            whole = sum(pools.values())
+            for key, weight in pools.items():
+                shares.setdefault(key, {})[queue_name] = weight / whole
+    return shares
+
+
+def noticeable(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether a person would notice:
+
+    replicas, a condition's status or reason, what limits, or a new generation seen.
+    """
+    return _face(before) != _face(after)
+
+
+def _face(status: Mapping[str, Any]) -> tuple[object, ...]:
+    counts = tuple(status.get(name) for name in ("observedGeneration", "replicas", "readyReplicas", "desiredReplicas"))
+    conditions = {(c.get("type"), c.get("status"), c.get("reason")) for c in status.get("conditions") or ()}
+    return (*counts, (status.get("decision") or {}).get("limitedBy"), frozenset(conditions))
+
+
+def _horizon_s(member: Member) -> float:
+    """Seconds ahead in which delayed work counts as soon due: a cold start and one tick, unless the spec says."""
+    if member.spec.eta.horizon_s is not None:
+        return member.spec.eta.horizon_s
+    known = member.state.decision.cold_start_s if member.state.decision is not None else None
+    cold_start_s = member.spec.cold_start_s if member.spec.cold_start_s is not None else known
+    return (COLD_START_GUESS_S if cold_start_s is None else cold_start_s) + member.spec.interval_s
+
+
+def _by_task(totals: FleetTotals) -> dict[str, TaskTotals]:
+    """Task -> sums over every pool."""
+    sums: dict[str, TaskTotals] = {}
+    for (_, queue, task), counts in totals.owned_tasks.items():
+        known = sums.get(task, TaskTotals(queue=queue))
+        sums[task] = TaskTotals(
+            queue=queue,
+            started=known.started + counts.started,
+            succeeded=known.succeeded + counts.succeeded,
+            failed=known.failed + counts.failed,
+            retried=known.retried + counts.retried,
+            throttled=known.throttled + counts.throttled,
+            run_s=known.run_s + counts.run_s,
+        )
+    return sums
+
+
+def _drain_outcome(pod: PodSample | None, drain: _Drain, took_s: float, spec: WorkerPoolSpec) -> str:
+    if pod is not None and not pod.deleting:
+        return "undrained"
+    if drain.state == "drained":
+        return "idle"
+    return "timed_out" if took_s >= spec.scale_down.drain_timeout_s else "lost"

@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolRecord:
-    """A WorkerPool object as read. spec and status are raw: `WorkerPoolSpec.parse` judges the one, `Memory` reads the other."""
+    """A WorkerPool object as read. spec and status are raw: `WorkerPoolSpec.parse` judges the first."""
 
     namespace: str
     name: str
@@ -25,7 +25,7 @@ class PoolRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodRecord:
-    """A pod of a pool's target, without what only its worker knows. Times are epoch seconds, None when they did not happen yet.
+    """A pod of a pool's target, without what only its worker knows. Times: epoch seconds, None for not yet.
 
     phase            Pending | Running | Succeeded | Failed | Unknown
     pending_reason   why it does not run: Unschedulable, ImagePullBackOff, CrashLoopBackOff, QuotaExceeded …, or empty.

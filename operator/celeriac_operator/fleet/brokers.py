@@ -1,0 +1,89 @@
+"""One broker that pools name, and the three conversations the operator has with it: depths, events, commands."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from celeriac.broker.connection import redacted
+from celeriac.broker.depth import DepthProbe, QueueDepth
+from celeriac.broker.eventbus import EventReceiver
+from celeriac.broker.mailbox import Mailbox
+from celeriac_operator.fleet.control import Post
+from celeriac_operator.fleet.heartbeats import Receiver
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerTarget:
+    """Where a broker is and how to speak to it. Two pools with equal targets share one loop and its connections.
+
+    key_prefix   kombu's `global_keyprefix` (Redis). ca, cert, key: PEM text, "" when unset.
+    """
+
+    url: str = field(repr=False)
+    key_prefix: str = ""
+    ca: str = field(default="", repr=False)
+    cert: str = field(default="", repr=False)
+    key: str = field(default="", repr=False)
+
+    @property
+    def name(self) -> str:
+        """Host, port and database: for logs and labels, so without user and password."""
+        first = self.url.split(";")[0]
+        parts = urlsplit(first)
+        host = parts.netloc.rpartition("@")[2]
+        path = parts.path if parts.path not in ("", "/", "/0") else ""
+        prefix = f" {self.key_prefix}" if self.key_prefix else ""
+        return f"{host}{path}{prefix}" if host else redacted(first)
+
+
+class Probe(Protocol):
+    """What reads the queues: `celeriac.broker.depth.DepthProbe`, or a test's table."""
+
+    def probe(self, queues: Mapping[str, float]) -> Mapping[str, QueueDepth]: ...
+
+    def release_due(self, queues: Sequence[str]) -> int: ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerSide:
+    """The three conversations. Each object is used by one thread only."""
+
+    probe: Probe
+    receiver: Receiver
+    post: Post
+
+
+def connect(target: BrokerTarget) -> BrokerSide:
+    """The real ones. Nothing is sent before the first use, so a broker that is down costs a tick and not the start."""
+    options: dict[str, Any] = {"global_keyprefix": target.key_prefix} if target.key_prefix else {}
+    ssl = _ssl(target)
+    return BrokerSide(
+        probe=DepthProbe(target.url, transport_options=options, ssl=ssl),
+        receiver=EventReceiver(target.url, transport_options=options, ssl=ssl),
+        post=Mailbox(target.url, transport_options=options, ssl=ssl),
+    )
+
+
+def _ssl(target: BrokerTarget) -> dict[str, Any] | None:
+    """The transport's TLS options.
+
+    Redis and AMQP clients read certificates from files only, so they are written to private ones.
+    """
+    pem = {"ca_certs": target.ca, "certfile": target.cert, "keyfile": target.key}
+    if not any(pem.values()):
+        return None
+    folder = Path(tempfile.mkdtemp(prefix="celeriac-tls-"))  # mode 0700; lives as long as this process
+    prefix = "" if target.url.startswith(("amqp", "pyamqp")) else "ssl_"
+    options: dict[str, Any] = {}
+    for name, text in pem.items():
+        if text:
+            path = folder / f"{name}.pem"
+            path.touch(mode=0o600)
+            path.write_text(text, encoding="ascii")
+            options[prefix + name] = str(path)
+    return options

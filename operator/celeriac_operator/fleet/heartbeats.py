@@ -1,0 +1,355 @@
+"""What the workers of one broker do and have done, from their heartbeats: who lives, and totals that never decrease.
+
+Workers send cumulative totals, so a lost heartbeat loses nothing. This module turns them into increments: each process
+(incarnation) is subtracted from itself alone, what is gone keeps its share, and a restarted operator counts from where
+it
+found the workers. `Fleet` does no I/O and reads no clock; `Ears` is the thread that feeds it.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Protocol, TypeVar
+
+from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
+from celeriac.wire.event import Heartbeat, QueueTotals, TaskTotals, heartbeat_from_wire
+
+log = logging.getLogger("celeriac_operator.fleet")
+
+#: Heartbeats that may be missed before a worker counts as gone.
+MISSED_HEARTBEATS = 3
+#: Seconds added to that, so that one slow delivery of the third heartbeat is not a death.
+SLACK_S = 1.0
+#: Seconds an incarnation without an owner is waited for before its totals are counted under no pool: its pod may not
+#: be indexed yet.
+OWNER_WAIT_S = 15.0
+#: Seconds a gone incarnation is remembered, so that one that was only frozen is not counted twice when it returns.
+REMEMBERED_S = 3600.0
+
+#: (namespace, name) of a pool.
+Owner = tuple[str, str]
+#: What workers that belong to no pool are counted under.
+NOBODY: Owner = ("", "")
+
+Totals = TypeVar("Totals", QueueTotals, TaskTotals)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """One worker process as last heard.
+
+    heard_at, first_heard_at   epoch seconds by the operator's clock; the worker's own clock may be wrong.
+    started_at                 when it started, by the operator's clock: from how long it says it has been up.
+    born                       it started while we listened: its first heartbeat ends a cold start.
+    gone                       it said good-bye (offline), or missed too many heartbeats.
+    """
+
+    id: str
+    beat: Heartbeat
+    heard_at: float
+    first_heard_at: float
+    started_at: float
+    born: bool
+    gone: bool
+    offline: bool = False
+    owner: Owner | None = None
+
+
+@dataclass(slots=True, kw_only=True)
+class _Incarnation:
+    beat: Heartbeat
+    heard_at: float
+    first_heard_at: float
+    born: bool
+    offline: bool = False
+    owner: Owner | None = None
+    # What has been counted already: by queue at once, by owner when the owner is known.
+    queues: dict[str, QueueTotals] = field(default_factory=dict)
+    tasks: dict[str, TaskTotals] = field(default_factory=dict)
+    owned_queues: dict[str, QueueTotals] = field(default_factory=dict)
+    owned_tasks: dict[str, TaskTotals] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetTotals:
+    """Sums over every incarnation ever heard, gone ones included, since this operator started. They only grow.
+
+    by_queue   all workers of a queue, whoever they belong to. owned, owned_tasks: split by pool (`NOBODY` for the
+    rest).
+    """
+
+    by_queue: Mapping[str, QueueTotals]
+    owned: Mapping[tuple[Owner, str], QueueTotals]
+    owned_tasks: Mapping[tuple[Owner, str, str], TaskTotals]
+
+
+class Fleet:
+    """The registry of incarnations. Every method may be called from any thread; `now` is in epoch seconds."""
+
+    def __init__(self, *, started_at: float) -> None:
+        self.started_at = started_at
+        self._lock = threading.Lock()
+        self._incarnations: dict[str, _Incarnation] = {}
+        self._by_queue: dict[str, QueueTotals] = {}
+        self._owned: dict[tuple[Owner, str], QueueTotals] = {}
+        self._owned_tasks: dict[tuple[Owner, str, str], TaskTotals] = {}
+
+    def hear(self, body: Mapping[str, Any], now: float) -> bool:
+        """Take in one event; True when a worker came, went, or changed its drain state: worth a tick before its time.
+
+        Events other than worker-* are passed over. Raises ValueError for a worker event that is malformed.
+        """
+        kind = body.get("type")
+        if kind not in ("worker-heartbeat", "worker-online", "worker-offline"):
+            return False
+        beat = heartbeat_from_wire(body)
+        with self._lock:
+            known = self._incarnations.get(identity(beat))
+            if known is None:
+                known = self._first_sight(beat, now)
+                changed = True
+            else:
+                if beat.timestamp < known.beat.timestamp:
+                    return False  # overtaken on the way: the newer one has told it all
+                if not beat.ours:
+                    beat = _stock(beat, known)
+                changed = known.offline or _mark(known.beat) != _mark(beat)
+                known.beat, known.heard_at = beat, now
+            known.offline = kind == "worker-offline"
+            self._count(known)
+            return changed or known.offline
+
+    def _first_sight(self, beat: Heartbeat, now: float) -> _Incarnation:
+        # A worker that has been up for longer than we listen was counted by our predecessor, or by nobody: its totals
+        # so
+        # far are the baseline. Both durations are by one clock each, so that clocks need not agree.
+        born = beat.started_at > 0 and beat.timestamp - beat.started_at < now - self.started_at
+        seen = _Incarnation(beat=beat, heard_at=now, first_heard_at=now, born=born)
+        if not beat.ours:
+            seen.beat = _stock(beat, None)
+        if not born:
+            seen.queues = dict(seen.beat.queue_totals)
+            seen.tasks = dict(seen.beat.task_totals)
+            seen.owned_queues = dict(seen.queues)
+            seen.owned_tasks = dict(seen.tasks)
+        self._incarnations[identity(beat)] = seen
+        return seen
+
+    def _count(self, seen: _Incarnation) -> None:
+        for queue, totals in seen.beat.queue_totals.items():
+            known = self._by_queue.get(queue, QueueTotals())
+            self._by_queue[queue] = _plus(known, _grown(totals, seen.queues.get(queue)))
+            seen.queues[queue] = _most(totals, seen.queues.get(queue))
+
+    def own(self, incarnation: str, owner: Owner, queues: tuple[str, ...] = ()) -> None:
+        """Say whose worker this is. queues:
+
+        what its pool consumes, for a stock Celery worker, whose heartbeats name none.
+        """
+        with self._lock:
+            seen = self._incarnations.get(incarnation)
+            if seen is None:
+                return
+            seen.owner = owner
+            if not seen.beat.ours and not seen.beat.queues:
+                seen.beat = replace(seen.beat, queues=queues)
+
+    def settle(self, now: float) -> None:
+        """Count what has grown to its owner, and forget who has been gone for long. Call once a tick, after `own`."""
+        with self._lock:
+            for id_, seen in list(self._incarnations.items()):
+                gone = _gone(seen, now)
+                if seen.owner is not None or gone or now - seen.first_heard_at > OWNER_WAIT_S:
+                    self._credit(seen, seen.owner or NOBODY)
+                if gone and now - seen.heard_at > REMEMBERED_S:
+                    del self._incarnations[id_]
+
+    def _credit(self, seen: _Incarnation, owner: Owner) -> None:
+        for queue, totals in seen.beat.queue_totals.items():
+            known = self._owned.get((owner, queue), QueueTotals())
+            self._owned[owner, queue] = _plus(known, _grown(totals, seen.owned_queues.get(queue)))
+            seen.owned_queues[queue] = _most(totals, seen.owned_queues.get(queue))
+        for task, counts in seen.beat.task_totals.items():
+            at = (owner, counts.queue, task)
+            known_counts = self._owned_tasks.get(at, TaskTotals(queue=counts.queue))
+            self._owned_tasks[at] = _plus(known_counts, _grown(counts, seen.owned_tasks.get(task)))
+            seen.owned_tasks[task] = _most(counts, seen.owned_tasks.get(task))
+
+    def workers(self, now: float) -> list[Worker]:
+        """Everybody remembered, the gone included."""
+        with self._lock:
+            return [
+                Worker(
+                    id=id_,
+                    beat=seen.beat,
+                    heard_at=seen.heard_at,
+                    first_heard_at=seen.first_heard_at,
+                    started_at=_started_at(seen),
+                    born=seen.born,
+                    gone=_gone(seen, now),
+                    offline=seen.offline,
+                    owner=seen.owner,
+                )
+                for id_, seen in self._incarnations.items()
+            ]
+
+    def totals(self) -> FleetTotals:
+        """A copy of the sums. Those by queue are up to the last heartbeat, those by owner up to the last `settle`."""
+        with self._lock:
+            return FleetTotals(
+                by_queue=dict(self._by_queue), owned=dict(self._owned), owned_tasks=dict(self._owned_tasks)
+            )
+
+    def drop(self, owners: set[Owner]) -> None:
+        """Forget the totals of pools that exist no more."""
+        with self._lock:
+            for at in [at for at in self._owned if at[0] in owners]:
+                del self._owned[at]
+            for task_at in [at for at in self._owned_tasks if at[0] in owners]:
+                del self._owned_tasks[task_at]
+            for seen in self._incarnations.values():
+                if seen.owner in owners:
+                    seen.owner = None
+
+
+def identity(beat: Heartbeat) -> str:
+    """What tells one process from the next: its incarnation, or for a stock Celery worker its node name and pid."""
+    return beat.incarnation or f"{beat.hostname}#{beat.pid}"
+
+
+def _mark(beat: Heartbeat) -> tuple[str, str, int, str]:
+    if beat.drain is None:
+        return (beat.state, "", 0, "")
+    return (beat.state, beat.drain.id, beat.drain.epoch, beat.drain.state)
+
+
+def _gone(seen: _Incarnation, now: float) -> bool:
+    return seen.offline or now - seen.heard_at > MISSED_HEARTBEATS * max(seen.beat.freq, 1.0) + SLACK_S
+
+
+def _started_at(seen: _Incarnation) -> float:
+    up_s = seen.beat.timestamp - seen.beat.started_at if seen.beat.started_at > 0 else 0.0
+    return min(seen.first_heard_at, seen.heard_at - max(0.0, up_s))
+
+
+def _stock(beat: Heartbeat, before: _Incarnation | None) -> Heartbeat:
+    """A stock Celery heartbeat with what it tells: `processed` counts starts, `active` over time is run time.
+
+    It names no queue, so the totals go to the one queue its pool consumes, and nowhere when there are several.
+    """
+    queues = before.beat.queues if before else ()
+    filled = replace(beat, busy=beat.active, queues=queues)
+    if len(queues) != 1 or before is None:
+        return filled
+    last = before.beat.queue_totals.get(queues[0], QueueTotals(started=before.beat.processed))
+    passed_s = max(0.0, beat.timestamp - before.beat.timestamp)
+    started = max(beat.processed, last.started)
+    totals = QueueTotals(
+        received=started + beat.active,
+        started=started,
+        succeeded=max(started - beat.active, last.succeeded),
+        busy_s=last.busy_s + passed_s * (before.beat.busy + beat.active) / 2,
+    )
+    if not before.beat.queue_totals:
+        before.queues[queues[0]] = before.owned_queues[queues[0]] = replace(
+            totals, started=last.started, succeeded=max(0, last.started - before.beat.busy), busy_s=0.0
+        )
+    return replace(filled, queue_totals={queues[0]: totals})
+
+
+def _grown(now: Totals, before: Totals | None) -> Totals:
+    """now - before by field, never below zero."""
+    if before is None:
+        return now
+    return replace(now, **{name: max(0, getattr(now, name) - getattr(before, name)) for name in _numbers(now)})
+
+
+def _most(a: Totals, b: Totals | None) -> Totals:
+    return a if b is None else replace(a, **{name: max(getattr(a, name), getattr(b, name)) for name in _numbers(a)})
+
+
+def _plus(a: Totals, b: Totals) -> Totals:
+    return replace(a, **{name: getattr(a, name) + getattr(b, name) for name in _numbers(a)})
+
+
+def _numbers(totals: QueueTotals | TaskTotals) -> list[str]:
+    return [spec.name for spec in fields(totals) if spec.name != "queue"]
+
+
+class Receiver(Protocol):
+    """Where events come from: `celeriac.broker.eventbus.EventReceiver`, or a test's list."""
+
+    def drain(self, timeout_s: float) -> list[dict[str, Any]]: ...
+
+    def close(self) -> None: ...
+
+
+class Ears:
+    """A thread that feeds a Fleet from the broker's events, and reconnects for ever.
+
+    on_change   called when a worker came, went or changed its drain state.
+    """
+
+    def __init__(self, receiver: Receiver, fleet: Fleet, *, name: str, on_change: Callable[[], None]) -> None:
+        self._receiver = receiver
+        self._fleet = fleet
+        self._on_change = on_change
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"ears-{name}", daemon=True)
+        self._listening_since: float | None = None
+        self._error = ""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def retire(self) -> None:
+        """Ask the thread to end and close its connection, without waiting."""
+        self._stopping.set()
+
+    def join(self) -> None:
+        """Wait until it has, some seconds at the most."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout=5.0)
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    @property
+    def listening_since(self) -> float | None:
+        """When the present, unbroken hearing began (epoch seconds), or None while the broker cannot be heard."""
+        return self._listening_since
+
+    def _run(self) -> None:
+        pause_s = 0.5
+        while not self._stopping.is_set():
+            try:
+                bodies = self._receiver.drain(0.5)
+            except (BrokerUnavailable, ImproperlyConfigured) as error:
+                self._listening_since = None
+                if str(error) != self._error:
+                    self._error = str(error)
+                    log.warning("cannot hear heartbeats: %s", error)
+                self._stopping.wait(pause_s)
+                pause_s = min(pause_s * 2, 10.0)
+                continue
+            if self._listening_since is None:
+                self._listening_since = time.time()
+                if self._error:
+                    log.info("hearing heartbeats again")
+                self._error, pause_s = "", 0.5
+            self._take(bodies)
+        self._receiver.close()
+
+    def _take(self, bodies: list[dict[str, Any]]) -> None:
+        changed = False
+        now = time.time()
+        for body in bodies:
+            try:
+                changed = self._fleet.hear(body, now) or changed
+            except ValueError as error:
+                log.warning("a malformed event was passed over: %s", error)
+        if changed:
+            self._on_change()

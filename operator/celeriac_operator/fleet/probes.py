@@ -1,0 +1,122 @@
+"""The broker's queues as the decision sees them:
+
+one probe's depths, joined with what the fleet's heartbeats tell. Pure.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from celeriac.broker.depth import QueueDepth
+from celeriac.wire.event import QueueTotals, TaskTotals
+from celeriac_operator.fleet.heartbeats import FleetTotals, Worker
+from celeriac_operator.scaling.signals import LimitedClass, QueueSample
+
+
+def queue_samples(
+    depths: Mapping[str, QueueDepth], workers: Iterable[Worker], totals: FleetTotals, now: float
+) -> dict[str, QueueSample]:
+    """Queue -> its sample.
+
+    Work in flight is the greater of what the broker has leased and what live workers run: some brokers cannot tell the
+    one
+    (RabbitMQ without its management API), and with early acks there is nothing leased while a task runs.
+    """
+    live = [worker for worker in workers if not worker.gone]
+    return {name: _sample(name, depth, live, totals.by_queue.get(name), now) for name, depth in depths.items()}
+
+
+def _sample(
+    name: str, depth: QueueDepth, live: Sequence[Worker], totals: QueueTotals | None, now: float
+) -> QueueSample:
+    consumers = [worker for worker in live if name in worker.beat.queues]
+    running = sum(_share(worker, name) * worker.beat.busy for worker in consumers)
+    waiting = sum(_share(worker, name) * worker.beat.reserved for worker in consumers)
+    leased = max(depth.leased, round(running + waiting))
+    done = totals or QueueTotals()
+    return QueueSample(
+        name=name,
+        ready=depth.ready,
+        reserved=min(leased, round(waiting)),
+        leased=leased,
+        expired=depth.expired,
+        throttled=depth.throttled,
+        delayed=depth.delayed,
+        due_soon=depth.due_soon,
+        dead=depth.dead,
+        oldest_age_s=None if depth.oldest_sent_at is None else max(0.0, now - depth.oldest_sent_at),
+        started=done.started,
+        completed=done.completed,
+        failed=done.failed,
+        retried=done.retried,
+        redelivered=done.redelivered,
+        busy_s=done.busy_s,
+        wait_s=done.wait_s,
+        waits=done.waits,
+        consumers=len(consumers) or depth.consumers,
+    )
+
+
+def _share(worker: Worker, queue: str) -> float:
+    """The part of a worker's slots that this queue has, in [0, 1]:
+
+    by its runs in flight, evenly when none are known.
+    """
+    queues = worker.beat.queues
+    if len(queues) == 1:
+        return 1.0
+    flying = {name: _in_flight(worker.beat.queue_totals.get(name)) for name in queues}
+    whole = sum(flying.values())
+    return flying[queue] / whole if whole else 1.0 / len(queues)
+
+
+def _in_flight(totals: QueueTotals | None) -> int:
+    if totals is None:
+        return 0
+    return max(0, totals.started - totals.succeeded - totals.failed - totals.retried)
+
+
+def limited_classes(
+    queues: Sequence[str],
+    workers: Iterable[Worker],
+    depths: Mapping[str, QueueDepth],
+    task_totals: Mapping[str, TaskTotals],
+    rates: Mapping[str, float],
+) -> tuple[LimitedClass, ...]:
+    """The rate-limited types of task on these queues, as live workers and the pool's spec know them.
+
+    task_totals   task -> sums over the fleet. rates: task -> starts a second that the spec sets; it beats what workers
+    say.
+    A limit per worker is multiplied by the workers that keep it; a limit of the cluster is one number whoever reports
+    it.
+    With nobody alive, the last worker heard speaks for the next one, so that a pool at zero still knows its limits.
+    """
+    wanted = set(queues)
+    consumers = sorted((w for w in workers if wanted.intersection(w.beat.queues)), key=lambda w: w.heard_at)
+    live = [worker for worker in consumers if not worker.gone] or consumers[-1:]
+    cluster: dict[str, float] = {}
+    per_worker: dict[str, float] = {}
+    homes: dict[str, str] = {task: totals.queue for task, totals in task_totals.items()}
+    for worker in live:
+        for limit in worker.beat.limits:
+            if limit.scope == "cluster":
+                cluster[limit.task] = limit.per_s
+            else:
+                per_worker[limit.task] = per_worker.get(limit.task, 0.0) + limit.per_s
+    cluster.update(rates)
+    throttled: dict[str, int] = {}
+    for queue in queues:
+        for task, count in (depths[queue].throttled_by_task if queue in depths else {}).items():
+            throttled[task] = throttled.get(task, 0) + count
+            homes[task] = queue
+    return tuple(
+        LimitedClass(
+            task=task,
+            queue=homes[task],
+            rate_per_s=rate,
+            per_worker=task not in cluster,
+            throttled=throttled.get(task, 0),
+            started=task_totals[task].started if task in task_totals else 0,
+            run_s=task_totals[task].run_s if task in task_totals else 0.0,
+        )
+        for task, rate in sorted({**per_worker, **cluster}.items())
+        if homes.get(task) in wanted
+    )

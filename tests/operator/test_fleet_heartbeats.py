@@ -1,0 +1,360 @@
+"""The fleet: totals that never decrease, incarnations that are never subtracted from each other, who lives and who drains."""
+
+import threading
+import time
+from typing import Any
+
+import pytest
+
+from celeriac.broker.depth import QueueDepth
+from celeriac.exceptions import BrokerUnavailable
+from celeriac.wire.event import DrainState, Heartbeat, QueueTotals, RateLimit, TaskTotals, heartbeat_to_wire
+from celeriac_operator.fleet.heartbeats import NOBODY, Ears, Fleet, FleetTotals
+from celeriac_operator.fleet.match import match, pod_samples
+from celeriac_operator.fleet.probes import limited_classes, queue_samples
+from celeriac_operator.resources.records import PodRecord
+
+T0 = 1_000_000.0
+SHOP = ("shop", "mails")
+
+
+def beat(started: int, *, at: float, up_s: float, incarnation: str = "one", **more: Any) -> dict[str, Any]:
+    """A heartbeat by a worker whose clock is an hour wrong, and which has been up for `up_s`."""
+    fields = {
+        "hostname": "celery@pod-1",
+        "incarnation": incarnation,
+        "queues": ("mails",),
+        "queue_totals": {"mails": QueueTotals(started=started, succeeded=started, busy_s=started / 2)},
+        "task_totals": {"send": TaskTotals(queue="mails", started=started, succeeded=started)},
+        **more,
+    }
+    kind = fields.pop("kind", "worker-heartbeat")
+    return heartbeat_to_wire(Heartbeat(timestamp=at + 3600, started_at=at + 3600 - up_s, **fields), kind)
+
+
+def started(fleet: Fleet) -> int:
+    return fleet.totals().by_queue.get("mails", QueueTotals()).started
+
+
+def owned(fleet: Fleet) -> dict[tuple[str, str], int]:
+    return {owner: totals.started for (owner, _), totals in fleet.totals().owned.items()}
+
+
+def test_a_worker_that_started_after_the_operator_counts_from_zero():
+    fleet = Fleet(started_at=T0)
+
+    fleet.hear(beat(7, at=T0 + 10, up_s=5), T0 + 10)
+
+    assert started(fleet) == 7
+
+
+def test_the_first_sight_of_a_worker_that_was_there_before_the_operator_is_a_baseline():
+    fleet = Fleet(started_at=T0)
+
+    fleet.hear(beat(1000, at=T0 + 1, up_s=500), T0 + 1)
+    fleet.hear(beat(1003, at=T0 + 3, up_s=502), T0 + 3)
+
+    assert started(fleet) == 3
+
+
+def test_a_lost_heartbeat_loses_nothing():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(1, at=T0 + 2, up_s=1), T0 + 2)
+
+    fleet.hear(beat(9, at=T0 + 6, up_s=5), T0 + 6)
+
+    assert started(fleet) == 9
+
+
+def test_two_incarnations_of_one_pod_add_up():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(10, at=T0 + 9, up_s=8), T0 + 9)
+
+    fleet.hear(beat(4, at=T0 + 20, up_s=3, incarnation="two"), T0 + 20)
+
+    assert started(fleet) == 14
+
+
+def test_a_gone_worker_keeps_its_totals_even_after_it_is_forgotten():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(10, at=T0 + 9, up_s=8), T0 + 9)
+    fleet.own("one", SHOP)
+
+    fleet.settle(T0 + 100_000)
+
+    assert started(fleet) == 10
+    assert owned(fleet) == {SHOP: 10}
+    assert fleet.workers(T0 + 100_000) == []
+
+
+def test_a_worker_that_was_frozen_and_returns_is_not_counted_twice():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(10, at=T0 + 9, up_s=8), T0 + 9)
+    fleet.settle(T0 + 60)
+    assert fleet.workers(T0 + 60)[0].gone
+
+    fleet.hear(beat(12, at=T0 + 61, up_s=60), T0 + 61)
+
+    assert started(fleet) == 12
+    assert not fleet.workers(T0 + 61)[0].gone
+
+
+def test_a_heartbeat_that_was_overtaken_on_the_way_is_passed_over():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(8, at=T0 + 4, up_s=3, busy=0), T0 + 4)
+
+    fleet.hear(beat(6, at=T0 + 2, up_s=1, busy=4), T0 + 5)
+
+    assert started(fleet) == 8
+    assert fleet.workers(T0 + 5)[0].beat.busy == 0
+
+
+def test_a_worker_is_stale_after_three_missed_heartbeats_and_gone_at_once_when_it_says_good_bye():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(1, at=T0 + 2, up_s=1), T0 + 2)
+    fleet.hear(beat(1, at=T0 + 2, up_s=1, incarnation="two"), T0 + 2)
+
+    fleet.hear(beat(2, at=T0 + 4, up_s=3, incarnation="two", kind="worker-offline"), T0 + 4)
+
+    gone = {worker.id: worker.gone for worker in fleet.workers(T0 + 5)}
+    assert gone == {"one": False, "two": True}
+    assert [worker.gone for worker in fleet.workers(T0 + 8.9) if worker.id == "one"] == [False]
+    assert [worker.gone for worker in fleet.workers(T0 + 9.1) if worker.id == "one"] == [True]
+    assert started(fleet) == 3
+
+
+def test_totals_go_to_the_pool_a_worker_belongs_to_although_its_pod_is_indexed_late():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(5, at=T0 + 2, up_s=1), T0 + 2)
+    fleet.settle(T0 + 3)
+    assert owned(fleet) == {}
+
+    fleet.own("one", SHOP)
+    fleet.settle(T0 + 8)
+
+    assert owned(fleet) == {SHOP: 5}
+    assert fleet.totals().owned_tasks[SHOP, "mails", "send"].succeeded == 5
+
+
+def test_a_worker_of_no_pool_is_counted_under_nobody_after_a_while():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(5, at=T0 + 2, up_s=1), T0 + 2)
+    fleet.hear(beat(6, at=T0 + 20, up_s=19), T0 + 20)
+
+    fleet.settle(T0 + 20)
+
+    assert owned(fleet) == {NOBODY: 6}
+
+
+def test_a_change_of_drain_state_is_news_and_a_plain_heartbeat_is_not():
+    fleet = Fleet(started_at=T0)
+
+    news = [
+        fleet.hear(beat(1, at=T0 + 1, up_s=1), T0 + 1),
+        fleet.hear(beat(2, at=T0 + 2, up_s=2), T0 + 2),
+        fleet.hear(beat(2, at=T0 + 3, up_s=3, drain=mark("draining")), T0 + 3),
+        fleet.hear(beat(2, at=T0 + 4, up_s=4, drain=mark("draining")), T0 + 4),
+        fleet.hear(beat(2, at=T0 + 5, up_s=5, drain=mark("drained")), T0 + 5),
+    ]
+
+    assert news == [True, False, True, False, True]
+
+
+def mark(state: str) -> DrainState:
+    return DrainState(id="m1", epoch=3, state=state, expires_in_s=60.0)
+
+
+def test_other_events_are_passed_over_and_malformed_heartbeats_are_refused():
+    fleet = Fleet(started_at=T0)
+
+    assert fleet.hear({"type": "task-succeeded", "uuid": "x"}, T0) is False
+    with pytest.raises(ValueError, match="not a worker heartbeat"):
+        fleet.hear({"type": "worker-heartbeat", "hostname": "celery@x"}, T0)
+
+
+def test_a_stock_celery_worker_is_counted_by_processed_and_active():
+    fleet = Fleet(started_at=T0)
+    stock = {"type": "worker-heartbeat", "hostname": "celery@pod-1", "freq": 2.0, "pid": 7}
+    fleet.hear({**stock, "timestamp": T0, "processed": 100, "active": 1}, T0)
+    fleet.own("celery@pod-1#7", SHOP, ("mails",))
+
+    fleet.hear({**stock, "timestamp": T0 + 2, "processed": 104, "active": 3}, T0 + 2)
+    fleet.hear({**stock, "timestamp": T0 + 4, "processed": 110, "active": 1}, T0 + 4)
+
+    totals = fleet.totals().by_queue["mails"]
+    assert (totals.started, totals.succeeded, totals.busy_s) == (10, 10, 8.0)
+    assert fleet.workers(T0 + 4)[0].beat.queues == ("mails",)
+
+
+def test_the_totals_of_a_pool_that_was_deleted_are_dropped():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(5, at=T0 + 2, up_s=1), T0 + 2)
+    fleet.own("one", SHOP)
+    fleet.settle(T0 + 3)
+
+    fleet.drop({SHOP})
+
+    assert owned(fleet) == {}
+
+
+POD = PodRecord(name="mails-1", uid="uid-1", phase="Running", ready=True, created_at=T0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        pytest.param({"pod_uid": "uid-1", "pod": "x"}, True, id="by uid"),
+        pytest.param(
+            {"pod_uid": "uid-9", "pod": "mails-1", "namespace": "shop"}, False, id="another uid is another pod"
+        ),
+        pytest.param({"pod": "mails-1", "namespace": "shop"}, True, id="by namespace and name"),
+        pytest.param({"pod": "mails-1", "namespace": "other"}, False, id="a namesake in another namespace"),
+        pytest.param({"hostname": "celery@mails-1"}, True, id="by host name"),
+        pytest.param({"hostname": "celery@laptop"}, False, id="a host that is no pod of the pool"),
+    ],
+)
+def test_a_worker_is_matched_to_its_pod(fields, found):
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(1, at=T0 + 5, up_s=4, **{"hostname": "celery@elsewhere", **fields}), T0 + 5)
+
+    matched = match([POD], fleet.workers(T0 + 5), namespace="shop")
+
+    assert set(matched) == ({"mails-1"} if found else set())
+
+
+def test_of_two_processes_in_a_pod_the_living_one_speaks():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(1, at=T0 + 5, up_s=4, pod_uid="uid-1", busy=1), T0 + 5)
+    fleet.hear(beat(0, at=T0 + 9, up_s=1, pod_uid="uid-1", incarnation="two"), T0 + 9)
+
+    (sample,) = pod_samples([POD], match([POD], fleet.workers(T0 + 9), namespace="shop"), T0 + 9)
+
+    assert (sample.busy, sample.first_heartbeat_at) == (0, T0 + 9)
+
+
+def test_a_pod_shows_the_mark_its_worker_echoes_with_the_time_it_has_left():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(1, at=T0 + 5, up_s=4, pod_uid="uid-1", slots=8, drain=mark("drained")), T0 + 5)
+
+    (sample,) = pod_samples([POD], match([POD], fleet.workers(T0 + 6), namespace="shop"), T0 + 6)
+
+    assert (sample.drain_state, sample.drain_id, sample.drain_epoch) == ("drained", "m1", 3)
+    assert (sample.drain_expires_in_s, sample.heartbeat_age_s, sample.slots) == (59.0, 1.0, 8)
+
+
+def test_a_silent_worker_keeps_its_claims_and_one_that_said_good_bye_has_none():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(1, at=T0 + 5, up_s=4, pod_uid="uid-1", busy=2), T0 + 5)
+
+    (silent,) = pod_samples([POD], match([POD], fleet.workers(T0 + 30), namespace="shop"), T0 + 30)
+    fleet.hear(beat(1, at=T0 + 31, up_s=30, pod_uid="uid-1", busy=2, kind="worker-offline"), T0 + 31)
+    (offline,) = pod_samples([POD], match([POD], fleet.workers(T0 + 31), namespace="shop"), T0 + 31)
+
+    assert (silent.busy, silent.heartbeat_age_s, silent.stopping) == (2, 25.0, False)
+    assert (offline.busy, offline.stopping) == (0, True)
+
+
+def test_work_in_flight_is_what_workers_run_where_the_broker_has_nothing_leased():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(1, at=T0 + 5, up_s=4, busy=3, reserved=2), T0 + 5)
+
+    sample = queue_samples({"mails": QueueDepth(ready=9)}, fleet.workers(T0 + 5), fleet.totals(), T0 + 5)["mails"]
+
+    assert (sample.ready, sample.leased, sample.reserved, sample.consumers) == (9, 5, 2, 1)
+
+
+def test_a_worker_of_two_queues_is_shared_by_what_it_runs_of_each():
+    fleet = Fleet(started_at=T0)
+    totals = {"mails": QueueTotals(started=5, succeeded=2), "bulk": QueueTotals(started=3, succeeded=2)}
+    fleet.hear(beat(0, at=T0 + 5, up_s=4, busy=4, queues=("mails", "bulk"), queue_totals=totals), T0 + 5)
+
+    samples = queue_samples(
+        {"mails": QueueDepth(), "bulk": QueueDepth()}, fleet.workers(T0 + 5), fleet.totals(), T0 + 5
+    )
+
+    assert (samples["mails"].leased, samples["bulk"].leased) == (3, 1)
+
+
+def test_the_oldest_age_is_unknown_when_the_broker_cannot_tell_it():
+    totals = FleetTotals(by_queue={}, owned={}, owned_tasks={})
+
+    samples = queue_samples({"a": QueueDepth(oldest_sent_at=T0 - 30), "b": QueueDepth(ready=1)}, [], totals, T0)
+
+    assert (samples["a"].oldest_age_s, samples["b"].oldest_age_s) == (30.0, None)
+
+
+@pytest.mark.parametrize(
+    ("scope", "rates", "expected"),
+    [
+        pytest.param("worker", {}, (4.0, True), id="per worker: times the workers"),
+        pytest.param("cluster", {}, (2.0, False), id="of the cluster: one number"),
+        pytest.param("worker", {"send": 7.0}, (7.0, False), id="the spec beats the workers"),
+    ],
+)
+def test_a_rate_limit_is_what_the_whole_fleet_may_start(scope, rates, expected):
+    fleet = Fleet(started_at=T0)
+    limits = (RateLimit(task="send", per_s=2.0, scope=scope),)
+    for name in ("one", "two"):
+        fleet.hear(beat(3, at=T0 + 5, up_s=4, incarnation=name, limits=limits), T0 + 5)
+    depths = {"mails": QueueDepth(throttled=6, throttled_by_task={"send": 6})}
+
+    (found,) = limited_classes(
+        ["mails"], fleet.workers(T0 + 5), depths, {"send": TaskTotals(queue="mails", started=6, run_s=3.0)}, rates
+    )
+
+    assert (found.rate_per_s, found.per_worker) == expected
+    assert (found.queue, found.throttled, found.started, found.run_s) == ("mails", 6, 6, 3.0)
+
+
+def test_a_limit_is_remembered_when_the_last_worker_is_gone():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(3, at=T0 + 5, up_s=4, limits=(RateLimit(task="send", per_s=2.0, scope="cluster"),)), T0 + 5)
+
+    (found,) = limited_classes(["mails"], fleet.workers(T0 + 60), {}, {"send": TaskTotals(queue="mails")}, {})
+
+    assert found.rate_per_s == 2.0
+
+
+class Script:
+    """A receiver that plays back lists of events and exceptions."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers = list(answers)
+        self.closed = False
+
+    def drain(self, timeout_s: float) -> list[dict[str, Any]]:
+        if not self.answers:
+            time.sleep(0.01)
+            return []
+        answer = self.answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_ears_survive_a_broker_that_goes_away_and_tell_since_when_they_hear(caplog):
+    now = time.time()
+    fleet = Fleet(started_at=now - 10)
+    changed = threading.Event()
+    script = Script(
+        BrokerUnavailable("cannot reach redis"),
+        [beat(1, at=now, up_s=5), {"type": "worker-heartbeat"}, beat(2, at=now + 1, up_s=6)],
+    )
+    ears = Ears(script, fleet, name="test", on_change=changed.set)
+
+    ears.start()
+    heard = changed.wait(5)
+    since = ears.listening_since
+    ears.retire()
+    ears.join()
+
+    assert heard
+    assert started(fleet) == 2
+    assert since is not None and since >= now
+    assert script.closed
+    assert [r.message for r in caplog.records if "cannot hear" in r.message] == [
+        "cannot hear heartbeats: cannot reach redis"
+    ]
