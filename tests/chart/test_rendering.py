@@ -1,0 +1,372 @@
+"""What the charts render: valid on every Kubernetes they claim, restricted, namespaced, the same each time."""
+
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+from charts import NEEDED, OPERATOR, WORKER, objects, of_kind, pod_specs, rendered, the
+from helm_python import lint
+from kubernetes_validate import utils as schemas
+
+#: Oldest and newest of which schemas are at hand, and two between.
+VERSIONS = ("1.25.0", "1.29.0", "1.33.0", "1.37.0")
+
+CASES: Mapping[str, tuple[Path, Mapping[str, Any]]] = {
+    "operator, defaults": (OPERATOR, {}),
+    "operator, cluster-wide": (OPERATOR, {"scope": "cluster", "secrets": {"allowed": ["redis"]}}),
+    "operator, two namespaces": (OPERATOR, {"watchNamespaces": ["b", "a", "b"], "secrets": {"allowed": ["x", "y"]}}),
+    "operator, highly available": (OPERATOR, {"replicas": 2, "ha": {"enabled": True}}),
+    "operator, all monitors": (
+        OPERATOR,
+        {
+            "metrics": {"serviceMonitor": {"enabled": True, "labels": {"release": "prom"}, "scrapeTimeout": "5s"}},
+            "prometheusRule": {"enabled": True, "runbookBaseUrl": "https://runbooks.example/celeriac/"},
+            "dashboards": {"annotations": {"grafana_folder": "Celeriac"}, "namespace": "monitoring"},
+        },
+    ),
+    "operator, nothing optional": (
+        OPERATOR,
+        {
+            "crds": {"install": False},
+            "dashboards": {"enabled": False},
+            "networkPolicy": {"enabled": False},
+            "rbac": {"create": False},
+            "serviceAccount": {"create": False},
+            "drain": {"annotatePods": False},
+        },
+    ),
+    "operator, every extra": (
+        OPERATOR,
+        {
+            "image": {"registry": "registry.example", "digest": "sha256:" + "0" * 64},
+            "imagePullSecrets": [{"name": "pull"}],
+            "commonLabels": {"team": "shop"},
+            "podLabels": {"tier": "control"},
+            "podAnnotations": {"note": "1"},
+            "extraArgs": ["--x=1"],
+            "extraEnv": [{"name": "A", "value": "b"}],
+            "extraEnvFrom": [{"configMapRef": {"name": "env"}}],
+            "extraVolumes": [{"name": "ca", "configMap": {"name": "ca"}}],
+            "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca"}],
+            "extraObjects": [
+                {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x-{{ .Release.Name }}"}},
+                "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: y}\n",
+            ],
+            "nodeSelector": {"disk": "ssd"},
+            "tolerations": [{"key": "k", "operator": "Exists"}],
+            "affinity": {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": []}},
+            "topologySpreadConstraints": [
+                {"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"},
+            ],
+            "priorityClassName": "high",
+            "networkPolicy": {"from": [{"namespaceSelector": {}}], "extraIngress": [{"ports": [{"port": 9}]}]},
+        },
+    ),
+    "worker, defaults": (WORKER, {}),
+    "worker, no pool": (WORKER, {"pool": {"enabled": False}, "replicas": 3}),
+    "worker, own command": (WORKER, {"app": "", "command": ["celery"], "extraArgs": ["-A", "shop", "worker"]}),
+    "worker, every extra": (
+        WORKER,
+        {
+            "image": {"registry": "registry.example", "digest": "sha256:" + "0" * 64},
+            "worker": {"queues": ["a", "b"], "concurrency": 4, "executionPool": "solo", "logLevel": "debug"},
+            "resultBackend": {"existingSecret": "results"},
+            "operator": {"serviceAccount": "celeriac-operator", "namespace": "celeriac"},
+            "pool": {"name": "shop", "minReplicas": 1, "maxReplicas": 20, "objective": {"seconds": 30}},
+            "metrics": {"podMonitor": {"enabled": True}},
+            "softAntiAffinity": True,
+            "affinity": {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": []}},
+            "podDisruptionBudget": {"maxUnavailable": 1},
+            "resources": {"limits": {"cpu": 2, "memory": "1Gi"}},
+            "extraEnv": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+        },
+    ),
+}  # fmt: skip
+
+#: Kinds that come from a CustomResourceDefinition: test_crd.py and the monitors' own tests look at them.
+CUSTOM = {"WorkerPool", "ServiceMonitor", "PodMonitor", "PrometheusRule"}
+
+#: What Kubernetes 1.20 serves of the kinds that we render.
+IN_1_20 = {
+    ("apiextensions.k8s.io/v1", "CustomResourceDefinition"),
+    ("apps/v1", "Deployment"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("policy/v1beta1", "PodDisruptionBudget"),
+    ("rbac.authorization.k8s.io/v1", "ClusterRole"),
+    ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"),
+    ("rbac.authorization.k8s.io/v1", "Role"),
+    ("rbac.authorization.k8s.io/v1", "RoleBinding"),
+    ("v1", "ConfigMap"),
+    ("v1", "Service"),
+    ("v1", "ServiceAccount"),
+}
+
+each_case = pytest.mark.parametrize(("chart", "values"), CASES.values(), ids=CASES)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def read_each_schema_once() -> Any:
+    patch = pytest.MonkeyPatch()
+    patch.setattr(schemas, "schema_contents", cache(schemas.schema_contents))
+    yield
+    patch.undo()
+
+
+@each_case
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_object_is_valid_on(version: str, chart: Path, values: Mapping[str, Any]) -> None:
+    found = objects(chart, {**values, "kubeVersion": version})
+
+    for item in found:
+        if item["kind"] not in CUSTOM:
+            kubernetes_validate.validate(item, version, strict=True)
+
+    assert found
+
+
+@each_case
+def test_kubernetes_1_20_serves_every_kind_rendered_for_it(chart: Path, values: Mapping[str, Any]) -> None:
+    found = objects(chart, {**values, "kubeVersion": "v1.20.2"})
+
+    kinds = {(item["apiVersion"], item["kind"]) for item in found if item["kind"] not in CUSTOM}
+
+    assert kinds <= IN_1_20
+
+
+@each_case
+def test_every_pod_meets_the_restricted_standard(chart: Path, values: Mapping[str, Any]) -> None:
+    for spec in pod_specs(objects(chart, values)):
+        assert spec["securityContext"]["runAsNonRoot"] is True
+        assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert not any(spec.get(name) for name in ("hostNetwork", "hostPID", "hostIPC"))
+        assert all(set(volume) & {"emptyDir", "configMap"} for volume in spec["volumes"])
+        for container in spec["containers"]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert not any("hostPort" in port for port in container["ports"])
+            assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
+
+
+@each_case
+def test_every_object_has_the_recommended_labels(chart: Path, values: Mapping[str, Any]) -> None:
+    extra = {"x-rel", "y"}  # extraObjects are the user's
+    for item in objects(chart, values):
+        if item["metadata"]["name"] not in extra:
+            labels = item["metadata"]["labels"]
+            assert labels["app.kubernetes.io/name"] == chart.name
+            assert labels["app.kubernetes.io/instance"] == "rel"
+            assert labels["app.kubernetes.io/managed-by"] == "Helm"
+            assert labels["helm.sh/chart"] == f"{chart.name}-0.1.0"
+
+
+@each_case
+def test_no_image_is_named_latest_or_without_a_version(chart: Path, values: Mapping[str, Any]) -> None:
+    for spec in pod_specs(objects(chart, values)):
+        for container in spec["containers"]:
+            name, _, version = container["image"].rpartition("@" if "@" in container["image"] else ":")
+
+            assert name
+            assert version not in {"", "latest"}
+
+
+@each_case
+def test_two_renders_are_identical(chart: Path, values: Mapping[str, Any]) -> None:
+    assert rendered(chart, values) == rendered(chart, values)
+
+
+@each_case
+def test_only_the_cluster_scope_makes_objects_of_the_cluster(chart: Path, values: Mapping[str, Any]) -> None:
+    found = objects(chart, values)
+
+    scoped = {item["kind"] for item in found if item["kind"].startswith("Cluster")}
+
+    assert scoped == ({"ClusterRole", "ClusterRoleBinding"} if values.get("scope") == "cluster" else set())
+
+
+@each_case
+def test_no_role_lists_secrets_or_writes_more_than_scale_and_status(chart: Path, values: Mapping[str, Any]) -> None:
+    found = objects(chart, values)
+
+    for role in (*of_kind("Role", found), *of_kind("ClusterRole", found)):
+        for rule in role["rules"]:
+            assert "*" not in {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
+            if "secrets" in rule["resources"]:
+                assert rule["resources"] == ["secrets"]
+                assert rule["verbs"] == ["get"]
+                assert rule["resourceNames"]  # an empty list would mean: all of them
+            if {"update", "patch", "delete", "create"} & set(rule["verbs"]):
+                allowed = {"workerpools/status", "events", "leases", "pods"}
+                assert all(name in allowed or name.endswith("/scale") for name in rule["resources"])
+
+
+@each_case
+def test_roles_are_bound_to_an_account_by_their_own_name(chart: Path, values: Mapping[str, Any]) -> None:
+    found = objects(chart, values)
+
+    roles = {(item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"]) for item in found}
+
+    for binding in (*of_kind("RoleBinding", found), *of_kind("ClusterRoleBinding", found)):
+        ref = binding["roleRef"]
+        assert (ref["kind"], binding["metadata"].get("namespace"), ref["name"]) in roles
+
+
+@pytest.mark.parametrize("chart", [OPERATOR, WORKER], ids=lambda chart: chart.name)
+def test_helm_lint_finds_nothing(chart: Path) -> None:
+    report = lint(chart, dict(NEEDED[chart]), strict=True)
+
+    assert report["errors"] == []
+    assert [message for message in report["messages"] if message["severity"] > 1] == []
+
+
+def test_the_operator_has_a_role_in_each_watched_namespace_and_is_told_of_each() -> None:
+    found = objects(OPERATOR, {"watchNamespaces": ["b", "a", "b"], "secrets": {"allowed": ["redis"]}})
+
+    roles = [role["metadata"]["namespace"] for role in of_kind("Role", found)]
+    args = the("Deployment", found)["spec"]["template"]["spec"]["containers"][0]["args"]
+
+    assert roles == ["a", "b"]
+    assert [arg for arg in args if arg.startswith("--namespace")] == ["--namespace=a", "--namespace=b"]
+
+
+def test_pods_are_patched_only_where_the_deletion_cost_is_wanted() -> None:
+    verbs = {
+        wanted: next(
+            rule["verbs"]
+            for rule in the("Role", objects(OPERATOR, {"drain": {"annotatePods": wanted}}))["rules"]
+            if rule["resources"] == ["pods"]
+        )
+        for wanted in (True, False)
+    }
+
+    assert "patch" in verbs[True]
+    assert "patch" not in verbs[False]
+
+
+def test_one_operator_is_replaced_and_never_doubled() -> None:
+    alone = the("Deployment", objects(OPERATOR))["spec"]
+    pair = the("Deployment", objects(OPERATOR, {"replicas": 2, "ha": {"enabled": True}}))["spec"]
+
+    assert (alone["replicas"], alone["strategy"]["type"]) == (1, "Recreate")
+    assert (pair["replicas"], pair["strategy"]["type"]) == (2, "RollingUpdate")
+
+
+def test_the_workers_manifest_leaves_replicas_to_the_operator() -> None:
+    deployment = the("Deployment", objects(WORKER))
+
+    assert "replicas" not in deployment["spec"]
+
+
+def test_a_worker_knows_its_pod_and_when_it_will_be_killed() -> None:
+    found = objects(WORKER, {"terminationGracePeriodSeconds": 120, "resultBackend": {"existingSecret": "results"}})
+
+    spec = the("Deployment", found)["spec"]["template"]["spec"]
+    env = {variable["name"]: variable for variable in spec["containers"][0]["env"]}
+
+    assert spec["terminationGracePeriodSeconds"] == 120
+    assert env["CELERIAC_WORKER_SHUTDOWN_GRACE_S"]["value"] == "115"
+    assert env["CELERIAC_PROFILE"]["value"] == "kubernetes"
+    assert env["CELERIAC_POD_NAMESPACE"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.namespace"
+    assert env["CELERIAC_POD_NAME"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.name"
+    assert env["CELERIAC_POD_UID"]["valueFrom"]["fieldRef"]["fieldPath"] == "metadata.uid"
+    assert env["CELERIAC_BROKER_URL"]["valueFrom"]["secretKeyRef"] == {"name": "redis", "key": "url"}
+    assert env["CELERIAC_RESULT_BACKEND"]["valueFrom"]["secretKeyRef"] == {"name": "results", "key": "url"}
+
+
+def test_the_workers_command_is_celerys() -> None:
+    found = objects(WORKER, {"worker": {"queues": ["a", "b"], "concurrency": 4}, "extraArgs": ["--max-tasks=9"]})
+
+    container = the("Deployment", found)["spec"]["template"]["spec"]["containers"][0]
+
+    assert container["command"] == ["celeriac"]
+    assert container["args"] == [
+        "-A", "shop", "worker", "-Q", "a,b", "-c", "4", "-P", "threads", "-l", "info", "--max-tasks=9",
+    ]  # fmt: skip
+
+
+def test_one_failed_readiness_probe_is_enough_to_see_a_drain() -> None:
+    container = the("Deployment", objects(WORKER))["spec"]["template"]["spec"]["containers"][0]
+
+    assert container["readinessProbe"]["failureThreshold"] == 1
+    assert container["readinessProbe"]["periodSeconds"] <= 2
+
+
+def test_the_pool_is_ten_lines_about_this_deployment() -> None:
+    found = objects(
+        WORKER, {"worker": {"queues": ["a", "b"]}, "pool": {"maxReplicas": 20, "objective": {"seconds": 30}}}
+    )
+
+    pool = the("WorkerPool", found)
+
+    assert pool["spec"] == {
+        "targetRef": {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "name": the("Deployment", found)["metadata"]["name"],
+        },
+        "broker": {"urlFrom": {"secretKeyRef": {"name": "redis", "key": "url"}}},
+        "queues": [{"name": "a"}, {"name": "b"}],
+        "maxReplicas": 20,
+        "objective": {"seconds": 30},
+    }
+
+
+def test_fields_of_the_pool_replace_what_the_chart_fills_in() -> None:
+    found = objects(WORKER, {"pool": {"queues": [{"name": "celery", "weight": 4}], "mode": "DryRun"}})
+
+    spec = the("WorkerPool", found)["spec"]
+
+    assert spec["queues"] == [{"name": "celery", "weight": 4}]
+    assert spec["mode"] == "DryRun"
+
+
+def test_a_change_of_the_charts_version_replaces_no_pod() -> None:
+    for chart in (OPERATOR, WORKER):
+        labels = the("Deployment", objects(chart))["spec"]["template"]["metadata"]["labels"]
+
+        assert "helm.sh/chart" not in labels
+        assert "app.kubernetes.io/version" not in labels
+
+
+def test_the_monitors_find_the_pods_and_name_the_pool() -> None:
+    worker = objects(WORKER, {"pool": {"name": "shop"}, "metrics": {"podMonitor": {"enabled": True}}})
+    operator = objects(OPERATOR, {"metrics": {"serviceMonitor": {"enabled": True}}})
+
+    pods = the("PodMonitor", worker)["spec"]
+    labels = the("Deployment", worker)["spec"]["template"]["metadata"]["labels"]
+    service = the("ServiceMonitor", operator)["spec"]
+
+    assert pods["selector"]["matchLabels"].items() <= labels.items()
+    assert pods["podMetricsEndpoints"][0]["port"] == "http"
+    assert {"sourceLabels": ["__meta_kubernetes_pod_label_celeriac_dev_pool"], "targetLabel": "pool"} in (
+        pods["podMetricsEndpoints"][0]["relabelings"]
+    )
+    assert labels["celeriac.dev/pool"] == "shop"
+    assert service["selector"]["matchLabels"].items() <= the("Service", operator)["metadata"]["labels"].items()
+    assert service["endpoints"][0]["honorLabels"] is True  # else `namespace` would be the operator's, not the pool's
+
+
+def test_the_worker_lets_the_operator_read_its_brokers_secret_and_no_other() -> None:
+    found = objects(WORKER, {"operator": {"serviceAccount": "celeriac-operator", "namespace": "celeriac"}})
+
+    assert the("Role", found)["rules"] == [
+        {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["redis"], "verbs": ["get"]}
+    ]
+    assert the("RoleBinding", found)["subjects"] == [
+        {"kind": "ServiceAccount", "name": "celeriac-operator", "namespace": "celeriac"}
+    ]
+
+
+def test_the_users_affinity_and_the_soft_one_both_hold() -> None:
+    own = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]}}
+
+    spec = next(pod_specs(objects(WORKER, {"softAntiAffinity": True, "affinity": own})))
+
+    anti = spec["affinity"]["podAntiAffinity"]
+    assert anti["requiredDuringSchedulingIgnoredDuringExecution"] == [{"topologyKey": "zone"}]
+    assert len(anti["preferredDuringSchedulingIgnoredDuringExecution"]) == 1

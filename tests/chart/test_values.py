@@ -1,0 +1,143 @@
+"""Wrong values are refused with a sentence that names them, and every value has a comment."""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from charts import CRD_FILE, NEEDED, OPERATOR, WORKER, merged, notes, objects
+from helm_python import HelmError
+
+REFUSED: Mapping[str, tuple[Path, Mapping[str, Any], str]] = {
+    "a misspelt name": (OPERATOR, {"replica": 2}, "'replica'"),
+    "a misspelt name inside": (WORKER, {"broker": {"existingSecrets": "x"}}, "existingSecrets"),
+    "an unknown scope": (OPERATOR, {"scope": "global"}, "/scope"),
+    "a text for a number": (WORKER, {"terminationGracePeriodSeconds": "60"}, "/terminationGracePeriodSeconds"),
+    "a grace too short to stop in": (WORKER, {"terminationGracePeriodSeconds": 5}, "/terminationGracePeriodSeconds"),
+    "the broker's URL in values": (WORKER, {"broker": {"url": "redis://:secret@redis/0"}}, "'url'"),
+    "a URL for the Secret's name": (WORKER, {"broker": {"existingSecret": "redis://redis/0"}}, "existingSecret"),
+    "a password in a variable": (
+        WORKER,
+        {"extraEnv": [{"name": "CELERIAC_BROKER_URL", "value": "redis://user:pass@redis/0"}]},
+        "/extraEnv/0/value",
+    ),
+    "a password in an argument": (WORKER, {"extraArgs": ["-b", "amqp://u:p@rabbit//"]}, "/extraArgs/1"),
+    "two operators without a Lease": (OPERATOR, {"replicas": 2}, "needs ha.enabled=true"),
+    "replicas beside a pool": (WORKER, {"replicas": 3}, "the WorkerPool's operator owns the number"),
+    "no image": (WORKER, {"image": {"repository": ""}}, "image.repository is empty"),
+    "no tag": (WORKER, {"image": {"tag": ""}}, "image.tag is empty"),
+    "no app": (WORKER, {"app": ""}, "app is empty"),
+    "no broker": (WORKER, {"broker": {"existingSecret": ""}}, "broker.existingSecret is empty"),
+    "no queue": (WORKER, {"worker": {"queues": []}}, "/worker/queues"),
+    "a field that a pool does not have": (WORKER, {"pool": {"maxReplica": 3}}, "maxReplica"),
+    "an override of what is no alert": (
+        OPERATOR,
+        {"prometheusRule": {"overrides": {"X": {}}}},
+        "/prometheusRule/overrides",
+    ),
+    "an alert that does not exist": (
+        OPERATOR,
+        {"prometheusRule": {"enabled": True, "disabled": ["CeleriacPoolAtMin"]}},
+        "names the alert CeleriacPoolAtMin, which does not exist; there are: CeleriacBrokerUnreachable",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("chart", "values", "said"), REFUSED.values(), ids=REFUSED)
+def test_is_refused(chart: Path, values: Mapping[str, Any], said: str) -> None:
+    with pytest.raises(HelmError) as refused:
+        objects(chart, values)
+
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("chart", [OPERATOR, WORKER], ids=lambda chart: chart.name)
+def test_every_value_has_a_comment(chart: Path) -> None:
+    lines = (chart / "values.yaml").read_text().splitlines()
+
+    bare = [
+        line
+        for i, line in enumerate(lines)
+        if re.match(r"^ {0,4}[A-Za-z]+:", line)
+        and not _explained(lines, i)
+        and not _inside_a_kubernetes_object(lines, i)
+    ]
+
+    assert bare == []
+
+
+def _explained(lines: list[str], i: int) -> bool:
+    """A comment above it or above its group of neighbours, or comments on what it holds."""
+    indent = len(lines[i]) - len(lines[i].lstrip())
+    above = i - 1
+    while above >= 0 and re.match(rf"^ {{{indent}}}[A-Za-z]+:", lines[above]):
+        above -= 1
+    if above >= 0 and lines[above].lstrip().startswith("#") and lines[above].strip():
+        return True
+    following = lines[i + 1] if i + 1 < len(lines) else ""
+    return following.startswith(" " * (indent + 2)) and (following.lstrip().startswith("#") or _explained(lines, i + 1))
+
+
+def _inside_a_kubernetes_object(lines: list[str], i: int) -> bool:
+    """Parts of resources, security contexts and a rollout's strategy: Kubernetes explains them."""
+    whole = {"resources", "podSecurityContext", "securityContext", "strategy", "objective", "rollingUpdate"}
+    indent = len(lines[i]) - len(lines[i].lstrip())
+    for line in reversed(lines[:i]):
+        own = len(line) - len(line.lstrip())
+        if line.strip() and not line.lstrip().startswith("#") and own < indent:
+            if line.strip().rstrip(":") in whole:
+                return True
+            indent = own
+    return False
+
+
+@pytest.mark.parametrize("chart", [OPERATOR, WORKER], ids=lambda chart: chart.name)
+def test_the_schema_knows_every_value_and_no_other(chart: Path) -> None:
+    values = yaml.safe_load((chart / "values.yaml").read_text())
+    schema = json.loads((chart / "values.schema.json").read_text())
+
+    known = set(_closed_paths(schema))
+    given = {path for path in _paths(values) if path.rpartition(".")[0] in {p.rpartition(".")[0] for p in known}}
+
+    assert given - known == set()
+    assert {path for path in known - given if not path.startswith(("pool.", "global"))} <= {
+        f"{probe}.initialDelaySeconds" for probe in ("startupProbe", "livenessProbe", "readinessProbe")
+    } | {path for path in known if ".overrides" in path}
+
+
+def _closed_paths(schema: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, below in schema.get("properties", {}).items():
+        yield prefix + name
+        if below.get("additionalProperties") is False:
+            yield from _closed_paths(below, f"{prefix}{name}.")
+
+
+def _paths(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for name, value in values.items():
+        yield prefix + name
+        if isinstance(value, Mapping):
+            yield from _paths(value, f"{prefix}{name}.")
+
+
+def test_the_worker_charts_pool_has_the_fields_of_the_crd() -> None:
+    schema = json.loads((WORKER / "values.schema.json").read_text())
+    crd = yaml.safe_load(CRD_FILE.read_text())
+    spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
+
+    fields = set(schema["properties"]["pool"]["properties"]) - {"enabled", "name"}
+
+    assert fields == set(spec["properties"])
+
+
+def test_the_notes_say_what_is_still_to_do() -> None:
+    without = notes(OPERATOR)
+    with_secret = notes(OPERATOR, {"secrets": {"allowed": ["redis"]}})
+    worker = notes(WORKER)
+
+    assert "It may read NO Secret yet" in without
+    assert "It may read these Secrets there: redis." in with_secret
+    assert "A first install starts one worker" in worker
+    assert merged(NEEDED[WORKER], {})["broker"]["existingSecret"] in worker
