@@ -1,0 +1,324 @@
+"""Celeriac, the app: settings, the registry of tasks, and the way to the broker and the result store."""
+
+import importlib
+import importlib.util
+import os
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from celeriac import config, signals, states
+from celeriac.app.context import current
+from celeriac.app.task import Task, moment, task_class
+from celeriac.backends import open_backend
+from celeriac.backends.base import ResultBackend
+from celeriac.broker.codec import content_types
+from celeriac.broker.connection import BrokerAddress
+from celeriac.broker.producer import Producer, open_producer
+from celeriac.exceptions import ImproperlyConfigured, NotRegistered
+from celeriac.policy.routing import route
+from celeriac.result import AsyncResult
+from celeriac.wire.message import TaskMessage, compose
+from celeriac.wire.result import ResultMeta
+
+#: What an app without any broker set talks to, as Celery's default does.
+DEFAULT_BROKER = "amqp://guest:guest@localhost:5672//"
+
+#: Told of each app made: `compat` keeps the current one.
+created: list[Callable[["Celeriac"], None]] = []
+
+
+class Celeriac:
+    """A task queue's client and definition. `Celery` is an alias.
+
+    main      the module that tasks of `__main__` are named after. broker, backend: URLs, before everything else.
+    profile   celery or kubernetes: which defaults hold; CELERIAC_PROFILE unless given.
+
+    Settings, strongest first: those given here, config_from_object and conf, CELERIAC_* variables, the profile's defaults.
+    """
+
+    Task: type[Task] = Task
+
+    def __init__(
+        self, main: str | None = None, *, broker: str | None = None, backend: str | None = None, include: Sequence[str] | None = None,
+        profile: str | None = None, config_source: Any = None, task_cls: type[Task] | None = None, set_as_current: bool = True, **settings: Any,
+    ) -> None:  # fmt: skip
+        self.main = main
+        chosen = profile or os.environ.get("CELERIAC_PROFILE") or "celery"
+        self.conf = config.Settings(config.from_environment(os.environ), profile=chosen)
+        if config_source is not None:
+            self.config_from_object(config_source)
+        given = {"broker_url": broker, "result_backend": backend, "include": include}
+        self.conf.update({name: value for name, value in given.items() if value is not None} | settings)
+        if task_cls is not None:
+            self.Task = task_cls
+        self._tasks: dict[str, Task] = {}
+        self._pending: list[type[Task]] = []
+        self._lock = threading.RLock()
+        self._producer: Producer | None = None
+        self._backend: ResultBackend | None = None
+        self._origin = ""
+        if set_as_current:
+            for tell in created:
+                tell(self)
+
+    # -- defining
+
+    def task(self, *args: Any, **options: Any) -> Any:
+        """Make a function a task: `@app.task` or `@app.task(bind=True, max_retries=5, …)`. Options become attributes."""
+        if len(args) == 1 and callable(args[0]) and not options:
+            return self._define(args[0], {})
+        if args:
+            raise TypeError("@app.task takes named options only, for example @app.task(name='add')")
+        return lambda function: self._define(function, options)
+
+    def _define(self, function: Callable[..., Any], options: Mapping[str, Any]) -> Task:
+        if isinstance(function, Task):
+            raise ImproperlyConfigured(f"{function.name} is a task already: apply @task once, as the outermost decorator")
+        options = dict(options)
+        base = options.pop("base", None) or self.Task
+        bind = options.pop("bind", False)
+        name = options.pop("name", None) or self.gen_task_name(function.__name__, function.__module__)
+        known = self._tasks.get(name)
+        if known is not None:
+            return known
+        return self.register_task(task_class(self, base, function, name, bind=bind, options=options))
+
+    def register_task(self, task: Task | type[Task]) -> Task:
+        """Register a task class or instance under its name; what is registered under that name already stays."""
+        kind = task if isinstance(task, type) else type(task)
+        if kind.name is None:
+            kind.name = self.gen_task_name(kind.__name__, kind.__module__)
+        with self._lock:
+            if kind.name not in self._tasks:
+                kind.bind(self)
+                self._tasks[kind.name] = task() if isinstance(task, type) else task
+            return self._tasks[kind.name]
+
+    def gen_task_name(self, name: str, module: str) -> str:
+        """module.name; tasks of __main__ take the app's `main`."""
+        if module == "__main__":
+            module = self.main or _main_module()
+        return f"{module}.{name}" if module else name
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """The registry: names to tasks."""
+        return self._tasks
+
+    def find(self, name: str) -> Task:
+        """A task by name. Raises NotRegistered."""
+        try:
+            return self._tasks[name]
+        except KeyError:
+            raise NotRegistered(name) from None
+
+    def import_tasks(self) -> None:
+        """Import the modules of `imports` and `include`, so that their tasks register."""
+        for module in [*self.conf.imports, *self.conf.include]:
+            try:
+                importlib.import_module(module)
+            except ImportError as error:
+                raise ImproperlyConfigured(f"cannot import {module!r} (of the settings imports or include): {error}") from error
+
+    def autodiscover_tasks(self, packages: Iterable[str] | Callable[[], Iterable[str]] = (), related_name: str = "tasks") -> None:
+        """Also import `<package>.<related_name>` of each package when a worker starts, where there is one."""
+        for package in packages() if callable(packages) else packages:
+            module = f"{package}.{related_name}" if related_name else package
+            if importlib.util.find_spec(module) is not None:
+                self.conf.include = [*self.conf.include, module]
+
+    # -- settings
+
+    def config_from_object(self, source: Any, silent: bool = False, force: bool = False, namespace: str | None = None) -> None:
+        """Take settings from a mapping, an object, or the dotted path of a module."""
+        if isinstance(source, str):
+            path, _, attribute = source.partition(":")
+            try:
+                source = importlib.import_module(path)
+                source = getattr(source, attribute) if attribute else source
+            except (ImportError, AttributeError) as error:
+                if silent:
+                    return
+                raise ImproperlyConfigured(f"cannot read settings from {source!r}: {error}") from error
+        self.conf.update(config.from_object(source, namespace))
+
+    def config_from_envvar(self, variable: str, silent: bool = False) -> None:
+        """Take settings from the module that an environment variable names."""
+        module = os.environ.get(variable)
+        if module:
+            self.config_from_object(module, silent=silent)
+        elif not silent:
+            raise ImproperlyConfigured(f"the environment variable {variable} is not set; it should name the settings module")
+
+    def broker_address(self) -> BrokerAddress:
+        """Where the broker is, from the settings."""
+        conf = self.conf
+        return BrokerAddress(
+            url=conf.broker_url or DEFAULT_BROKER,
+            transport_options=conf.broker_transport_options,
+            ssl=conf.broker_use_ssl,
+            connect_timeout_s=conf.broker_connection_timeout,
+        )
+
+    # -- calling
+
+    def send_task(
+        self, name: str, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, *, task_type: Task | None = None,
+        countdown: float | None = None, eta: datetime | None = None, expires: Any = None, task_id: str | None = None, **options: Any,
+    ) -> AsyncResult:  # fmt: skip
+        """Send a task by name; see Task.apply_async for the options."""
+        message = self.message(name, args or (), kwargs or {}, task_type, countdown=countdown, eta=eta, expires=expires, task_id=task_id, options=options)
+        if signals.before_task_publish.receivers:
+            signals.before_task_publish.send(sender=name, body=message.body, headers=message.headers, routing_key=message.queue, exchange=message.exchange)
+        self.producer.publish(message)
+        if signals.after_task_publish.receivers:
+            signals.after_task_publish.send(sender=name, body=message.body, headers=message.headers, routing_key=message.queue, exchange=message.exchange)
+        return AsyncResult(message.headers["id"], self.backend, name=name, guard=_no_waiting)
+
+    def message(
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], task_type: Task | None, *, countdown: float | None,
+        eta: datetime | None, expires: Any, task_id: str | None, options: dict[str, Any],
+    ) -> TaskMessage:  # fmt: skip
+        """The message of one call: routed, with ids and times. Everything that varies is rolled here."""
+        conf = self.conf
+        wall = time.time()
+        if countdown is not None or eta is not None or expires is not None:
+            now = datetime.fromtimestamp(wall, UTC)
+            eta = moment(countdown, now) if countdown is not None else moment(eta, now)
+            expires = moment(expires, now)
+        queue = options.pop("queue", None)
+        priority = options.pop("priority", None)
+        exchange, routing_key = options.pop("exchange", None), options.pop("routing_key", None)
+        if conf.task_routes and queue is None:
+            found = route(name, conf.task_routes, args, kwargs, options)
+            queue = found.get("queue")
+            priority = found.get("priority") if priority is None else priority
+        if task_type is not None:
+            queue = queue or task_type.queue
+            priority = task_type.priority if priority is None else priority
+            exchange, routing_key = exchange or task_type.exchange, routing_key or task_type.routing_key
+        if queue is not None:
+            queue, exchange, routing_key = str(getattr(queue, "name", queue)), None, None
+        parent = current.get()
+        ignore_result = options.pop("ignore_result", None)
+        return compose(
+            id=task_id or str(uuid4()),
+            task=name,
+            args=args,
+            kwargs=kwargs,
+            queue=queue or routing_key or conf.task_default_queue,
+            exchange=exchange or "",
+            routing_key=routing_key or "",
+            origin=self._origin or self._name_origin(),
+            sent_at=wall,
+            priority=priority if priority is not None else conf.task_default_priority or 0,
+            serializer=options.pop("serializer", None) or (task_type.serializer if task_type else None) or conf.task_serializer,
+            compression=options.pop("compression", None),
+            reply_to=options.pop("reply_to", ""),
+            eta=eta,
+            expires=expires,
+            retries=options.pop("retries", 0),
+            time_limit=options.pop("time_limit", None),
+            soft_time_limit=options.pop("soft_time_limit", None),
+            root_id=options.pop("root_id", None) or (parent.root_id or parent.id if parent is not None else None),
+            parent_id=options.pop("parent_id", None) or (parent.id if parent is not None else None),
+            group=options.pop("group_id", None),
+            group_index=options.pop("group_index", None),
+            shadow=options.pop("shadow", None),
+            ignore_result=bool(ignore_result if ignore_result is not None else (task_type.ignore_result if task_type else False)),
+            headers=options.pop("headers", None),
+            embed=_embed(options),
+        )
+
+    def _name_origin(self) -> str:
+        self._origin = f"gen{os.getpid()}@{socket.gethostname()}"
+        return self._origin
+
+    def AsyncResult(self, task_id: str) -> AsyncResult:
+        """The handle of a call made before, by its id."""
+        return AsyncResult(task_id, self.backend, guard=_no_waiting)
+
+    def store_state(self, task_id: str, state: str, meta: Any) -> None:
+        """Write a state of the user's own."""
+        error = self.backend.store([(ResultMeta(task_id, state, meta), None)])[0]
+        if error is not None:
+            raise error
+
+    @property
+    def producer(self) -> Producer:
+        """The way to the broker; connects at the first publish."""
+        if self._producer is None:
+            with self._lock:
+                if self._producer is None:
+                    conf = self.conf
+                    self._producer = open_producer(self.broker_address(), timeout_s=conf.task_publish_timeout, park=conf.profile == "kubernetes")
+        return self._producer
+
+    @property
+    def backend(self) -> ResultBackend:
+        """The result store; connects at the first use."""
+        if self._backend is None:
+            with self._lock:
+                if self._backend is None:
+                    conf = self.conf
+                    self._backend = open_backend(
+                        conf.result_backend, options=conf.result_backend_transport_options, expires_s=conf.result_expires,
+                        serializer=conf.result_serializer, accept=content_types(conf.accept_content),
+                    )  # fmt: skip
+        return self._backend
+
+    def close(self) -> None:
+        """Disconnect from broker and result store; the next call connects again."""
+        with self._lock:
+            if self._producer is not None:
+                self._producer.close()
+            if self._backend is not None:
+                self._backend.close()
+            self._producer = self._backend = None
+
+    def __enter__(self) -> "Celeriac":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Celeriac {self.main or '__main__'}>"
+
+
+def _embed(options: dict[str, Any]) -> dict[str, Any] | None:
+    """callbacks, errbacks, chain and chord of the options; anything left that we do not know is an error of the caller's."""
+    link, link_error = options.pop("link", None), options.pop("link_error", None)
+    chain, chord = options.pop("chain", None), options.pop("chord", None)
+    for passed_over in ("retry", "retry_policy", "delivery_mode", "producer", "connection", "add_to_parent", "timestamp", "time", "routing"):
+        options.pop(passed_over, None)
+    if options:
+        raise TypeError(f"unknown option(s) {', '.join(sorted(options))} in apply_async")
+    if not (link or link_error or chain or chord):
+        return None
+    return {"callbacks": _listed(link), "errbacks": _listed(link_error), "chain": chain, "chord": chord}
+
+
+def _listed(value: Any) -> list[Any] | None:
+    return None if not value else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def _no_waiting() -> None:
+    request = current.get()
+    if request is not None and not request.called_directly and not request.is_eager:
+        raise RuntimeError("never call result.get() within a task: it can wait for ever; link the tasks, or pass disable_sync_subtasks=False")
+
+
+def _main_module() -> str:
+    """The importable name of the module that runs as __main__."""
+    path = getattr(sys.modules.get("__main__"), "__file__", None)
+    return os.path.splitext(os.path.basename(path))[0] if path else "__main__"
+
+
+__all__ = ["DEFAULT_BROKER", "Celeriac", "created", "states"]

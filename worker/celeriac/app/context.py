@@ -1,0 +1,105 @@
+"""The request: what a running task may know of its own call. Read lazily from the message's headers."""
+
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from typing import Any
+
+
+class Request:
+    """`task.request`. Every attribute of Celery's context can be read at any time; what is not known is None, 0 or empty.
+
+    Custom headers are attributes too.
+    """
+
+    __slots__ = ("_headers", "_outer", "_properties", "_task", "_utc", "args", "called_directly", "delivery_info", "embed", "hostname", "is_eager", "kwargs", "logfile", "loglevel", "retry_asked")
+
+    def __init__(
+        self, task: Any = None, headers: Mapping[str, Any] | None = None, *, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,
+        hostname: str | None = None, delivery_info: Mapping[str, Any] | None = None, properties: Mapping[str, Any] | None = None,
+        embed: Mapping[str, Any] | None = None, is_eager: bool = False, called_directly: bool = False, outer: "Request | None" = None,
+    ) -> None:  # fmt: skip
+        self._task = task
+        self._headers = headers or {}
+        self._properties = properties or {}
+        self._outer = outer
+        self.args = args
+        self.kwargs = kwargs if kwargs is not None else {}
+        self.embed = embed or {}
+        self.hostname = hostname
+        self.delivery_info = delivery_info or {}
+        self.is_eager = is_eager
+        self.called_directly = called_directly
+        self.logfile = None
+        self.loglevel = None
+        #: Set by Task.retry: what the worker publishes when the body has ended.
+        self.retry_asked: Any = None
+
+    @property
+    def id(self) -> str | None:
+        """The task's id."""
+        return self._headers.get("id")
+
+    @property
+    def retries(self) -> int:
+        """How often it was retried: 0 at first."""
+        return self._headers.get("retries") or 0
+
+    @property
+    def correlation_id(self) -> str | None:
+        """The id again, as AMQP names it."""
+        return self._properties.get("correlation_id") or self.id
+
+    @property
+    def reply_to(self) -> str | None:
+        """The caller's reply queue."""
+        return self._properties.get("reply_to")
+
+    @property
+    def taskset(self) -> str | None:
+        """The guide's name of `group`."""
+        return self._headers.get("group")
+
+    @property
+    def callbacks(self) -> Any:
+        """Signatures called with the result."""
+        return self.embed.get("callbacks")
+
+    @property
+    def errbacks(self) -> Any:
+        """Signatures called when it fails."""
+        return self.embed.get("errbacks")
+
+    @property
+    def chain(self) -> Any:
+        """What follows, the next one last."""
+        return self.embed.get("chain")
+
+    @property
+    def chord(self) -> Any:
+        """The body that this task's group is the header of."""
+        return self.embed.get("chord")
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """The message's headers."""
+        return self._headers
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """An attribute, or `default`."""
+        value = getattr(self, name)
+        return default if value is None else value
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self._headers.get(name)
+
+    def __repr__(self) -> str:
+        return f"<Request: {self.id} args={self.args!r} kwargs={self.kwargs!r}>"
+
+
+#: The innermost request of this thread or asyncio task; outer ones hang on it.
+current: ContextVar[Request | None] = ContextVar("celeriac_request", default=None)
+
+#: What `task.request` is while the task does not run.
+IDLE = Request(called_directly=True)

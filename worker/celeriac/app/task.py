@@ -1,0 +1,288 @@
+"""Task: a function and its execution options; how it is called, and how it asks to run again."""
+
+import inspect
+import logging
+import random
+import sys
+import time
+import traceback as tracebacks
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, ClassVar, Protocol
+
+from celeriac import signals, states
+from celeriac.app.context import IDLE, Request, current
+from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Reject, Retry
+from celeriac.policy.ratelimit import parse_rate
+from celeriac.policy.retry import backoff_s, exhausted
+from celeriac.result import AsyncResult, EagerResult
+from celeriac.wire.result import ResultMeta
+
+
+class Sender(Protocol):
+    """What a task needs of its app."""
+
+    conf: Any
+
+    def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult: ...
+    def store_state(self, task_id: str, state: str, meta: Any) -> None: ...
+
+
+class Task:
+    """A registered task. One instance for each name and process; calling it runs the body here.
+
+    Class attributes are the task's options, under Celery's names; None means: as the settings say.
+    """
+
+    app: ClassVar[Any] = None
+    name: str | None = None
+    abstract: bool = True
+    typing: bool = True
+
+    max_retries: int | None = 3
+    default_retry_delay: float = 180.0
+    autoretry_for: tuple[type[BaseException], ...] = ()
+    dont_autoretry_for: tuple[type[BaseException], ...] = ()
+    retry_kwargs: Mapping[str, Any] = {}
+    retry_backoff: bool | float = False
+    retry_backoff_max: float = 600.0
+    retry_jitter: bool = True
+    throws: tuple[type[BaseException], ...] = ()
+
+    rate_limit: Any = None
+    rate_limit_scope: str | None = None
+    time_limit: float | None = None
+    soft_time_limit: float | None = None
+    ignore_result: bool | None = None
+    store_errors_even_if_ignored: bool | None = None
+    acks_late: bool | None = None
+    track_started: bool | None = None
+    serializer: str | None = None
+    queue: str | None = None
+    exchange: str | None = None
+    routing_key: str | None = None
+    priority: int | None = None
+    expires: Any = None
+    send_events: bool = True
+
+    Retry = Retry
+    MaxRetriesExceededError = MaxRetriesExceededError
+    _signature: inspect.Signature | None = None
+
+    run: Callable[..., Any]
+
+    # -- calling
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the body here and now."""
+        outer = current.get()
+        token = current.set(Request(self, args=args, kwargs=kwargs, called_directly=True, outer=outer))
+        try:
+            return self.run(*args, **kwargs)
+        finally:
+            current.reset(token)
+
+    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult:
+        """Send the task with these arguments; the handle of the call."""
+        return self.apply_async(args, kwargs)
+
+    def apply_async(self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> AsyncResult:
+        """Send the task.
+
+        options: countdown (s), eta (datetime), expires (s or datetime), task_id, queue, priority, serializer, compression, headers,
+        shadow, time_limit, soft_time_limit, ignore_result, retries, root_id, parent_id, group_id, link-less protocol fields.
+
+        Raises TypeError when the arguments do not fit the function, BrokerUnavailable when the broker cannot be reached in time.
+        """
+        args = tuple(args) if args else ()
+        kwargs = dict(kwargs) if kwargs else {}
+        self.check_arguments(args, kwargs)
+        if self.app.conf.task_always_eager:
+            return self.apply(args, kwargs, **options)
+        return self._sender().send_task(self.name or "", args, kwargs, task_type=self, **options)
+
+    def apply(self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, task_id: str | None = None, throw: bool | None = None, retries: int = 0, **options: Any) -> EagerResult:
+        """Run the task here, as a worker would; its result. Retries run at once."""
+        from uuid import uuid4
+
+        args, kwargs = tuple(args or ()), dict(kwargs or {})
+        task_id = task_id or str(uuid4())
+        headers = {"id": task_id, "task": self.name, "retries": retries, "root_id": options.get("root_id") or task_id}
+        request = Request(self, headers, args=args, kwargs=kwargs, is_eager=True, outer=current.get(), delivery_info={"is_eager": True})
+        token = current.set(request)
+        try:
+            value = self.run(*args, **kwargs)
+            meta = ResultMeta(task_id, states.SUCCESS, value)
+        except Retry as asked:
+            again = asked.sig
+            return self.apply(again[0], again[1], task_id=task_id, throw=throw, retries=retries + 1, **options)
+        except (Ignore, Reject):
+            meta = ResultMeta(task_id, states.IGNORED)
+        except Exception as error:
+            if throw if throw is not None else self.app.conf.task_eager_propagates:
+                raise
+            meta = ResultMeta(task_id, states.FAILURE, error, tracebacks.format_exc())
+        finally:
+            current.reset(token)
+        return EagerResult(task_id, meta, name=self.name)
+
+    def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        """Raise TypeError, naming the task, when the body could not be called with these."""
+        if self._signature is None:
+            return
+        try:
+            self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self.name}{self._signature}: {error}") from None
+
+    # -- while it runs
+
+    @property
+    def request(self) -> Request:
+        """The call that is running in this thread or asyncio task."""
+        request = current.get()
+        while request is not None and request._task is not self:
+            request = request._outer
+        return request if request is not None else IDLE
+
+    def retry(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, exc: BaseException | None = None, throw: bool = True,
+        eta: datetime | None = None, countdown: float | None = None, max_retries: int | None = None, **options: Any,
+    ) -> Retry:  # fmt: skip
+        """Ask to run again: the same id, `retries` one higher. `raise self.retry(exc=error)`.
+
+        countdown   seconds, default_retry_delay unless given. max_retries: this task's, for this time. throw=False returns the
+                    exception instead of raising it; the retry happens all the same.
+
+        Raises Retry; or, when the retries are used up, `exc` if given, else MaxRetriesExceededError.
+        """
+        request = self.request
+        limit = self.max_retries if max_retries is None else max_retries
+        if exc is None:
+            active = sys.exc_info()[1]
+            exc = active if isinstance(active, Exception) else None
+        if request.called_directly:
+            raise exc if exc is not None else Retry("Task can be retried", None)
+        if exhausted(request.retries, limit):
+            if exc is not None:
+                raise exc
+            raise MaxRetriesExceededError(
+                f"Can't retry {self.name}[{request.id}] args:{request.args} kwargs:{request.kwargs}", task_args=request.args, task_kwargs=request.kwargs
+            )
+        wait_s = self.default_retry_delay if countdown is None and eta is None else countdown
+        now = time.time()
+        due_at = eta.timestamp() if eta is not None else now + float(wait_s or 0)
+        again = (tuple(request.args) if args is None else tuple(args), dict(request.kwargs) if kwargs is None else dict(kwargs), due_at, options)
+        asked = Retry(exc=exc, when=eta if eta is not None else wait_s, is_eager=request.is_eager, sig=again)
+        request.retry_asked = asked
+        if throw:
+            raise asked from exc
+        return asked
+
+    def update_state(self, task_id: str | None = None, state: str | None = None, meta: Any = None) -> None:
+        """Store a state of your own, e.g. PROGRESS with `meta={"current": 3, "total": 9}`."""
+        task_id = task_id or self.request.id
+        if task_id is None:
+            logging.getLogger(__name__).warning("%s.update_state(%s): no task runs here, nothing was stored", self.name, state)
+            return
+        self._sender().store_state(task_id, state or states.PENDING, meta)
+
+    def autoretry(self, error: BaseException) -> None:
+        """Turn an error of `autoretry_for` into a retry; called by the worker. Raises Retry, or the error itself."""
+        if not self.autoretry_for or not isinstance(error, self.autoretry_for) or isinstance(error, self.dont_autoretry_for):
+            return
+        named = dict(self.retry_kwargs)
+        if self.retry_backoff:
+            dice = random.randrange if self.retry_jitter else None
+            named["countdown"] = backoff_s(float(self.retry_backoff), self.request.retries, self.retry_backoff_max, dice)
+        self.retry(exc=error, **named)
+
+    # -- hooks
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called in the worker before the body."""
+
+    def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
+        """Called in the worker when the body has returned."""
+
+    def on_retry(self, exc: BaseException | None, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called in the worker when it will run again."""
+
+    def on_failure(self, exc: BaseException, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called in the worker when it has failed."""
+
+    def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
+        """Called in the worker when it has ended, one way or another."""
+
+    # -- definition
+
+    @classmethod
+    def bind(cls, app: Any) -> None:
+        """Fill in what the app's settings decide; once, when the task is registered."""
+        cls.app = app
+        conf = app.conf
+        for name, setting in (
+            ("ignore_result", "task_ignore_result"), ("acks_late", "task_acks_late"), ("track_started", "task_track_started"),
+            ("serializer", "task_serializer"), ("rate_limit", "task_default_rate_limit"), ("rate_limit_scope", "task_rate_limit_scope"),
+            ("store_errors_even_if_ignored", "task_store_errors_even_if_ignored"),
+        ):  # fmt: skip
+            if getattr(cls, name) is None:
+                setattr(cls, name, conf[setting])
+        try:
+            parse_rate(cls.rate_limit)
+        except ValueError as error:
+            raise ImproperlyConfigured(f"task {cls.name}: {error}") from None
+        #: Whether the worker must call hooks: looked up once a type, never once a task.
+        hooks = ("before_start", "on_success", "on_retry", "on_failure", "after_return")
+        cls._hooked = frozenset(hook for hook in hooks if getattr(cls, hook) is not getattr(Task, hook))
+        cls._overrides_call = cls.__call__ is not Task.__call__
+        if cls.typing and hasattr(cls, "run"):
+            signature = inspect.signature(cls.run)
+            first, *rest = signature.parameters.values()
+            cls._signature = signature.replace(parameters=rest) if not isinstance(inspect.getattr_static(cls, "run"), staticmethod) else signature
+
+    _hooked: ClassVar[frozenset[str]] = frozenset()
+    _overrides_call: ClassVar[bool] = False
+
+    def get_logger(self, **_: Any) -> logging.Logger:
+        """A logger named after the task (the guide's way)."""
+        return logging.getLogger(f"celeriac.task.{self.name}")
+
+    def AsyncResult(self, task_id: str) -> AsyncResult:
+        """The handle of a call made before."""
+        handle: AsyncResult = self.app.AsyncResult(task_id)
+        return handle
+
+    def _sender(self) -> Sender:
+        sender: Sender = self.app
+        return sender
+
+    def __repr__(self) -> str:
+        return f"<@task: {self.name} of {getattr(self.app, 'main', None)}>"
+
+
+def task_class(app: Any, base: type[Task], function: Callable[..., Any], name: str, *, bind: bool, options: Mapping[str, Any]) -> type[Task]:
+    """The class of a decorated function: made once a task type."""
+    body = function if bind else staticmethod(function)
+    return type(
+        function.__name__,
+        (base,),
+        {
+            "name": name, "run": body, "abstract": False, "__module__": function.__module__, "__doc__": function.__doc__,
+            "__wrapped__": staticmethod(function), "__qualname__": getattr(function, "__qualname__", function.__name__), **options,
+        },
+    )  # fmt: skip
+
+
+def moment(value: Any, now: datetime) -> datetime | None:
+    """An aware datetime out of one (naive means UTC), a timedelta, or seconds from now."""
+    if value is None:
+        return None
+    if isinstance(value, datetime):
+        return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    if isinstance(value, timedelta):
+        return now + value
+    return now + timedelta(seconds=float(value))
+
+
+__all__ = ["Sender", "Task", "moment", "signals", "task_class"]

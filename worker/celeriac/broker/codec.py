@@ -1,0 +1,68 @@
+"""Bodies to bytes and back: kombu's serializers, with the common case (plain JSON) short."""
+
+import json
+from collections.abc import Collection
+from typing import Any
+
+from kombu import serialization
+from kombu.compression import decompress
+from kombu.exceptions import ContentDisallowed as KombuContentDisallowed
+from kombu.exceptions import DecodeError as KombuDecodeError
+from kombu.exceptions import EncodeError as KombuEncodeError
+from kombu.utils.json import dumps as json_dumps
+from kombu.utils.json import loads as json_loads
+
+from celeriac.exceptions import ContentDisallowed, DecodeError, EncodeError
+
+JSON = "application/json"
+_TYPE_MARK = '"__type__"'
+_CONTENT_TYPES = serialization.registry.name_to_type
+
+
+def encode(value: Any, serializer: str) -> tuple[str, str, bytes]:
+    """(content type, encoding, bytes). Raises EncodeError naming the value's type and the way out."""
+    try:
+        if serializer == "json":
+            try:
+                return JSON, "utf-8", json.dumps(value, separators=(", ", ": ")).encode()
+            except TypeError:  # datetime, UUID, Decimal and others: kombu's tagged form
+                return JSON, "utf-8", json_dumps(value).encode()
+        content_type, encoding, payload = serialization.dumps(value, serializer)
+    except (KombuEncodeError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise EncodeError(f"cannot serialize {value!r:.200} as {serializer}: {error}. Pass plain values (numbers, text, lists, mappings) or choose another serializer") from error
+    except serialization.SerializerNotInstalled as error:
+        raise EncodeError(f"serializer {serializer!r} is not installed; known: {', '.join(sorted(_CONTENT_TYPES))}") from error
+    return content_type, encoding, payload if isinstance(payload, bytes) else payload.encode(encoding)
+
+
+def decode(payload: bytes | str, content_type: str, encoding: str, accept: Collection[str], compression: str | None = None) -> Any:
+    """The value. accept: content types (not names) that may be read.
+
+    Raises ContentDisallowed, or DecodeError with the reason.
+    """
+    if content_type not in accept:
+        raise ContentDisallowed(f"content type {content_type!r} is not accepted (accept_content allows: {', '.join(sorted(accept))})")
+    try:
+        if compression:
+            payload = decompress(payload, compression)
+        if content_type == JSON:
+            text = payload.decode(encoding or "utf-8") if isinstance(payload, bytes) else payload
+            return json_loads(text) if _TYPE_MARK in text else json.loads(text)
+        return serialization.loads(payload, content_type, encoding, accept=accept)
+    except KombuContentDisallowed as error:
+        raise ContentDisallowed(str(error)) from error
+    except (KombuDecodeError, ValueError, TypeError, KeyError, LookupError, RecursionError, OSError) as error:
+        raise DecodeError(f"the body cannot be read as {content_type}: {error}") from error
+
+
+def content_types(names: Collection[str]) -> frozenset[str]:
+    """The content types that accept_content's names (json, pickle, …) or types stand for.
+
+    Raises ValueError for a name nobody knows.
+    """
+    found = set()
+    for name in names:
+        if name not in _CONTENT_TYPES and "/" not in name:
+            raise ValueError(f"accept_content: {name!r} is not a serializer; known: {', '.join(sorted(_CONTENT_TYPES))}")
+        found.add(_CONTENT_TYPES.get(name, name))
+    return frozenset(found)

@@ -1,0 +1,120 @@
+"""Connections to a broker: opened from a URL, with errors that name the URL without its password."""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import kombu
+from kombu.exceptions import KombuError
+
+from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
+
+_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^/:@\s]*):(?P<password>[^@/\s]*)@", re.IGNORECASE)
+#: Schemes that kombu knows under another name.
+_ALIASES = {"valkey": "redis", "valkeys": "rediss"}
+REDIS_SCHEMES = frozenset({"redis", "rediss", "valkey", "valkeys", "sentinel"})
+AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
+MEMORY_SCHEMES = frozenset({"memory"})
+
+
+def redacted(url: str) -> str:
+    """The URL, or any text that holds URLs, with every password replaced by **."""
+    return _PASSWORD.sub(r"\g<head>:**@", url)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerAddress:
+    """Where a broker is and how to talk to it. Several URLs, separated by `;`, are tried in turn."""
+
+    url: str
+    transport_options: Mapping[str, Any] = field(default_factory=dict)
+    ssl: Any = None
+    connect_timeout_s: float = 4.0
+    heartbeat_s: float = 0.0
+
+    @property
+    def scheme(self) -> str:
+        """The first URL's scheme. Raises ImproperlyConfigured when there is none that we know."""
+        scheme = urlsplit(self.url.split(";")[0]).scheme.lower()
+        if scheme not in REDIS_SCHEMES | AMQP_SCHEMES | MEMORY_SCHEMES:
+            known = ", ".join(sorted(REDIS_SCHEMES | AMQP_SCHEMES | MEMORY_SCHEMES))
+            raise ImproperlyConfigured(
+                f"broker URL {redacted(self.url)!r} has the scheme {scheme!r}; use one of: {known} (for example redis://host:6379/0)"
+            )
+        return scheme
+
+    @property
+    def is_redis(self) -> bool:
+        """Redis or Valkey, by whatever road."""
+        return self.scheme in REDIS_SCHEMES
+
+    @property
+    def is_memory(self) -> bool:
+        """In this process: for tests."""
+        return self.scheme in MEMORY_SCHEMES
+
+
+def connect(address: BrokerAddress) -> kombu.Connection:
+    """An open kombu connection. Raises BrokerUnavailable or ImproperlyConfigured."""
+    options = dict(address.transport_options)
+    if address.is_redis:
+        options.setdefault("socket_connect_timeout", address.connect_timeout_s)
+        options.setdefault("socket_timeout", max(10.0, address.connect_timeout_s))
+        options.setdefault("socket_keepalive", True)
+    url = re.sub(r"(^|;)(valkeys?)://", lambda found: f"{found[1]}{_ALIASES[found[2]]}://", address.url)
+    with broker_errors(address):
+        connection = kombu.Connection(
+            url,
+            ssl=address.ssl,
+            transport_options=options,
+            connect_timeout=address.connect_timeout_s,
+            heartbeat=address.heartbeat_s or None,
+        )
+        try:
+            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0.1, reraise_as_library_errors=False)
+        except BaseException:
+            connection.release()
+            raise
+        return connection
+
+
+@contextmanager
+def broker_errors(address: BrokerAddress) -> Iterator[None]:
+    """Turn what kombu, py-amqp, redis-py and sockets raise into BrokerUnavailable, with `from`."""
+    try:
+        yield
+    except RECOVERABLE as error:
+        raise unavailable(address, error) from error
+    except (ValueError, KeyError, ImportError) as error:  # kombu reads a URL as it connects
+        if isinstance(error, BrokerUnavailable | ImproperlyConfigured):
+            raise
+        raise ImproperlyConfigured(f"broker URL {redacted(address.url)!r} cannot be used: {redacted(str(error))}") from error
+
+
+def unavailable(address: BrokerAddress, error: BaseException) -> BrokerUnavailable:
+    """The error to raise for a broker that did not answer."""
+    return BrokerUnavailable(
+        f"cannot reach the broker at {redacted(address.url)}: {redacted(str(error)) or type(error).__name__}"
+        " (is it running, and are host, port and credentials right?)"
+    )
+
+
+def _recoverable() -> tuple[type[BaseException], ...]:
+    kinds: list[type[BaseException]] = [OSError, EOFError, KombuError]
+    try:
+        from redis.exceptions import RedisError  # an extra: RabbitMQ users do without
+
+        kinds.append(RedisError)
+    except ImportError:
+        pass
+    from amqp.exceptions import AMQPError
+
+    kinds.append(AMQPError)
+    return tuple(kinds)
+
+
+#: What a broken connection raises, whatever the broker.
+RECOVERABLE: tuple[type[BaseException], ...] = _recoverable()

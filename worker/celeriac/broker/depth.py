@@ -1,0 +1,126 @@
+"""How many messages are where: one round trip for all queues of a broker, kind by kind, never one number."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from celeriac.broker.connection import RECOVERABLE, BrokerAddress, broker_errors, connect
+from celeriac.broker.topology import dead_queue_name
+from celeriac.exceptions import BrokerUnavailable
+from celeriac.wire.message import SENT_AT
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueDepth:
+    """One queue's messages by kind. What the broker cannot tell stays 0 or None.
+
+    ready      waiting, all priorities. leased: claimed and not acknowledged; expired of them have outlived their lease.
+    delayed    not due; due_soon of them will be within the horizon asked for (those that are due already included).
+    throttled  held back by rate limits, by task in throttled_by_task. dead: dead letters.
+    oldest_sent_at  seconds since the epoch at which the oldest ready message was sent (messages of our clients).
+    consumers  connected consumers (RabbitMQ).
+    """
+
+    ready: int = 0
+    leased: int = 0
+    expired: int = 0
+    delayed: int = 0
+    due_soon: int = 0
+    throttled: int = 0
+    dead: int = 0
+    throttled_by_task: Mapping[str, int] = field(default_factory=dict)
+    oldest_sent_at: float | None = None
+    consumers: int | None = None
+
+
+class DepthProbe:
+    """Reads depths on a connection of its own, which it reopens after an error. Not for use from several threads at once."""
+
+    def __init__(self, url: str, *, transport_options: Mapping[str, Any] | None = None, ssl: Any = None, timeout_s: float = 3.0) -> None:
+        options = dict(transport_options or {})
+        self._address = BrokerAddress(url=url, transport_options=options, ssl=ssl, connect_timeout_s=timeout_s)
+        if self._address.is_redis:
+            options.setdefault("socket_timeout", timeout_s)
+        self._connection: Any = None
+        self._queues: Any = None
+
+    def probe(self, queues: Mapping[str, float]) -> dict[str, QueueDepth]:
+        """Depth of each queue; the mapping gives each its horizon in seconds for due_soon. Raises BrokerUnavailable."""
+        try:
+            with broker_errors(self._address):
+                if self._open():
+                    return {name: _of_row(row) for name, row in self._queues.depth(queues).items()}
+                return {name: self._declared(name) for name in queues}
+        except BrokerUnavailable:
+            self.close()
+            raise
+
+    def release_due(self, queues: Iterable[str]) -> int:
+        """Move delayed messages that are due to their queues; how many. Raises BrokerUnavailable."""
+        try:
+            with broker_errors(self._address):
+                if not self._open():
+                    return 0
+                return sum(self._queues.release_due(name)[0] for name in queues)
+        except BrokerUnavailable:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Disconnect; the next probe connects again."""
+        connection, self._connection, self._queues = self._connection, None, None
+        if connection is not None:
+            try:
+                connection.release()
+            except RECOVERABLE as error:  # it was broken: that may be why we close it
+                log.debug("closing a broken connection: %s", error)
+
+    def _open(self) -> bool:
+        """Whether the broker is Redis; connected either way."""
+        if self._connection is None:
+            self._connection = connect(self._address)
+            if self._address.is_redis:
+                from celeriac.broker.transport.redis import RedisQueues  # redis-py is an extra
+
+                self._queues = RedisQueues(self._connection)
+        return self._queues is not None
+
+    def _declared(self, name: str) -> QueueDepth:
+        """What a passive declare tells: ready messages and consumers; nothing for a queue that does not exist."""
+        ready, consumers = self._passive(name)
+        return QueueDepth(ready=ready, consumers=consumers, dead=self._passive(dead_queue_name(name))[0])
+
+    def _passive(self, name: str) -> tuple[int, int]:
+        from amqp.exceptions import NotFound
+        from kombu.exceptions import ChannelError
+
+        with self._connection.channel() as channel:
+            try:
+                answer = channel.queue_declare(queue=name, passive=True)
+            except (NotFound, ChannelError):
+                return 0, 0
+            return int(answer.message_count), int(answer.consumer_count)
+
+
+def _of_row(row: Any) -> QueueDepth:
+    ready, leased, expired, delayed, due_soon, dead, oldest, throttled = row
+    by_task = {throttled[place].decode(): int(throttled[place + 1]) for place in range(0, len(throttled), 2)}
+    return QueueDepth(
+        ready=ready, leased=leased, expired=expired, delayed=delayed, due_soon=due_soon, dead=dead,
+        throttled=sum(by_task.values()), throttled_by_task=by_task, oldest_sent_at=_sent_at(oldest),
+    )  # fmt: skip
+
+
+def _sent_at(envelope: bytes) -> float | None:
+    if not envelope:
+        return None
+    try:
+        sent = orjson.loads(envelope)["headers"].get(SENT_AT)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # a malformed message has no age; whoever claims it makes a dead letter of it
+    return float(sent) if isinstance(sent, int | float) else None

@@ -1,0 +1,152 @@
+"""Remote control over pidbox: sending commands to workers, and the worker's side that answers them. Celery's own wire."""
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from kombu import pidbox
+
+from celeriac.broker.connection import RECOVERABLE, BrokerAddress, broker_errors, connect
+from celeriac.broker.eventbus import EventSender
+from celeriac.exceptions import BrokerUnavailable
+from celeriac.wire.control import EXCHANGE, Command
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[..., Any]
+
+
+class Mailbox:
+    """Sends commands on a connection of its own, which it reopens after an error."""
+
+    def __init__(self, url: str, *, transport_options: Mapping[str, Any] | None = None, ssl: Any = None) -> None:
+        self._address = BrokerAddress(url=url, transport_options=transport_options or {}, ssl=ssl)
+        self._connection: Any = None
+        self._lock = threading.Lock()
+
+    def send(self, command: Command) -> None:
+        """Send a command and want no answer. Raises BrokerUnavailable."""
+        self._cast(command, reply=False, timeout_s=None)
+
+    def ask(self, command: Command, *, timeout_s: float = 1.0) -> dict[str, Any]:
+        """{node: answer} of the workers that answered in time. Raises BrokerUnavailable."""
+        answers = self._cast(command, reply=True, timeout_s=timeout_s) or []
+        return {node: value for answer in answers for node, value in answer.items()}
+
+    def _cast(self, command: Command, *, reply: bool, timeout_s: float | None) -> list[dict[str, Any]] | None:
+        destination = list(command.destination) if command.destination is not None else None
+        with self._lock:
+            try:
+                with broker_errors(self._address):
+                    if self._connection is None:
+                        self._connection = connect(self._address)
+                    box = _box()(self._connection)
+                    answers: list[dict[str, Any]] | None = box._broadcast(
+                        command.method, dict(command.arguments), destination, reply=reply, timeout=timeout_s,
+                        limit=len(destination) if destination else None, channel=self._connection.default_channel,
+                    )  # fmt: skip
+                    return answers
+            except BrokerUnavailable:
+                self._drop()
+                raise
+
+    def _drop(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.release()
+            except RECOVERABLE as error:  # it was broken: that is why we drop it
+                log.debug("closing a broken connection: %s", error)
+
+    def close(self) -> None:
+        """Disconnect."""
+        with self._lock:
+            self._drop()
+
+
+class ControlNode:
+    """The worker's side: a thread with a connection of its own that answers commands and sends the worker's events.
+
+    handlers   command name -> function(**arguments) -> answer. A handler that raises answers {"error": repr}.
+    tick       called about five times a second with an EventSender: heartbeats and task events go out here.
+    """
+
+    def __init__(self, address: BrokerAddress, node: str, handlers: Mapping[str, Handler], tick: Callable[[EventSender], None]) -> None:
+        self._address = address
+        self._node = node
+        self._handlers = {name: _stateless(handler) for name, handler in handlers.items()}
+        self._tick = tick
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="celeriac-control", daemon=True)
+
+    def start(self) -> None:
+        """Start answering; a broker that is down is tried again until it is back."""
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """Stop answering, after one last tick."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        pause_s = 0.5
+        while not self._stop.is_set():
+            try:
+                self._serve()
+                pause_s = 0.5
+            except BrokerUnavailable as error:
+                log.warning("remote control: %s; trying again in %.1f s", error, pause_s)
+                self._stop.wait(pause_s)
+                pause_s = min(10.0, pause_s * 2)
+
+    def _serve(self) -> None:
+        with broker_errors(self._address):
+            connection = connect(self._address)
+            try:
+                channel = connection.channel()
+                node = _box().Node(self._node, state=None, handlers=self._handlers, channel=channel)
+                node.mailbox = node.mailbox(connection)
+                consumer = node.Consumer(channel=channel)
+                consumer.on_decode_error = _undecodable
+                consumer.register_callback(lambda body, message: self._heard(node, body, message))
+                consumer.consume()
+                sender = EventSender(connection)
+                while True:
+                    stopping = self._stop.is_set()
+                    self._tick(sender)
+                    if stopping:
+                        consumer.cancel()
+                        return
+                    try:
+                        connection.drain_events(timeout=0.2)
+                    except (TimeoutError, socket.timeout):
+                        continue
+            finally:
+                connection.release()
+
+    def _heard(self, node: Any, body: Any, message: Any) -> None:
+        try:
+            node.handle_message(body, message)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            log.error("remote control: cannot read the command %r: %r", body, error)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+
+def _box() -> Any:
+    return pidbox.Mailbox(EXCHANGE, type="fanout", accept=["json", "application/json"], serializer="json", queue_ttl=300.0, queue_expires=10.0, reply_queue_expires=10.0)
+
+
+def _stateless(handler: Handler) -> Handler:
+    """kombu hands its state first; ours need none."""
+    return lambda state=None, /, **arguments: handler(**arguments)
+
+
+def _undecodable(message: Any, error: Exception) -> None:
+    log.error("remote control: a command that cannot be decoded was passed over: %s", error)

@@ -1,0 +1,247 @@
+"""Publishing: a TaskMessage becomes bytes on a queue. Retried until a deadline, then a clear error."""
+
+import base64
+import os
+import threading
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import kombu
+import orjson
+from kombu.compression import compress
+from kombu.utils.json import dumps as json_dumps
+
+from celeriac.broker.codec import encode
+from celeriac.broker.connection import RECOVERABLE, BrokerAddress, connect, unavailable
+from celeriac.broker.topology import declare_queue
+from celeriac.exceptions import BrokerUnavailable
+from celeriac.wire.message import TaskMessage
+
+
+class Producer(Protocol):
+    """What a client and a worker need to publish. Safe to use from several threads; survives fork."""
+
+    def publish(self, message: TaskMessage) -> None:
+        """Put one message on its queue. Raises BrokerUnavailable after the deadline, EncodeError at once."""
+    def publish_raw(self, queue: str, body: Any, headers: Mapping[str, Any], *, content_type: str, content_encoding: str, properties: Mapping[str, Any]) -> None:
+        """Put a body that is bytes already on a queue."""
+    def close(self) -> None:
+        """Disconnect."""
+
+
+def open_producer(address: BrokerAddress, *, timeout_s: float = 5.0, park: bool = False) -> Producer:
+    """A producer for that broker; connects at the first publish.
+
+    timeout_s  how long one publish may take, retries included. park: put what is not due where all our workers look
+               (only when every consumer is ours).
+    """
+    if address.is_redis:
+        return RedisProducer(address, timeout_s=timeout_s, park=park)
+    return KombuProducer(address, timeout_s=timeout_s)
+
+
+class RedisProducer:
+    """One LPUSH a message, in kombu's envelope, on a connection that is kept."""
+
+    def __init__(self, address: BrokerAddress, *, timeout_s: float = 5.0, park: bool = False) -> None:
+        self._address = address
+        self._timeout_s = timeout_s
+        self._park = park
+        self._lock = threading.Lock()
+        self._queues: Any = None
+        self._connection: kombu.Connection | None = None
+        self._pid = 0
+        self._bound: set[str] = set()
+
+    def publish(self, message: TaskMessage) -> None:
+        envelope = envelope_of(message)
+        self._push(message.queue, envelope, message.priority, message.due_at if self._park else None)
+
+    def publish_raw(self, queue: str, body: Any, headers: Mapping[str, Any], *, content_type: str, content_encoding: str, properties: Mapping[str, Any]) -> None:
+        envelope = raw_envelope(queue, body, headers, content_type=content_type, content_encoding=content_encoding, properties=properties)
+        self._push(queue, envelope, int(properties.get("priority") or 0), None)
+
+    def _push(self, queue: str, envelope: bytes, priority: int, due_at: float | None) -> None:
+        deadline = time.monotonic() + self._timeout_s
+        pause_s = 0.0
+        while True:
+            try:
+                queues = self._open()
+                if queue not in self._bound:
+                    self._bind(queue)
+                if due_at is not None:
+                    queues.client.zadd(queues.delayed_key(queue), {f"{queues.step_of(priority)} ".encode() + envelope: due_at})
+                else:
+                    queues.client.execute_command("LPUSH", queues.list_key(queue, queues.step_of(priority)), envelope)
+                return
+            except (*RECOVERABLE, BrokerUnavailable) as error:
+                if time.monotonic() + pause_s >= deadline:
+                    raise _too_late(self._address, queue, self._timeout_s, error) from error
+                time.sleep(pause_s)
+                pause_s = min(1.0, pause_s + 0.2)
+
+    def _open(self) -> Any:
+        if self._queues is None or self._pid != os.getpid():
+            with self._lock:
+                if self._queues is None or self._pid != os.getpid():
+                    from celeriac.broker.transport.redis import RedisQueues
+
+                    self._connection = connect(self._address)  # after a fork: the parent's connection is left alone
+                    self._queues, self._pid, self._bound = RedisQueues(self._connection), os.getpid(), set()
+        return self._queues
+
+    def _bind(self, queue: str) -> None:
+        """Once a queue: kombu's binding table, which Celery's `purge`, Flower and topic publishers read."""
+        with self._lock:
+            if self._connection is not None:
+                declare_queue(self._connection.default_channel, queue)
+            self._bound.add(queue)
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None and self._pid == os.getpid():
+                self._connection.release()
+            self._connection = self._queues = None
+
+
+class KombuProducer:
+    """RabbitMQ (with publisher confirms) and memory, through kombu's Producer."""
+
+    def __init__(self, address: BrokerAddress, *, connection: kombu.Connection | None = None, timeout_s: float = 5.0) -> None:
+        self._address = _confirming(address)
+        self._given = connection
+        self._timeout_s = timeout_s
+        self._lock = threading.RLock()
+        self._connection: kombu.Connection | None = None
+        self._producer: kombu.Producer | None = None
+        self._declared: set[str] = set()
+        self._pid = 0
+
+    def publish(self, message: TaskMessage) -> None:
+        content_type, encoding, body = encode(message.body, message.serializer)
+        headers = message.headers
+        if message.compression:
+            body, compression_type = compress(body, message.compression)
+            headers = {**headers, "compression": compression_type}
+        properties: dict[str, Any] = {"correlation_id": message.id, "reply_to": message.reply_to, "delivery_mode": 2, "priority": message.priority}
+        if message.expiration_s is not None:
+            properties["expiration"] = str(max(0, int(message.expiration_s * 1000)))
+        self.publish_raw(
+            message.queue, body, headers, content_type=content_type, content_encoding=encoding, properties=properties,
+            exchange=message.exchange, routing_key=message.routing_key,
+        )  # fmt: skip
+
+    def publish_raw(
+        self, queue: str, body: Any, headers: Mapping[str, Any], *, content_type: str, content_encoding: str,
+        properties: Mapping[str, Any], exchange: str = "", routing_key: str = "",
+    ) -> None:  # fmt: skip
+        kept = {name: value for name, value in properties.items() if name in _PROPERTIES and value not in (None, "")}
+        if "expiration" in kept:
+            kept["expiration"] = float(kept["expiration"]) / 1000  # kombu takes seconds
+        deadline = time.monotonic() + self._timeout_s
+        pause_s = 0.0
+        while True:
+            try:
+                with self._lock:
+                    producer = self._open()
+                    if not exchange and queue not in self._declared:
+                        declare_queue(producer.channel, queue)
+                        self._declared.add(queue)
+                    producer.publish(
+                        body, exchange=exchange, routing_key=routing_key or queue, headers=dict(headers),
+                        content_type=content_type, content_encoding=content_encoding, retry=False, **kept,
+                    )  # fmt: skip
+                return
+            except (*RECOVERABLE, BrokerUnavailable) as error:
+                if self._given is not None:
+                    raise
+                self._drop()
+                if time.monotonic() + pause_s >= deadline:
+                    raise _too_late(self._address, queue, self._timeout_s, error) from error
+                time.sleep(pause_s)
+                pause_s = min(1.0, pause_s + 0.2)
+
+    def _open(self) -> kombu.Producer:
+        if self._producer is None or self._pid != os.getpid():
+            self._pid = os.getpid()
+            self._connection = self._given or connect(self._address)
+            self._producer = kombu.Producer(self._connection.channel(), auto_declare=False)
+            self._declared = set()
+        return self._producer
+
+    def _drop(self) -> None:
+        with self._lock:
+            connection, self._connection, self._producer = self._connection, None, None
+            if connection is not None and self._given is None:
+                try:
+                    connection.release()
+                except RECOVERABLE:
+                    return  # it was broken: that is why we drop it
+
+    def close(self) -> None:
+        self._drop()
+
+
+_PROPERTIES = ("correlation_id", "reply_to", "delivery_mode", "priority", "expiration", "timestamp", "message_id", "app_id", "user_id", "type")
+
+
+def _confirming(address: BrokerAddress) -> BrokerAddress:
+    if address.is_memory or "confirm_publish" in address.transport_options:
+        return address
+    from dataclasses import replace
+
+    return replace(address, transport_options={**address.transport_options, "confirm_publish": True})
+
+
+def _too_late(address: BrokerAddress, queue: str, timeout_s: float, error: BaseException) -> BrokerUnavailable:
+    inner = error if isinstance(error, BrokerUnavailable) else unavailable(address, error)
+    return BrokerUnavailable(f"the message for queue {queue!r} was not published within {timeout_s:g} s: {inner}")
+
+
+def envelope_of(message: TaskMessage) -> bytes:
+    """kombu's Redis envelope of a task message. Raises EncodeError."""
+    content_type, encoding, body = encode(message.body, message.serializer)
+    headers = message.headers
+    if message.compression:
+        body, compression_type = compress(body, message.compression)
+        headers = {**headers, "compression": compression_type}
+    properties = {
+        "correlation_id": message.headers["id"],
+        "reply_to": message.reply_to,
+        "delivery_mode": 2,
+        "delivery_info": {"exchange": message.exchange, "routing_key": message.routing_key or message.queue},
+        "priority": message.priority,
+        "body_encoding": "base64",
+        "delivery_tag": str(uuid.uuid4()),
+    }
+    if message.expiration_s is not None:
+        properties["expiration"] = str(max(0, int(message.expiration_s * 1000)))
+    return _json({
+        "body": base64.b64encode(body).decode(),
+        "content-encoding": encoding,
+        "content-type": content_type,
+        "headers": headers,
+        "properties": properties,
+    })  # fmt: skip
+
+
+def raw_envelope(queue: str, body: Any, headers: Mapping[str, Any], *, content_type: str, content_encoding: str, properties: Mapping[str, Any]) -> bytes:
+    """kombu's Redis envelope of a body that is encoded already; the properties' body_encoding says how."""
+    info = {"exchange": "", "routing_key": queue}
+    text = body if isinstance(body, str) else base64.b64encode(body).decode()
+    wrapped = {**properties, "delivery_info": info, "delivery_tag": str(uuid.uuid4())}
+    if not isinstance(body, str):
+        wrapped["body_encoding"] = "base64"
+    return _json({"body": text, "content-encoding": content_encoding, "content-type": content_type, "headers": dict(headers), "properties": wrapped})
+
+
+def _json(envelope: Mapping[str, Any]) -> bytes:
+    try:
+        return orjson.dumps(envelope)
+    except TypeError:  # headers of the caller that only kombu's JSON can write
+        return str(json_dumps(envelope)).encode()
+
+
+__all__ = ["KombuProducer", "Producer", "RedisProducer", "Sequence", "envelope_of", "open_producer", "raw_envelope"]

@@ -1,0 +1,51 @@
+"""The one global: the current app, and what Celery hangs on it."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from celeriac.app import base
+from celeriac.app.base import Celeriac
+from celeriac.app.context import current
+from celeriac.app.task import Task
+
+Celery = Celeriac
+
+_current: Celeriac | None = None
+#: Definitions of @shared_task, made again on every app.
+_shared: list[Callable[[Celeriac], Task]] = []
+
+
+def _made(app: Celeriac) -> None:
+    global _current  # noqa: PLW0603 - this file is where the global lives
+    _current = app
+    for define in _shared:
+        define(app)
+
+
+base.created.append(_made)
+
+
+def current_app() -> Celeriac:
+    """The app made last; without one, an app from the environment's settings."""
+    return _current if _current is not None else Celeriac(os.environ.get("CELERIAC_APP"))
+
+
+def current_task() -> Task | None:
+    """The task that is running here."""
+    request = current.get()
+    return request._task if request is not None else None
+
+
+def shared_task(*args: Any, **options: Any) -> Any:
+    """@task for libraries that have no app of their own: the task exists on every app."""
+
+    def define(function: Callable[..., Any]) -> Task:
+        def on(app: Celeriac) -> Task:
+            task: Task = app.task(**options)(function) if options else app.task(function)
+            return task
+
+        _shared.append(on)
+        return on(current_app())
+
+    return define(args[0]) if len(args) == 1 and callable(args[0]) and not options else define

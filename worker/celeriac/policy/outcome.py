@@ -1,0 +1,62 @@
+"""What happened when a task ran, as a value: an error is an outcome, not a jump."""
+
+from datetime import datetime
+from typing import Any, NamedTuple
+
+
+class Succeeded(NamedTuple):
+    """The body returned. record: the encoded SUCCESS record, None when the result is ignored."""
+
+    value: Any
+    record: bytes | None = None
+
+
+class Failed(NamedTuple):
+    """The body raised. expected: one of the task's `throws`."""
+
+    error: BaseException
+    traceback: str
+    expected: bool = False
+
+
+class RetryAsked(NamedTuple):
+    """The body asked to run again: the same id, `retries` raised by one, not before `due_at` (seconds since the epoch).
+
+    args, kwargs   of the next run. options: what else changes (queue, priority, expires …).
+    """
+
+    error: BaseException | None
+    traceback: str
+    due_at: float
+    args: Any
+    kwargs: Any
+    options: dict[str, Any]
+    shown: str = ""
+
+
+class Rejected(NamedTuple):
+    """The body raised Reject: requeue the message, or make it a dead letter."""
+
+    reason: str
+    requeue: bool
+
+
+class Ignored(NamedTuple):
+    """The body raised Ignore: acknowledge and leave the state."""
+
+
+class Unreadable(NamedTuple):
+    """The body never ran: the message could not be decoded, or its type is unknown."""
+
+    error: BaseException
+    reason: str  # malformed | content_disallowed | unknown_task | too_many_starts
+
+
+class Revoked(NamedTuple):
+    """The body never ran: revoked or expired."""
+
+    why: str  # revoked | expired
+    at: datetime | None = None
+
+
+Outcome = Succeeded | Failed | RetryAsked | Rejected | Ignored | Unreadable | Revoked

@@ -1,0 +1,156 @@
+"""What follows from an outcome: what is stored, what is published, what becomes of the message, what is told.
+
+The one place where a task's fate is decided. The order in which a settlement is applied never changes: store, publish, ack,
+observe; a crash between any two of them leads to a second delivery, never to a lost task or result.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from celeriac import states
+from celeriac.exceptions import NotRegistered, TaskRevokedError
+from celeriac.policy.outcome import Failed, Ignored, Outcome, Rejected, RetryAsked, Revoked, Succeeded, Unreadable
+from celeriac.wire.message import DEATH, STARTS, TaskMessage, compose
+from celeriac.wire.result import ResultMeta, exception_to_wire
+
+ACK = "ack"
+REQUEUE = "requeue"  # to the back of its queue
+DEAD = "dead"  # published to the dead-letter queue, then acknowledged
+
+
+class Settlement(NamedTuple):
+    """state: the counter's word (succeeded, failed, retried, rejected, revoked, expired, ignored, requeued, dead_lettered).
+
+    store   the record to write, None for none; `encoded` is the same already in bytes.
+    publish messages that follow (a retry), published together with the ack. death: what to write on a dead letter.
+    """
+
+    state: str
+    then: str = ACK
+    store: ResultMeta | None = None
+    encoded: bytes | None = None
+    publish: tuple[TaskMessage, ...] = ()
+    death: Mapping[str, Any] | None = None
+    error: BaseException | None = None
+    traceback: str | None = None
+
+
+_SUCCEEDED = Settlement("succeeded")
+_IGNORED = Settlement("ignored")
+
+
+class Rules(NamedTuple):
+    """What a task type says about its settlements."""
+
+    ignore_result: bool = False
+    store_errors: bool = False  # even if results are ignored
+    result_extended: bool = False
+    serializer: str = "json"
+
+
+def settle(outcome: Outcome, headers: Mapping[str, Any], rules: Rules, *, queue: str, hostname: str, now: float) -> Settlement:
+    """The settlement of one outcome. now: seconds since the epoch."""
+    match outcome:
+        case Succeeded(value, encoded):
+            if rules.ignore_result:
+                return _SUCCEEDED
+            return Settlement("succeeded", store=_meta(headers, states.SUCCESS, value, None, rules, queue, hostname, now), encoded=encoded)
+        case Failed(error, traceback, _):
+            return Settlement("failed", store=_error_meta(headers, states.FAILURE, error, traceback, rules, queue, hostname, now), error=error, traceback=traceback)
+        case RetryAsked(error, traceback, _, _, _, _, _):
+            again = _again(outcome, headers, rules, queue, now)
+            shown = error if error is not None else RuntimeError("retry")
+            meta = None if rules.ignore_result else _meta(headers, states.RETRY, exception_to_wire(shown), traceback, rules, queue, hostname, now)
+            return Settlement("retried", store=meta, publish=(again,), error=error, traceback=traceback)
+        case Rejected(reason, True):
+            return Settlement("requeued", REQUEUE)
+        case Rejected(reason, False):
+            return Settlement("rejected", DEAD, death=_death("rejected", reason, headers, queue, hostname, now))
+        case Ignored():
+            return _IGNORED
+        case Revoked(why, _):
+            error = TaskRevokedError(why)
+            return Settlement(
+                "expired" if why == "expired" else "revoked",
+                store=_error_meta(headers, states.REVOKED, error, None, rules, queue, hostname, now),
+                error=error,
+            )
+        case Unreadable(error, reason):
+            death = _death(reason, str(error), headers, queue, hostname, now)
+            store = _error_meta(headers, states.FAILURE, error, None, rules, queue, hostname, now) if isinstance(headers.get("id"), str) else None
+            return Settlement("dead_lettered", DEAD, store=store, death=death, error=error)
+
+
+def _again(asked: RetryAsked, headers: Mapping[str, Any], rules: Rules, queue: str, now: float) -> TaskMessage:
+    """The same call once more: same id, one retry more; everything that the message carried stays."""
+    options = dict(asked.options)
+    own = {name: value for name, value in headers.items() if name not in _COMPOSED and name != STARTS}
+    hard, soft = (headers.get("timelimit") or (None, None))[:2]
+    expires = options.pop("expires", None) or (datetime.fromisoformat(headers["expires"]) if headers.get("expires") else None)
+    return compose(
+        id=headers["id"],
+        task=headers["task"],
+        args=asked.args,
+        kwargs=asked.kwargs,
+        queue=options.pop("queue", None) or queue,
+        origin=headers.get("origin") or "",
+        sent_at=now,
+        priority=options.pop("priority", None) or 0,
+        serializer=options.pop("serializer", None) or rules.serializer,
+        reply_to=options.pop("reply_to", ""),
+        eta=datetime.fromtimestamp(asked.due_at, UTC) if asked.due_at > now else None,
+        expires=expires,
+        retries=(headers.get("retries") or 0) + 1,
+        time_limit=options.pop("time_limit", hard),
+        soft_time_limit=options.pop("soft_time_limit", soft),
+        root_id=headers.get("root_id"),
+        parent_id=headers.get("parent_id"),
+        group=headers.get("group"),
+        group_index=headers.get("group_index"),
+        shadow=headers.get("shadow"),
+        ignore_result=bool(headers.get("ignore_result")),
+        headers={**own, **options.pop("headers", {})},
+        embed=options.pop("embed", None),
+    )
+
+
+_COMPOSED = frozenset(
+    "lang task id shadow eta expires group group_index retries timelimit root_id parent_id argsrepr kwargsrepr origin"
+    " ignore_result celeriac_sent_at".split()
+)
+
+
+def _meta(headers: Mapping[str, Any], status: str, result: Any, traceback: str | None, rules: Rules, queue: str, hostname: str, now: float) -> ResultMeta:
+    extra: dict[str, Any] = {}
+    if headers.get("group"):
+        extra["group_id"] = headers["group"]
+    if headers.get("parent_id"):
+        extra["parent_id"] = headers["parent_id"]
+    if rules.result_extended:
+        extra |= {
+            "name": headers.get("task"), "args": headers.get("argsrepr"), "kwargs": headers.get("kwargsrepr"),
+            "worker": hostname, "retries": headers.get("retries") or 0, "queue": queue,
+        }  # fmt: skip
+    done = datetime.fromtimestamp(now, UTC).isoformat() if status in states.READY_STATES else None
+    return ResultMeta(str(headers["id"]), status, result, traceback, done, (), extra)
+
+
+#: The SUCCESS record of a run, for those who encode it where it ran.
+success_meta = _meta
+
+
+def _error_meta(headers: Mapping[str, Any], status: str, error: BaseException, traceback: str | None, rules: Rules, queue: str, hostname: str, now: float) -> ResultMeta | None:
+    if rules.ignore_result and not rules.store_errors:
+        return None
+    described = exception_to_wire(error)
+    if isinstance(error, NotRegistered | TaskRevokedError):
+        described["exc_module"] = "celery.exceptions"  # so that Celery's own clients rebuild their own class
+    return _meta(headers, status, described, traceback, rules, queue, hostname, now)
+
+
+def _death(reason: str, detail: str, headers: Mapping[str, Any], queue: str, hostname: str, now: float) -> dict[str, Any]:
+    return {"reason": reason, "detail": detail[:1000], "queue": queue, "at": now, "by": hostname, "starts": headers.get(STARTS) or 0}
+
+
+__all__ = ["ACK", "DEAD", "DEATH", "REQUEUE", "Rules", "Settlement", "settle", "success_meta"]

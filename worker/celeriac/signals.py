@@ -1,0 +1,86 @@
+"""Signals: a function is told when something happens. Names and arguments are Celery's.
+
+A receiver that raises is logged and never hurts the task. A signal without receivers costs one attribute check.
+"""
+
+import logging
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+Receiver = Callable[..., Any]
+
+
+class Signal:
+    """Something that happens, and who wants to hear of it."""
+
+    __slots__ = ("name", "receivers")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.receivers: list[tuple[Any, Any, Callable[[], Receiver | None]]] = []
+
+    def connect(self, fun: Any = None, *, sender: Any = None, weak: bool = True, dispatch_uid: Any = None) -> Any:
+        """Call `fun(signal=…, sender=…, **named)` at each send; usable as a decorator. sender: only from that one."""
+        if fun is None:
+            return lambda later: self.connect(later, sender=sender, weak=weak, dispatch_uid=dispatch_uid)
+        key = dispatch_uid or (id(getattr(fun, "__self__", None)), id(getattr(fun, "__func__", fun)))
+        reference: Callable[[], Receiver | None]
+        if not weak:
+            reference = lambda: fun  # noqa: E731
+        elif hasattr(fun, "__self__"):
+            reference = weakref.WeakMethod(fun)
+        else:
+            reference = weakref.ref(fun)
+        self.disconnect(dispatch_uid=key)
+        self.receivers = [*self.receivers, (key, sender, reference)]
+        return fun
+
+    def disconnect(self, fun: Any = None, *, sender: Any = None, dispatch_uid: Any = None) -> bool:
+        """Stop calling `fun`; whether it was connected."""
+        key = dispatch_uid or (id(getattr(fun, "__self__", None)), id(getattr(fun, "__func__", fun)))
+        kept = [entry for entry in self.receivers if entry[0] != key]
+        gone = len(kept) != len(self.receivers)
+        self.receivers = kept
+        return gone
+
+    def send(self, sender: Any, **named: Any) -> list[tuple[Receiver, Any]]:
+        """Call every receiver; what each returned, or the exception it raised."""
+        answers = []
+        for _, wanted, reference in self.receivers:
+            if wanted is not None and wanted is not sender:
+                continue
+            receiver = reference()
+            if receiver is None:
+                continue
+            try:
+                answers.append((receiver, receiver(signal=self, sender=sender, **named)))
+            except Exception as error:  # noqa: BLE001 - a receiver must never hurt a task
+                log.exception("signal %s: receiver %r raised", self.name, receiver)
+                answers.append((receiver, error))
+        return answers
+
+    def __repr__(self) -> str:
+        return f"<Signal {self.name}>"
+
+
+before_task_publish = Signal("before_task_publish")
+after_task_publish = Signal("after_task_publish")
+task_received = Signal("task_received")
+task_prerun = Signal("task_prerun")
+task_postrun = Signal("task_postrun")
+task_success = Signal("task_success")
+task_retry = Signal("task_retry")
+task_failure = Signal("task_failure")
+task_revoked = Signal("task_revoked")
+task_rejected = Signal("task_rejected")
+task_unknown = Signal("task_unknown")
+worker_init = Signal("worker_init")
+worker_ready = Signal("worker_ready")
+worker_process_init = Signal("worker_process_init")
+worker_process_shutdown = Signal("worker_process_shutdown")
+worker_shutting_down = Signal("worker_shutting_down")
+worker_shutdown = Signal("worker_shutdown")
+heartbeat_sent = Signal("heartbeat_sent")

@@ -1,0 +1,6 @@
+"""The guide's import path: `from celeriac.task import task`, bound to the current app."""
+
+from celeriac.app.task import Task
+from celeriac.compat import shared_task as task
+
+__all__ = ["Task", "task"]

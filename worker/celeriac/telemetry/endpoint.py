@@ -1,0 +1,69 @@
+"""/livez, /readyz and /metrics over HTTP, for the kubelet and Prometheus. Worker and operator both serve it."""
+
+import logging
+import threading
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from celeriac.exceptions import ImproperlyConfigured
+
+log = logging.getLogger(__name__)
+
+Probe = Callable[[], tuple[bool, str]]
+
+
+class Endpoint:
+    """An HTTP server in threads of its own. A probe answers (good?, why); 200 or 503 follows from it."""
+
+    def __init__(self, host: str, port: int, *, livez: Probe, readyz: Probe, metrics: Callable[[], bytes]) -> None:
+        """port 0: any free one; read it from `.port` after start(). Raises ImproperlyConfigured when it is taken."""
+        probes = {"/livez": livez, "/readyz": readyz}
+
+        class Handler(BaseHTTPRequestHandler):
+            timeout = 10
+
+            def do_GET(self) -> None:
+                path = self.path.partition("?")[0]
+                try:
+                    if path == "/metrics":
+                        self._answer(200, "text/plain; version=0.0.4; charset=utf-8", metrics())
+                    elif path in probes:
+                        good, why = probes[path]()
+                        self._answer(200 if good else 503, "text/plain; charset=utf-8", f"{why}\n".encode())
+                    else:
+                        self._answer(404, "text/plain; charset=utf-8", b"try /livez, /readyz or /metrics\n")
+                except (BrokenPipeError, ConnectionResetError):
+                    log.debug("the client of %s went away", path)
+
+            def _answer(self, status: int, kind: str, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", kind)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its base class names it so
+                log.debug("http: " + format, *args)
+
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as error:
+            raise ImproperlyConfigured(f"cannot listen on {host}:{port}: {error.strerror}. Set worker_http_port to a free port, or 0 for none") from error
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.5}, name="celeriac-http", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        """Serve from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop serving and free the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join(2.0)

@@ -1,0 +1,1 @@
+"""Import paths that Celery's users know."""
