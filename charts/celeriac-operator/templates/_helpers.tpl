@@ -93,14 +93,14 @@ app.kubernetes.io/part-of: celeriac
   verbs: [get, list, watch]
 - apiGroups: [celeriac.dev]
   resources: [workerpools/status]
-  verbs: [get, patch, update]
+  verbs: [patch]
 # Targets: grace period, rollout and owner references are read; only /scale is written, so an image or a command never can be.
 - apiGroups: [apps]
   resources: [deployments, replicasets, statefulsets]
   verbs: [get, list, watch]
 - apiGroups: [apps]
   resources: [deployments/scale, replicasets/scale, statefulsets/scale]
-  verbs: [get, patch, update]
+  verbs: [get, update]
 # Pods of the targets{{ if .Values.drain.annotatePods }}; patch is for the deletion cost{{ end }}.
 - apiGroups: [""]
   resources: [pods]
@@ -112,14 +112,14 @@ app.kubernetes.io/part-of: celeriac
   resourceNames: {{ toJson (. | uniq | sortAlpha) }}
   verbs: [get]
 {{- end }}
-- apiGroups: ["", events.k8s.io]
+- apiGroups: [""]
   resources: [events]
   verbs: [create, patch]
 # Another autoscaler of the same target: seen, named in the condition Conflict, and left alone.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
-  verbs: [get, list, watch]
+  verbs: [list]
 - apiGroups: [keda.sh]
   resources: [scaledobjects]
-  verbs: [get, list, watch]
+  verbs: [list]
 {{- end -}}

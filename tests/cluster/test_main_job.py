@@ -1,0 +1,266 @@
+"""The main job on a real Kubernetes: both charts, a ten-line WorkerPool, 500 tasks, from no worker to many and back.
+
+One story, told in the order of its tests: each stands on those before it.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+from charts import OPERATOR, WORKER
+from clusters import Cluster, Images, Sight
+from prometheus_client.parser import text_string_to_metric_families
+
+TASKS, SECONDS = 500, 0.2
+#: The default interval of a pool, and what the issue allows beyond one tick.
+TICK_S, GRACE_S = 5.0, 1.0
+DEPLOYMENT = "shop-celeriac-worker"
+
+POOL = f"""
+apiVersion: celeriac.dev/v1alpha1
+kind: WorkerPool
+metadata: {{name: shop}}
+spec:
+  targetRef: {{name: {DEPLOYMENT}}}
+  broker: {{urlFrom: {{secretKeyRef: {{name: redis, key: url}}}}}}
+  queues: [{{name: shop}}]
+  maxReplicas: 5
+  objective: {{seconds: 10}}
+  scaleDown: {{idleTimeout: 5s}}
+  scaleToZero: {{after: 10s}}
+"""
+
+Say = Callable[[str], None]
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def seen() -> dict[str, Any]:
+    """What earlier tests leave for later ones."""
+    return {}
+
+
+def _image_values(image: str) -> list[str]:
+    name, _, tag = image.rpartition(":")
+    return ["--set", f"image.repository={name}", "--set-string", f"image.tag={tag}"]
+
+
+def test_the_operator_is_installed_and_becomes_ready(cluster: Cluster, images: Images) -> None:
+    values = [*_image_values(images.operator), "--set", "secrets.allowed={redis}"]
+
+    # The CRD outlives its release, so that of an earlier one may still be there.
+    cluster.helm("install", "celeriac", OPERATOR, *values, "--take-ownership", "--wait", "--timeout", "120s")
+
+    assert cluster.get("deployment", "celeriac-celeriac-operator")["status"]["readyReplicas"] == 1
+
+
+def test_the_workers_chart_starts_one_worker_which_becomes_ready(cluster: Cluster, images: Images) -> None:
+    values = [
+        *_image_values(images.worker),
+        "--set", "app=shop",
+        "--set", "broker.existingSecret=redis",
+        "--set", "worker.queues={shop}",
+        "--set", "worker.concurrency=2",
+        "--set", "pool.enabled=false",
+        "--set", "pool.name=shop",
+        "--set", "resources.requests.cpu=20m",
+        "--set", "extraVolumes[0].name=app",
+        "--set", "extraVolumes[0].configMap.name=shop",
+        "--set", "extraVolumeMounts[0].name=app",
+        "--set", "extraVolumeMounts[0].mountPath=/app",
+    ]  # fmt: skip
+
+    cluster.helm("install", "shop", WORKER, *values, "--wait", "--timeout", "120s")
+
+    assert cluster.get("deployment", DEPLOYMENT)["status"]["readyReplicas"] == 1
+
+
+def test_a_pool_with_nothing_to_do_goes_to_zero(cluster: Cluster, seen: dict[str, Any]) -> None:
+    seen["pods"] = cluster.watch("pods")
+
+    cluster.apply(POOL)
+
+    cluster.wait(lambda: cluster.replicas(DEPLOYMENT) == 0, timeout_s=90, what="0 replicas")
+    cluster.wait(
+        lambda: not cluster.get("pods", selector="app.kubernetes.io/component=worker"), timeout_s=60, what="no pod"
+    )
+
+
+def test_500_tasks_from_an_app_pod_raise_it_within_a_tick(
+    cluster: Cluster, images: Images, seen: dict[str, Any]
+) -> None:
+    seen["deployment"] = cluster.watch("deployment", DEPLOYMENT)
+    cluster.wait(lambda: seen["deployment"], timeout_s=20, what="the watch")
+
+    cluster.apply(_submitter(images.worker))
+
+    ledger = cluster.broker.client
+    cluster.wait(lambda: ledger.exists("ledger:last_at"), timeout_s=60, what="the app pod's submission")
+    cluster.wait(lambda: _scaled_at(seen["deployment"]), timeout_s=30, what="a write of /scale")
+    took_s = _scaled_at(seen["deployment"]) - float(ledger.get("ledger:first_at"))
+    measured(f"first message at 0 replicas to the /scale write: {took_s:.2f} s")
+    assert 0 < took_s <= TICK_S + GRACE_S
+
+
+def test_workers_and_operator_serve_metrics_while_tasks_run(cluster: Cluster) -> None:
+    ledger = cluster.broker.client
+    cluster.wait(lambda: ledger.hlen("ledger:done") >= 50, timeout_s=120, what="50 tasks done")
+    operator = cluster.get("pods", selector="app.kubernetes.io/component=operator")[0]["metadata"]["name"]
+    worker = next(
+        pod["metadata"]["name"]
+        for pod in cluster.get("pods", selector="app.kubernetes.io/component=worker")
+        if any(status["ready"] for status in pod["status"].get("containerStatuses", ()))
+    )
+
+    of_worker = _samples(cluster.metrics(worker))
+    of_operator = _samples(cluster.metrics(operator))
+
+    tasks = {labels["state"]: value for labels, value in of_worker["celeriac_tasks_total"] if labels["queue"] == "shop"}
+    desired = [value for labels, value in of_operator["celeriac_pool_replicas"] if labels["kind"] == "desired"]
+    assert tasks["succeeded"] > 0
+    assert {"celeriac_task_wait_seconds_bucket", "celeriac_task_run_seconds_bucket", "celeriac_worker_slots"} <= set(
+        of_worker
+    )
+    assert desired[0] > 1
+    assert {"celeriac_queue_messages", "celeriac_pool_demand_slots", "celeriac_fleet_tasks_total"} <= set(of_operator)
+
+
+def test_every_task_is_done_once(cluster: Cluster, seen: dict[str, Any], measured: Say) -> None:
+    ledger = cluster.broker.client
+
+    cluster.wait(lambda: ledger.hlen("ledger:done") == TASKS, timeout_s=180, what=f"{TASKS} tasks done")
+
+    replicas = [sight.item["spec"]["replicas"] for sight in seen["deployment"]]
+    measured(f"replicas: {_changes(replicas)}; pods that worked: {len(set(ledger.hvals('ledger:pod')))}")
+    assert max(replicas) > 1
+    assert set(ledger.hvals("ledger:done")) == {"1"}
+    assert set(ledger.hvals("ledger:started")) == {"1"}
+
+
+def test_then_it_goes_back_to_zero_and_no_pod_dies_with_a_task_in_it(
+    cluster: Cluster, seen: dict[str, Any], measured: Say
+) -> None:
+    cluster.wait(lambda: cluster.replicas(DEPLOYMENT) == 0, timeout_s=120, what="0 replicas")
+    cluster.wait(
+        lambda: not cluster.get("pods", selector="app.kubernetes.io/component=worker"), timeout_s=90, what="no pod"
+    )
+
+    ledger = cluster.broker.client
+    codes = _exit_codes(seen["pods"])
+    measured(f"replicas: {_changes([sight.item['spec']['replicas'] for sight in seen['deployment']])}; exits: {codes}")
+    assert codes
+    assert set(codes.values()) == {0}
+    assert ledger.hlen("ledger:running") == 0
+    assert set(ledger.hvals("ledger:started")) == {"1"}  # none was begun again, as a killed one would be
+    assert ledger.llen("shop") == 0
+    assert ledger.hlen("unacked") == 0
+
+
+def test_the_pools_status_explains_itself_and_names_no_password(cluster: Cluster, measured: Say) -> None:
+    pool = cluster.get("workerpool", "shop")
+    table = cluster.kubectl("get", "workerpools")
+    logs = cluster.kubectl("logs", "-l", "app.kubernetes.io/component=operator", "--tail=-1")
+
+    conditions = {each["type"]: each["status"] for each in pod_conditions(pool)}
+
+    measured(f"status: {pool['status']['decision']['summary']}")
+    assert pool["status"]["decision"]["summary"]
+    assert pool["status"]["observedGeneration"] == pool["metadata"]["generation"]
+    assert conditions["Ready"] == "True"
+    assert conditions["BrokerReachable"] == "True"
+    assert "finalizers" not in pool["metadata"]
+    assert "shop" in table
+    assert cluster.broker.password not in table + logs + str(pool)
+
+
+def pod_conditions(item: Mapping[str, Any]) -> list[dict[str, str]]:
+    return list(item["status"]["conditions"])
+
+
+def test_an_upgrade_of_the_workers_leaves_replicas_to_the_operator(cluster: Cluster, images: Images) -> None:
+    cluster.helm("upgrade", "shop", WORKER, "--reuse-values", "--set", "podAnnotations.change=1")
+
+    assert cluster.replicas(DEPLOYMENT) == 0
+
+
+def test_uninstalling_leaves_nothing_but_the_crd(cluster: Cluster) -> None:
+    cluster.kubectl("delete", "workerpool", "shop", "--timeout=20s")
+
+    cluster.helm("uninstall", "shop", "--wait", "--timeout", "120s")
+    cluster.helm("uninstall", "celeriac", "--wait", "--timeout", "120s")
+
+    left = _everything(cluster)
+    assert left == {"customresourcedefinition.apiextensions.k8s.io/workerpools.celeriac.dev"}
+
+
+def _submitter(image: str) -> dict[str, Any]:
+    """The app pod: the workers' image and module, run as a Job that submits and ends."""
+    container = {
+        "name": "submit",
+        "image": image,
+        "command": ["python", "/app/shop.py", str(TASKS), str(SECONDS)],
+        "env": [
+            {"name": "CELERIAC_BROKER_URL", "valueFrom": {"secretKeyRef": {"name": "redis", "key": "url"}}},
+        ],
+        "volumeMounts": [{"name": "app", "mountPath": "/app"}],
+    }
+    spec = {
+        "restartPolicy": "Never",
+        "containers": [container],
+        "volumes": [{"name": "app", "configMap": {"name": "shop"}}],
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": "submit"},
+        "spec": {"backoffLimit": 0, "template": {"spec": spec}},
+    }
+
+
+def _scaled_at(sights: list[Sight]) -> float:
+    """When the watch first told of more than no replica; 0.0 while it has not."""
+    return next((sight.at for sight in sights if sight.item["spec"]["replicas"] > 0), 0.0)
+
+
+def _exit_codes(sights: list[Sight]) -> dict[str, int]:
+    """Pod of the workers -> exit code of its container, as last told of."""
+    codes = {}
+    for sight in sights:
+        if sight.item["metadata"].get("labels", {}).get("app.kubernetes.io/component") == "worker":
+            for status in sight.item["status"].get("containerStatuses", ()):
+                ended = status["state"].get("terminated") or status.get("lastState", {}).get("terminated")
+                if ended:
+                    codes[sight.item["metadata"]["name"]] = ended["exitCode"]
+    return codes
+
+
+def _changes(values: list[int]) -> str:
+    kept = [value for i, value in enumerate(values) if i == 0 or value != values[i - 1]]
+    return " -> ".join(map(str, kept))
+
+
+def _samples(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
+    found: dict[str, list[tuple[dict[str, str], float]]] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            found.setdefault(sample.name, []).append((sample.labels, sample.value))
+    return found
+
+
+def _everything(cluster: Cluster) -> set[str]:
+    """What is left: in the namespace what neither the fixtures nor Kubernetes made, outside it all named celeriac."""
+    ours = set()
+    namespaced = cluster.kubectl("api-resources", "--namespaced=true", "--verbs=list", "-o", "name").split()
+    passing = {"events", "events.events.k8s.io", "pods", "endpointslices.discovery.k8s.io", "endpoints"}
+    for kind in sorted(set(namespaced) - passing):
+        for name in cluster.kubectl("get", kind, "-o", "name", "--ignore-not-found").split():
+            if re.search(r"/(redis|shop|submit|default|default-token-\w+|kube-root-ca.crt)$", name) is None:
+                ours.add(name)
+    scoped = cluster.kubectl("api-resources", "--namespaced=false", "--verbs=list", "-o", "name").split()
+    for kind in sorted(set(scoped) - {"namespaces", "nodes", "componentstatuses"}):
+        for name in cluster.kubectl("get", kind, "-o", "name", "--ignore-not-found").split():
+            if "celeriac" in name:
+                ours.add(name)
+    return ours
