@@ -1,10 +1,14 @@
-"""decide(signals, spec, memory, now) -> Decision: how many replicas, why, limited by what, and who is drained for it."""
+"""decide(signals, spec, memory, now) -> Decision: how many replicas, why, limited by what, and who is drained."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.scaling import drain, guards, report
+from celeriac_operator.scaling.demand import staff
+from celeriac_operator.scaling.health import blocked
+from celeriac_operator.scaling.learning import cold_start_s, fresh, learn
 from celeriac_operator.scaling.memory import Memory
 from celeriac_operator.scaling.signals import Signals
 
@@ -18,10 +22,12 @@ class Decision:
     drain       pods (names) to mark or keep marked, with `drain_id`; undrain: pods whose mark to lift; overdue: those
                 of `drain` that still work after spec.scale_down.drain_timeout_s, for `on_drain_timeout` to deal with.
     terms       slots by term: steady, headroom, backlog, eta, floor, cap (a missing term plays no part).
-    limited_by  the guard that had the last word: none, max, min, work, rate_limit, step, schedule, signal, paused, dry_run,
-                pending_pods, override, conflict, drain, stabilization, deadband, rollout, startup …
+    limited_by  the guard that had the last word: none, work, rate_limit, scale_to_zero, startup, stabilization,
+                pending_pods, not_consuming, step, deadband, schedule, min, max, override, dry_run, paused,
+                scale_up_only, scale_down_only, signal, target, conflict, rollout, drain.
     conditions  type -> (status, reason, message): status True, False or None for Unknown.
     events      (type Normal|Warning, reason, message) worth a Kubernetes event, on change only.
+    queues      what is known of each queue: counts, arrivals_per_s, completions_per_s, service_s, slots.
     memory      what to hand in at the next tick; opaque to the caller but for `to_status` / `from_status`.
     """
 
@@ -45,8 +51,62 @@ class Decision:
 
 def decide(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) -> Decision:
     """How many replicas the pool of `spec` should have at `now`, why, limited by what, and who is drained for it."""
-    # Until demand is written: hold what is there, which is what every missing answer means in this project.
-    held = signals.target.replicas
+    tick = guards.Tick(signals=signals, spec=spec, now=now)
+    memory = learn(signals, spec, memory, now)
+    work = staff(signals, spec, memory)
+    obstacle = blocked(signals, spec, memory, now)
+
+    # The number, guard by guard: each may change it, and the last to do so has the last word.
+    stale = not fresh(signals, spec, now)
+    if stale:
+        course = guards.fallback(tick, memory)
+    else:
+        course = guards.demand(tick, work, memory)
+        course = guards.stabilization(course, tick)
+        course = guards.step(course, tick, obstacle)
+        course = guards.deadband(course, tick)
+    course = guards.schedule(course, tick)
+    course = guards.limits(course, tick)
+    at_limit = course.limited_by == "max"
+    course = guards.override(course, tick)
+    course = guards.mode(course, tick)
+    course = guards.hands_off(course, tick)
+
+    # What to do about it: write it, or first drain those who are to go.
+    if guards.may_act(tick):
+        plan = drain.plan(signals, spec, course.memory, course.pods, now)
+    else:
+        plan = drain.Plan(memory=replace(course.memory, drain_id="", marked=()))
+    limited_by = ("rollout" if plan.rollout else "drain") if plan.waiting else course.limited_by
+
+    facts = report.Facts(
+        tick=tick,
+        work=work,
+        obstacle=obstacle,
+        plan=plan,
+        desired=course.pods,
+        stale=stale,
+        falls_back=stale and guards.falls_back(tick, course.memory),
+        at_limit=at_limit,
+        longest_run_s=memory.longest_run_s,
+    )
+    summary = report.summary(facts, course.said)
+    conditions = report.conditions(facts)
     return Decision(
-        desired=held, unclamped=held, replicas=None, summary=f"{held} pods: held", limited_by="signal", memory=memory
+        desired=course.pods,
+        unclamped=work.pods,
+        replicas=plan.replicas,
+        summary=summary,
+        limited_by=limited_by,
+        terms=work.terms,
+        drain=plan.drain,
+        drain_id=plan.drain_id,
+        undrain=plan.undrain,
+        overdue=plan.overdue,
+        predicted_drain_s=None if stale else work.drained_in_s(course.pods),
+        cold_start_s=cold_start_s(spec, memory),
+        conditions=conditions,
+        events=report.events(facts, conditions, memory.truths, summary),
+        queues=work.queues,
+        memory=replace(plan.memory, limited_by=course.limited_by, truths=report.truths(facts, conditions)),
     )

@@ -1,4 +1,4 @@
-"""What `decide` carries from one tick to the next, and the part of it that outlives the operator (in the pool's status).
+"""What `decide` carries from one tick to the next, and the part of it that outlives the operator, in the pool's status.
 
 Only `learning`, `guards` and `drain` know what the fields mean in full; to the loop a Memory is opaque.
 """
@@ -9,7 +9,7 @@ from typing import Any
 
 from celeriac_operator.scaling.signals import LimitedClass, QueueSample
 
-#: Service time before anything was observed, and the weight of one observation in the estimate (research: 2.5, amended).
+#: Service time before anything was observed; it also weighs as one observation in the first window (see `learning`).
 FIRST_SERVICE_S = 1.0
 
 #: Cold start before any pod was seen to start.
@@ -18,25 +18,28 @@ FIRST_COLD_START_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mark:
-    """Cumulative totals at one moment: slot-seconds spent running (running tasks included), and runs ended."""
+    """Cumulative totals at one moment: slot-seconds spent running (running tasks included), and runs ended.
+
+    value_s is what was known of the service time at that moment.
+    """
 
     at: float
     busy_s: float
     ended: float
+    value_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Service:
-    """How long a run takes, from the marks within the window. seed_s: what was learnt before the window began."""
+    """How long a run takes, and the marks within the window that say so, oldest first."""
 
-    seed_s: float = FIRST_SERVICE_S
-    marks: tuple[Mark, ...] = ()
     value_s: float = FIRST_SERVICE_S
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClassMemory:
-    """One rate-limited type of task on a queue. claims: how many were claimed lately, started or parked as throttled."""
+    """One rate-limited type of task on a queue. claims: of late, whether started or parked as throttled."""
 
     last: LimitedClass | None = None
     service: Service = field(default_factory=Service)
@@ -47,14 +50,18 @@ class ClassMemory:
 class QueueMemory:
     """One queue.
 
-    last            the sample learnt from last: totals are counted from it.
-    fast_per_s, slow_per_s   arrival rate, exponentially weighted over about 10 s and 120 s. done_per_s: completions likewise.
-    owed            messages that left the count and are still to come back (a retry that waits for its time): at most 0.
-    service         of the queue's tasks that no rate limit holds back. other_claims: claims of those, beside `classes`.
-    headroom        beta as fed back from observed waits (objective Latency), with what it was judged from.
+    last          the sample learnt from last, read at `sampled_at`: totals are counted from it.
+    fast_per_s, slow_per_s   arrival rate, exponentially weighted over about 10 s and 120 s. done_per_s: completions.
+    owed          messages that left the count and are still to come back (a retry that waits for its time): at most 0.
+    service       of the tasks that no rate limit holds back, with their claims in `other_claims`; `classes` has the
+                  others.
+    overall       service time of all the queue's tasks.
+    headroom      beta as fed back from observed waits (objective Latency); headroom_of: the spec's, it started from.
+    judged_*      when that was, and the totals of waits then.
     """
 
     last: QueueSample | None = None
+    sampled_at: float = 0.0
     fast_per_s: float = 0.0
     slow_per_s: float = 0.0
     done_per_s: float = 0.0
@@ -75,15 +82,18 @@ class QueueMemory:
 class Memory:
     """The empty memory is `Memory()`.
 
-    sampled_at      when the queues last learnt from were read. fresh_at: the last tick with fresh data, or the first tick.
-    steady_since    since when every tick had fresh data; None while the data is stale.
-    quiet_since     since when no queue holds work; None while one does.
-    wants           (at, pods) asked for by demand within the idle time-out, only those that can still be the largest.
-    trail           (at, replicas) as observed, for the step limit: one entry a change.
-    nudge           (direction, since) of a wish for one pod more or less that has not persisted yet.
-    starts          (pod uid, seconds) of the last cold starts seen.
-    drain_id        of the drain under way, with `marked`: (pod, since when it is marked).
-    truths          the conditions of the last tick, for events on change.
+    sampled_at     when the queues last learnt from were read.
+    fresh_at       the last tick with fresh data; before there was one, the first tick.
+    steady_since   since when every tick had fresh data; None while the data is stale.
+    quiet_since    since when no queue holds work; None while one does.
+    slots_per_pod  as the heartbeats said last. starts: (pod uid, seconds) of the last cold starts seen.
+    longest_run_s  the longest that any task was seen to run.
+    missing_since  since when the target has fewer pods than replicas.
+    wants          (at, pods) asked for by demand within the idle time-out, only those that can still be the largest.
+    trail          (at, replicas) as observed, one entry a change, for the step limit.
+    nudge          (direction, since) of a wish for one pod more or less that has not persisted yet.
+    drain_id       of the drain under way, with `marked`: (pod, since when it is marked).
+    limited_by     the last decision's. truths: its conditions, for events on change.
     """
 
     sampled_at: float = 0.0
@@ -101,6 +111,7 @@ class Memory:
     nudge: tuple[int, float] | None = None
     drain_id: str = ""
     marked: tuple[tuple[str, float], ...] = ()
+    limited_by: str = "none"
     truths: Mapping[str, bool | None] = field(default_factory=dict)
 
     def to_status(self) -> dict[str, Any]:
@@ -137,14 +148,12 @@ class Memory:
             service_s = _positive(entry.get("serviceSeconds"))
             if service_s is None or not isinstance(entry.get("name"), str):
                 continue
-            service = Service(seed_s=service_s, value_s=service_s)
+            service = Service(value_s=service_s)
             classes: dict[str, ClassMemory] = {}
             for task in map(_mapping, _sequence(entry.get("limitedTasks"))):
                 share, task_s = _positive(task.get("share")), _positive(task.get("serviceSeconds"))
                 if share is not None and task_s is not None and isinstance(task.get("task"), str):
-                    classes[task["task"]] = ClassMemory(
-                        service=Service(seed_s=task_s, value_s=task_s), claims=min(share, 1.0)
-                    )
+                    classes[task["task"]] = ClassMemory(service=Service(value_s=task_s), claims=min(share, 1.0))
             other = max(0.0, 1.0 - sum(known.claims for known in classes.values()))
             queues[entry["name"]] = QueueMemory(service=service, overall=service, classes=classes, other_claims=other)
         return cls(
@@ -155,7 +164,7 @@ class Memory:
 
 
 def shares(queue: QueueMemory) -> dict[str, float]:
-    """The part of a queue's messages that each rate-limited type makes up, as its claims tell; the rest is not limited."""
+    """The part of a queue's messages that each rate-limited type makes up, as its claims tell."""
     total = queue.other_claims + sum(known.claims for known in queue.classes.values())
     return {task: known.claims / total if total > 0 else 0.0 for task, known in queue.classes.items()}
 

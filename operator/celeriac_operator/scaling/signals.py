@@ -1,7 +1,7 @@
-"""What one tick saw, as values: the broker's queues, the pool's pods, the target. The loop fills them, `decide` reads them.
+"""What one tick saw, as values: the broker's queues, the pool's pods, the target. The loop fills, `decide` reads them.
 
-Raw observations only: rates, service times and cold start are learnt from them in `demand`. Times are seconds since the epoch
-(`_at`) or durations (`_s`). None means: not known this tick. Zero means: known to be zero.
+Raw observations only: rates, service times and cold start are learnt from them in `learning`. Times are seconds since
+the epoch (`_at`) or durations (`_s`). None means: not known this tick. Zero means: known to be zero.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 class LimitedClass:
     """One rate-limited type of task on a queue, as its workers report it.
 
-    rate_per_s   starts a second, for the whole pool (a per-worker limit is multiplied by the loop: per worker x workers).
+    rate_per_s   starts a second, for the whole pool (a per-worker limit is multiplied by the loop, by the workers).
     per_worker   True when adding pods raises the limit.
     throttled    messages that wait for this limit in the broker. started, run_s: cumulative over the fleet.
     """
@@ -32,11 +32,12 @@ class QueueSample:
 
     ready        waiting to be claimed, all priorities. reserved of the leased are claimed and not started.
     leased       claimed and not acked, running or not; expired of them have outlived their lease (a dead worker's).
-    throttled    held back by a rate limit. delayed: all whose time is not yet due; due_soon: due within the horizon asked for.
+    throttled    held back by a rate limit.
+    delayed      all whose time is not yet due; due_soon of them are due within the horizon asked for.
     dead         in the dead-letter queue.
     oldest_age_s age of the oldest due message, None when unknown or the queue is empty.
-    The rest is cumulative over the fleet, baselined by incarnation (never decreases): started, completed, failed, retried,
-    redelivered runs, busy_s slot-seconds (running tasks included), enqueued messages where clients count them.
+    The rest is cumulative over the fleet, baselined by incarnation (never decreases): started, completed, failed,
+    retried, redelivered runs, busy_s slot-seconds (running tasks included), enqueued messages where clients count them.
     consumers    live workers that consume this queue, from heartbeats or the broker.
     """
 
@@ -66,7 +67,7 @@ class QueueSample:
 class PodSample:
     """One pod of the pool (in local mode: one process), joined with its worker's last heartbeat.
 
-    node            the worker's node name (`celeriac@host`), the address of commands; empty when no heartbeat was matched.
+    node            the worker's node name (`celeriac@host`), the address of commands; empty: no heartbeat was matched.
     phase           Pending | Running | Succeeded | Failed | Unknown
     ready           the pod's readiness: started and not drained.
     deleting        has a deletion timestamp.

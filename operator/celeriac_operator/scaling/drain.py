@@ -1,0 +1,235 @@
+"""plan(signals, spec, memory, desired, now): which pods go, and when the smaller number may be written.
+
+Scale-in is select, drain, commit. A marked worker stops claiming, gives back what has not started, finishes, and turns
+not ready. A ReplicaSet removes pods that are not ready first: so when the pods that are not ready are exactly the
+drained ones, writing `replicas` minus their number removes those and no other. Everything is read off the pods anew at
+every tick: a lost command, a new leader or a restart changes nothing but time. When demand returns, marks are lifted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from celeriac_operator.resources.spec import Selection, WorkerPoolSpec
+from celeriac_operator.scaling.learning import HEARTBEAT_FRESH_S
+from celeriac_operator.scaling.memory import Memory
+from celeriac_operator.scaling.signals import PodSample, Signals
+
+#: A mark must hold for so much longer when the number is written: the pod must not claim again before it is removed.
+_MARK_LEFT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What to do about pods.
+
+    replicas  to write now, or None. It lies between the desired number and the present one.
+    waiting   what a scale-in waits for, in words; "" when it waits for nothing. rollout: that is what it waits for.
+    """
+
+    memory: Memory
+    replicas: int | None = None
+    drain: tuple[str, ...] = ()
+    drain_id: str = ""
+    undrain: tuple[str, ...] = ()
+    overdue: tuple[str, ...] = ()
+    waiting: str = ""
+    rollout: bool = False
+
+
+def plan(signals: Signals, spec: WorkerPoolSpec, memory: Memory, desired: int, now: float) -> Plan:
+    target = signals.target
+    alive = [pod for pod in signals.pods if not pod.deleting and pod.phase not in ("Succeeded", "Failed")]
+    leaving = desired <= target.replicas < len(alive)  # a scale-in just written: its pods must not claim again
+    nobody = Plan(
+        memory=replace(memory, drain_id="", marked=()),
+        undrain=tuple(sorted(x.name for x in alive if x.drain_state and not (leaving and x.drain_state == "drained"))),
+    )
+    if desired >= target.replicas:
+        return replace(nobody, replicas=None if desired == target.replicas else desired)
+    if spec.scale_down.selection is Selection.ANY:
+        return replace(nobody, replicas=desired)
+    if target.rollout:
+        return replace(nobody, waiting="scale-in waits for the rollout to end", rollout=True)
+    drain_id = memory.drain_id or _echoed_id(alive) or f"scale-in-{now:.0f}"
+    since = dict(memory.marked)
+    if target.kind == "StatefulSet":
+        choice = _from_the_top(alive, signals, spec, desired, drain_id=drain_id)
+    else:
+        choice = _idle_first(alive, signals, spec, desired, drain_id=drain_id, marked=frozenset(since))
+    if not choice.victims and not choice.gone:
+        return replace(nobody, waiting=_waiting(alive, choice, target.replicas - desired))
+    write = target.replicas - choice.gone
+    names = {pod.name for pod in choice.victims}
+    return Plan(
+        memory=replace(
+            memory,
+            drain_id=drain_id,
+            marked=tuple((pod.name, since.get(pod.name, now)) for pod in choice.victims),
+        ),
+        replicas=write if choice.gone else None,
+        drain=tuple(sorted(names)),
+        drain_id=drain_id,
+        undrain=tuple(sorted(pod.name for pod in alive if pod.drain_state and pod.name not in names)),
+        overdue=tuple(
+            sorted(
+                pod.name
+                for pod in choice.victims
+                if pod.busy and now - since.get(pod.name, now) > spec.scale_down.drain_timeout_s
+            )
+        ),
+        waiting="" if write == desired else _waiting(alive, choice, target.replicas - desired),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Choice:
+    """victims: pods to mark. gone: how many replicas may be taken off now without touching a pod that may work."""
+
+    victims: tuple[PodSample, ...]
+    gone: int
+
+
+def _idle_first(
+    alive: Sequence[PodSample],
+    signals: Signals,
+    spec: WorkerPoolSpec,
+    desired: int,
+    *,
+    drain_id: str,
+    marked: frozenset[str],
+) -> _Choice:
+    """For a ReplicaSet: pods that do not exist or cannot start, then idle ones, then those with the least work left."""
+    replicas = signals.target.replicas
+    absent = min(replicas - desired, 0 if _unseen(alive, signals) else max(0, replicas - len(alive)))
+    stuck = [pod for pod in alive if _is_stuck(pod)]
+    of_stuck = min(replicas - desired - absent, len(stuck))
+    victims: list[PodSample] = []
+    busy = 0
+    for pod in sorted(filter(_is_known, alive), key=lambda pod: _work_left(pod, drain_id, marked)):
+        busy += pod.busy > 0
+        if len(victims) == replicas - desired - absent - of_stuck or busy > _most_busy(spec, replicas):
+            break
+        victims.append(pod)
+    drained = [pod for pod in victims if _is_drained(pod, drain_id) and not pod.ready]
+    not_ready = {pod.name for pod in alive if not pod.ready}
+    # More pods than replicas: the last scale-in is under way, and its pods must not be counted twice.
+    settled = len(alive) <= replicas and not _unseen(alive, signals)
+    exactly = not_ready <= {pod.name for pod in (*stuck, *drained)}
+    return _Choice(victims=tuple(victims), gone=absent + of_stuck + len(drained) if settled and exactly else 0)
+
+
+def _from_the_top(
+    alive: Sequence[PodSample],
+    signals: Signals,
+    spec: WorkerPoolSpec,
+    desired: int,
+    *,
+    drain_id: str,
+) -> _Choice:
+    """For a StatefulSet: it removes its highest ordinal and no other, so that is who must be drained, busy or not."""
+    replicas = signals.target.replicas
+    by_ordinal = {ordinal_of(pod.name): pod for pod in alive}
+    leaving = {ordinal_of(pod.name) for pod in signals.pods if pod.deleting}
+    victims: list[PodSample] = []
+    gone, busy, certain = 0, 0, not _unseen(alive, signals)
+    for ordinal in range(replicas - 1, desired - 1, -1):
+        pod = by_ordinal.get(ordinal)
+        if pod is None:
+            if ordinal in leaving:
+                break  # about to come back under the same name
+            free = True
+        elif _is_stuck(pod):
+            free = True
+        elif not _is_known(pod):
+            break
+        else:
+            busy += pod.busy > 0
+            if busy > _most_busy(spec, replicas):
+                break
+            victims.append(pod)
+            free = _is_drained(pod, drain_id)
+        certain = certain and free  # once one is kept, those below it are too
+        gone += certain
+    return _Choice(victims=tuple(victims), gone=gone)
+
+
+def ordinal_of(name: str) -> int:
+    """The ordinal of a StatefulSet's pod, -1 for any other name."""
+    tail = name.rpartition("-")[2]
+    return int(tail) if tail.isdecimal() else -1
+
+
+def _is_known(pod: PodSample) -> bool:
+    """Whether a worker's heartbeat says now what this pod does; no other is ever drained."""
+    return pod.phase == "Running" and _is_heard(pod) and not pod.stopping
+
+
+def _is_heard(pod: PodSample) -> bool:
+    return pod.heartbeat_age_s is not None and pod.heartbeat_age_s <= HEARTBEAT_FRESH_S
+
+
+def _is_stuck(pod: PodSample) -> bool:
+    """Whether it cannot start, by what the cluster says of it: it holds no task, and goes before any other."""
+    return not pod.ready and bool(pod.pending_reason) and not _is_heard(pod)
+
+
+def _is_drained(pod: PodSample, drain_id: str) -> bool:
+    return (
+        pod.drain_state == "drained"
+        and pod.drain_id == drain_id
+        and pod.drain_expires_in_s >= _MARK_LEFT_S
+        and pod.busy == 0
+        and pod.reserved == 0
+    )
+
+
+def _work_left(pod: PodSample, drain_id: str, marked: frozenset[str]) -> tuple[object, ...]:
+    """Sorts the best victim first. The longest-running of equals has the least left; the youngest lost the least."""
+    return (
+        pod.busy > 0,
+        not _is_drained(pod, drain_id),
+        pod.busy + pod.reserved,
+        pod.name not in marked,
+        -pod.longest_running_s,
+        -(pod.created_at or 0.0),
+        pod.name,
+    )
+
+
+def _most_busy(spec: WorkerPoolSpec, replicas: int) -> int:
+    """How many pods may be finishing work at a time; at least one, or a busy pool could never shrink."""
+    most = spec.scale_down.max_concurrent_drains
+    if isinstance(most, int):
+        return most
+    return max(1, replicas * int(most.removesuffix("%")) // 100)
+
+
+def _unseen(alive: Sequence[PodSample], signals: Signals) -> bool:
+    """Whether the target counts more ready pods than are known here: the index lags, and what is missing may work."""
+    return signals.target.ready_replicas > sum(pod.ready for pod in alive)
+
+
+def _echoed_id(alive: Sequence[PodSample]) -> str:
+    """The id of a drain that pods still follow, from before this operator started: it is taken up, not begun anew."""
+    echoed = [pod.drain_id for pod in alive if pod.drain_state and pod.drain_id]
+    return max(sorted(set(echoed)), key=echoed.count, default="")
+
+
+def _waiting(alive: Sequence[PodSample], choice: _Choice, wanted: int) -> str:
+    """Why fewer than `wanted` pods go now."""
+    names = {pod.name for pod in choice.victims}
+    reasons = []
+    if choice.victims:
+        busy = sum(pod.busy for pod in choice.victims)
+        reasons.append(f"draining {_listed(names)}" + (f", {busy} tasks still run" if busy else ""))
+    others = {pod.name for pod in alive if not pod.ready and pod.name not in names and not _is_stuck(pod)}
+    if others:
+        reasons.append(f"{_listed(others)} not ready and not drained")
+    unknown = {pod.name for pod in alive if not _is_known(pod) and not _is_stuck(pod)} - others
+    if unknown and len(names) + choice.gone < wanted:
+        reasons.append(f"{_listed(unknown)} without a heartbeat")
+    return f"{wanted} to go: {'; '.join(reasons) or 'waiting for the last scale-in to end'}"
+
+
+def _listed(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -1,0 +1,78 @@
+"""What stands in the way of new pods: whether one more would help, and the sentence for people when it would not."""
+
+from dataclasses import dataclass
+
+from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.scaling.learning import HEARTBEAT_FRESH_S, cold_start_s
+from celeriac_operator.scaling.memory import Memory
+from celeriac_operator.scaling.signals import PodSample, Signals
+
+#: A pod that has been pending for longer than this tells that the next one would be too.
+_PENDING_S = 60.0
+
+_CRASH_LOOP = "CrashLoopBackOff"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Blocked:
+    """Why the pool must not grow. guard: pending_pods or not_consuming, as in Decision.limited_by."""
+
+    guard: str
+    reason: str
+    message: str
+
+
+def blocked(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) -> Blocked | None:
+    """The first reason that holds, or None when a new pod would start and consume."""
+    pods = [pod for pod in signals.pods if not pod.deleting]
+    pending = [pod for pod in pods if pod.phase == "Pending" and now - (pod.created_at or now) > _PENDING_S]
+    if pending:
+        why = next((pod.pending_reason for pod in pending if pod.pending_reason), "Pending")
+        message = f"{len(pending)} of {len(pods)} pods are pending for more than {_PENDING_S:.0f} s: {why}"
+        return Blocked(guard="pending_pods", reason=why, message=f"{message} ({_names(pending)})")
+    if memory.missing_since is not None and now - memory.missing_since > _PENDING_S:
+        message = (
+            f"{len(pods)} pods exist for {signals.target.replicas} replicas since {now - memory.missing_since:.0f} s: "
+            f"a quota or an admission policy may refuse them, see the events of "
+            f"{signals.target.kind} {signals.target.name}"
+        )
+        return Blocked(guard="pending_pods", reason="PodsNotCreated", message=message)
+    return _not_consuming(pods, spec, wait_s=3 * cold_start_s(spec, memory), now=now)
+
+
+def _not_consuming(pods: list[PodSample], spec: WorkerPoolSpec, *, wait_s: float, now: float) -> Blocked | None:
+    """Half of the pods or more are of no use, or a queue has no consumer among pods that had time to become one."""
+    crashing = [pod for pod in pods if pod.pending_reason == _CRASH_LOOP]
+    ready = [pod for pod in pods if pod.ready and not pod.stopping]
+    mute = [pod for pod in ready if pod.heartbeat_age_s is None and now - (pod.ready_at or now) > wait_s]
+    wanted = {queue.name for queue in spec.queues}
+    # A stock Celery worker does not say in its heartbeat what it consumes.
+    telling = [pod for pod in ready if pod.queues and (pod.heartbeat_age_s or 0.0) <= HEARTBEAT_FRESH_S]
+    astray = [pod for pod in telling if not wanted & set(pod.queues)]
+    if crashing and 2 * len(crashing) >= len(pods):
+        message = f"{len(crashing)} of {len(pods)} pods crash at start ({_names(crashing)}): see their logs"
+        return Blocked(guard="pending_pods", reason=_CRASH_LOOP, message=message)
+    if mute and 2 * len(mute) >= len(ready):
+        message = (
+            f"{len(mute)} of {len(ready)} ready pods have sent no heartbeat for {wait_s:.0f} s ({_names(mute)}): "
+            f"do they use this broker, with task events on?"
+        )
+        return Blocked(guard="not_consuming", reason="NoHeartbeat", message=message)
+    if astray and 2 * len(astray) >= len(ready):
+        message = (
+            f"{len(astray)} of {len(ready)} ready pods consume {', '.join(astray[0].queues)}, none of the pool's queues"
+        )
+        return Blocked(guard="not_consuming", reason="NotConsuming", message=message)
+    if telling and len(telling) == len(ready):
+        unserved = sorted(wanted - {name for pod in telling for name in pod.queues})
+        if unserved:
+            message = (
+                f"no worker of the pool consumes {', '.join(unserved)}: start them with -Q {','.join(sorted(wanted))}"
+            )
+            return Blocked(guard="not_consuming", reason="NotConsuming", message=message)
+    return None
+
+
+def _names(pods: list[PodSample]) -> str:
+    names = sorted(pod.name for pod in pods)
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")

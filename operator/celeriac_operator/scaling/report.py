@@ -1,0 +1,167 @@
+"""A decision in words: its summary, the pool's conditions, and the events that a change is worth."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from celeriac_operator.resources.spec import Mode
+from celeriac_operator.scaling.demand import Demand
+from celeriac_operator.scaling.drain import Plan
+from celeriac_operator.scaling.guards import Tick
+from celeriac_operator.scaling.health import Blocked
+from celeriac_operator.scaling.memory import rounded
+
+Condition = tuple[bool | None, str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What was found and decided in one tick."""
+
+    tick: Tick
+    work: Demand
+    obstacle: Blocked | None
+    plan: Plan
+    desired: int
+    stale: bool
+    falls_back: bool
+    at_limit: bool
+    longest_run_s: float
+
+
+def summary(facts: Facts, said: tuple[str, ...]) -> str:
+    """12 pods: steady 20.0 (40/s x 0.5 s) + ... = 45.1 slots / 4 per pod; from 9"""
+    replicas, plan = facts.tick.replicas, facts.plan
+    parts = [f"{facts.desired} pods: {said[0]}", *said[1:]]
+    if plan.waiting:
+        parts.append(plan.waiting)
+    if plan.replicas is not None:
+        parts.append(f"scaling from {replicas} to {plan.replicas}")
+    return "; ".join(parts)
+
+
+def conditions(facts: Facts) -> dict[str, Condition]:
+    """All conditions of a pool, each time: what does not hold is said to be False.
+
+    Ready, Reconciling and Stalled are kstatus's: a pool is ready when its number follows from what is known, also while
+    it scales; it is stalled when only a person can help.
+    """
+    spec, signals = facts.tick.spec, facts.tick.signals
+    target, plan = signals.target, facts.plan
+    found: dict[str, Condition] = {}
+
+    if target.error:
+        ready: Condition = (False, "TargetUnavailable", target.error)
+    elif target.foreign_manager:
+        ready = (
+            False,
+            "Conflict",
+            f"{target.foreign_manager} scales {target.kind} {target.name} too: remove one of them",
+        )
+    elif facts.stale and not signals.sampled_at and signals.broker_ok:
+        ready = (False, "NoSampleYet", "the queues have not been read yet")
+    elif facts.stale:
+        ready = (False, "BrokerUnreachable", signals.broker_error or "the queues could not be read lately")
+    else:
+        ready = (True, "Decided", "the number of replicas follows from the work")
+    found["Ready"] = ready
+    found["Reconciling"] = _either(ready[1] in _TRANSIENT, ready[1], ready[2], "UpToDate")
+    found["Stalled"] = _either(ready[1] in _PERSONS, ready[1], ready[2], "NotStalled")
+    if not signals.broker_ok:
+        found["BrokerReachable"] = (False, "NoAnswer", signals.broker_error or "the broker did not answer")
+    elif signals.sampled_at:
+        found["BrokerReachable"] = (True, "Answered", "")
+    else:
+        found["BrokerReachable"] = (None, "NoSampleYet", "")
+    found["Conflict"] = _either(ready[1] == "Conflict", "AnotherAutoscaler", ready[2], "NoConflict")
+    found["ScalingActive"] = _scaling_active(facts, ready)
+    at_limit = f"work asks for {facts.work.pods} pods, maxReplicas is {spec.max_replicas}"
+    found["AtLimit"] = _either(facts.at_limit, "MaxReplicas", at_limit, "WithinLimits")
+    limited = bool(facts.work.limits) and not facts.stale
+    found["RateLimited"] = _either(limited, "RateLimit", _rate_limited(facts.work), "NotLimited")
+    obstacle = facts.obstacle
+    found["ScaleUpBlocked"] = (True, obstacle.reason, obstacle.message) if obstacle else (False, "NotBlocked", "")
+    drained = plan.waiting or f"{len(plan.drain)} drained pods go"
+    found["Draining"] = _either(bool(plan.drain), "ScaleIn", drained, "NoScaleIn")
+    found["FallbackActive"] = _either(facts.falls_back, str(spec.fallback.behavior), ready[2], "SignalsFresh")
+    grace = (
+        f"tasks run for {rounded(facts.longest_run_s)} s and more, terminationGracePeriodSeconds is "
+        f"{target.grace_s:.0f}: an eviction or a rollout cuts them off"
+    )
+    too_short = not target.error and facts.longest_run_s > target.grace_s
+    found["GraceTooShort"] = _either(too_short, "TasksOutliveGrace", grace, "LongEnough")
+    contested = f"{target.contested_by} changed the replicas of {target.kind} {target.name}"
+    found["ReplicasContested"] = _either(bool(target.contested_by), "ForeignChange", contested, "NotContested")
+    return found
+
+
+#: Reasons of a pool that is not ready: those that pass by themselves, and those that only a person can end.
+_TRANSIENT = frozenset({"NoSampleYet", "BrokerUnreachable"})
+_PERSONS = frozenset({"TargetUnavailable", "Conflict"})
+
+
+def _either(holds: bool, reason: str, message: str, otherwise: str) -> Condition:
+    return (True, reason, message) if holds else (False, otherwise, "")
+
+
+def _scaling_active(facts: Facts, ready: Condition) -> Condition:
+    match facts.tick.spec.mode:
+        case Mode.PAUSED:
+            return (False, "Paused", "spec.mode is Paused")
+        case Mode.DRY_RUN:
+            return (False, "DryRun", "spec.mode is DryRun: decisions are reported, not acted on")
+        case _ if ready[1] in _PERSONS:
+            return (False, ready[1], ready[2])
+        case _ if facts.tick.spec.replicas is not None:
+            return (False, "Override", f"spec.replicas is {facts.tick.spec.replicas}: remove it to scale by work again")
+        case _:
+            return (True, "Active", "")
+
+
+def _rate_limited(work: Demand) -> str:
+    names = ", ".join(f"{task} ({rounded(per_s)}/s)" for task, per_s in work.limits)
+    done = "" if math.isinf(work.limited_s) else f"; what waits is done in about {rounded(work.limited_s)} s"
+    return f"adding pods cannot help, a rate limit holds back {names}{done}"
+
+
+#: Conditions whose turning True, or back, is worth an event, and of which type.
+_TELLING = {
+    "Stalled": "Warning",
+    "FallbackActive": "Warning",
+    "ScaleUpBlocked": "Warning",
+    "GraceTooShort": "Warning",
+    "ReplicasContested": "Warning",
+    "AtLimit": "Normal",
+    "RateLimited": "Normal",
+}
+
+
+def truths(facts: Facts, found: Mapping[str, Condition]) -> dict[str, bool | None]:
+    """What the next tick compares with."""
+    return {**{name: condition[0] for name, condition in found.items()}, "overdue": bool(facts.plan.overdue)}
+
+
+def events(
+    facts: Facts, found: Mapping[str, Condition], before: Mapping[str, bool | None], sentence: str
+) -> tuple[tuple[str, str, str], ...]:
+    """(type, reason, message) of what has changed since the last tick, and of the number that is written now."""
+    told: list[tuple[str, str, str]] = []
+    replicas, plan = facts.tick.replicas, facts.plan
+    if plan.replicas is not None:
+        told.append(("Normal", "ScaledUp" if plan.replicas > replicas else "ScaledDown", sentence))
+    reachable = found["BrokerReachable"]
+    if reachable[0] is False and before.get("BrokerReachable") is not False:
+        told.append(("Warning", "BrokerUnreachable", reachable[2]))
+    elif reachable[0] and before.get("BrokerReachable") is False:
+        told.append(("Normal", "BrokerReachable", "the broker answers again"))
+    for name, kind in _TELLING.items():
+        status, reason, message = found[name]
+        if status and not before.get(name):
+            told.append((kind, name if reason == name else f"{name}{reason}", message))
+        elif status is False and before.get(name):
+            told.append(("Normal", f"{name}Ended", f"{name} no longer holds"))
+    if plan.overdue and not before.get("overdue"):
+        spec = facts.tick.spec.scale_down
+        message = f"{', '.join(plan.overdue)} still work after {spec.drain_timeout_s:.0f} s: {spec.on_drain_timeout}"
+        told.append(("Warning", "DrainTimeout", message))
+    return tuple(told)
