@@ -89,7 +89,7 @@ def test_a_pool_with_nothing_to_do_goes_to_zero(cluster: Cluster, seen: dict[str
 
 
 def test_500_tasks_from_an_app_pod_raise_it_within_a_tick(
-    cluster: Cluster, images: Images, seen: dict[str, Any]
+    cluster: Cluster, images: Images, seen: dict[str, Any], measured: Say
 ) -> None:
     seen["deployment"] = cluster.watch("deployment", DEPLOYMENT)
     cluster.wait(lambda: seen["deployment"], timeout_s=20, what="the watch")
