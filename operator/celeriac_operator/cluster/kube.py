@@ -70,11 +70,6 @@ class KubeCluster:
         self._annotate_pods = annotate_pods
         self._written: dict[str, _Written] = {}  # by the workload's uid
 
-    @property
-    def epoch(self) -> int:
-        """Counts leaders; 0 for an operator that runs alone."""
-        return self._lease.epoch if self._lease else 0
-
     def may_act(self) -> bool:
         """Whether this replica holds the Lease, or needs none."""
         return self._lease is None or self._lease.held()

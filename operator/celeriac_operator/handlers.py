@@ -1,0 +1,200 @@
+"""kopf watches, our index learns, the loop is poked: nothing else happens here.
+
+Only `on.event` handlers: no change handlers, timers or daemons, hence no finalizer and no annotation on anybody's
+objects, and no write at all through kopf. kopf's own reports (events) and its scan of CRDs and namespaces are off, so
+that a Role in the served namespaces is all the operator needs.
+"""
+
+import asyncio
+import datetime
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import kopf
+
+from celeriac_operator.cluster.client import KubeClient
+from celeriac_operator.cluster.index import WATCHED, ClusterIndex
+from celeriac_operator.errors import NotFound
+
+log = logging.getLogger("celeriac_operator.watch")
+
+#: Seconds after which kopf asks for the credentials again: a service account's token is rotated within the hour.
+LOGIN_AGAIN_S = 600.0
+#: Seconds between two tries with credentials that were refused, and before watches that failed are begun again.
+REFUSED_S = 5.0
+RESTART_S = (1.0, 5.0, 15.0, 30.0)
+
+
+class Watches:
+    """kopf in a thread of its own: begins again when it fails, ends when told.
+
+    namespaces   those to watch; empty for all.
+    poke         told the namespace and name of each pool that an event concerns; must not block.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        index: ClusterIndex,
+        *,
+        namespaces: Sequence[str],
+        poke: Callable[[str, str], None],
+    ) -> None:
+        self._client = client
+        self._index = index
+        self._namespaces = tuple(namespaces)
+        self._poke = poke
+        self._ending = threading.Event()
+        self._running = False
+        self._event_loop: asyncio.AbstractEventLoop | None = None
+        self._stop: asyncio.Event | None = None
+        self._thread = threading.Thread(target=self._run, name="watches", daemon=True)
+
+    @property
+    def running(self) -> bool:
+        """Whether kopf is up; False between a failure and the next try."""
+        return self._running
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the watches; returns when the thread is gone."""
+        self._ending.set()
+        loop, stop = self._event_loop, self._stop
+        if loop and stop and not loop.is_closed():
+            try:
+                loop.call_soon_threadsafe(stop.set)
+            except RuntimeError:  # it closed between the question and the call
+                log.debug("the watches ended by themselves")
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        logging.getLogger("kopf._core.reactor.running").addFilter(_not_about_signals)
+        failures = 0
+        while not self._ending.is_set():
+            began_at = time.monotonic()
+            try:
+                require_crd(self._client)  # kopf passes over a kind that is not served, and never looks again
+                asyncio.run(self._watch())
+            # kopf raises whatever its innermost task raised: aiohttp's errors, its own, RuntimeError. The index gets no
+            # news meanwhile, which `Watches.running` and the sweep tell; the loop goes on with what it knows.
+            except Exception as error:  # noqa: BLE001
+                failures = 0 if time.monotonic() - began_at > 300 else failures
+                wait_s = RESTART_S[min(failures, len(RESTART_S) - 1)]
+                failures += 1
+                log.warning("watching failed, it begins again in %.0f s: %s: %s", wait_s, type(error).__name__, error)
+                self._ending.wait(wait_s)
+            finally:
+                self._running = False
+
+    async def _watch(self) -> None:
+        self._event_loop = asyncio.get_running_loop()
+        self._stop = asyncio.Event()
+        if self._ending.is_set():
+            return
+        self._running = True
+        await kopf.operator(
+            registry=registry_of(self._client, self._index, self._poke),
+            settings=settings_of(),
+            standalone=True,
+            clusterwide=not self._namespaces,
+            namespaces=self._namespaces,
+            stop_flag=self._stop,
+        )
+        if not self._ending.is_set():
+            raise RuntimeError("kopf ended without being told to")
+
+
+def require_crd(client: KubeClient) -> None:
+    """Raises NotFound, saying what to do, when the API server does not serve WorkerPools."""
+    path, plural = WATCHED["WorkerPool"]
+    try:
+        if any(resource.get("name") == plural for resource in client.get(path).get("resources") or ()):
+            return
+    except NotFound:
+        pass  # the group has no kind at all: the same fault
+    what_to_do = "apply the CRD (`celeriac-operator crd | kubectl apply -f -`)"
+    message = f"{client.server} does not serve {plural}.celeriac.dev: {what_to_do}"
+    raise NotFound(message, what=f"GET {path}", status=404)
+
+
+def settings_of() -> kopf.OperatorSettings:
+    """kopf as we run it: read only, in the namespaces it is given."""
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.scanning.disabled = True
+    settings.peering.standalone = True
+    settings.networking.connect_timeout = 5.0
+    settings.networking.request_timeout = 60.0
+    settings.process.ultimate_exiting_timeout = None
+    return settings
+
+
+def registry_of(client: KubeClient, index: ClusterIndex, poke: Callable[[str, str], None]) -> kopf.OperatorRegistry:
+    """The login, and one handler for every kind that is watched."""
+    registry = kopf.OperatorRegistry()
+    kopf.on.login(registry=registry, id="login")(Login(client).connection)
+    feed = Feed(index, poke)
+    for path, plural in WATCHED.values():
+        group, version = ("", "v1") if path == "/api/v1" else path.removeprefix("/apis/").split("/")
+        kopf.on.event(group, version, plural, registry=registry, id=f"watch-{plural}")(feed.seen)
+    return registry
+
+
+class Feed:
+    """Hands what kopf saw to the index, and what the index finds of note to the loop."""
+
+    def __init__(self, index: ClusterIndex, poke: Callable[[str, str], None]) -> None:
+        self._index = index
+        self._poke = poke
+
+    async def seen(self, event: Mapping[str, Any], resource: kopf.Resource, **_: Any) -> None:
+        """An object was listed, added, modified or deleted."""
+        body = event["object"]
+        if event["type"] == "DELETED":
+            concerned = self._index.drop(body["metadata"]["uid"])
+        else:
+            concerned = self._index.put(str(resource.kind), body)
+        for namespace, name in concerned:
+            self._poke(namespace, name)
+
+
+def _not_about_signals(record: logging.LogRecord) -> bool:
+    """Drops kopf's warning that it cannot handle signals in a thread: the main thread does, and tells it."""
+    return not record.getMessage().startswith("OS signals are ignored")
+
+
+class Login:
+    """The client's own credentials for kopf, as fresh as they are whenever kopf asks."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+        self._asked_at = float("-inf")
+
+    async def connection(self, **_: Any) -> kopf.ConnectionInfo:
+        """Called at start, at expiry and after a 401. Called again at once, it waits: the last ones were refused."""
+        since_s = time.monotonic() - self._asked_at
+        if since_s < REFUSED_S:
+            log.warning("the Kubernetes API at %s does not accept our credentials", self._client.server)
+            await asyncio.sleep(REFUSED_S)
+        self._asked_at = time.monotonic()
+        known = await asyncio.to_thread(self._client.credentials)  # an exec plug-in may take its time
+        scheme, _space, token = known.authorization.partition(" ")
+        return kopf.ConnectionInfo(
+            server=known.server,
+            ca_path=known.ca_path,
+            insecure=not known.verify,
+            scheme=scheme or None,
+            token=token or None,
+            certificate_path=known.certificate_path,
+            private_key_path=known.key_path,
+            proxy_url=known.proxy_url,
+            # Never equal to an earlier one, so that kopf does not take a repeated login for a hopeless one.
+            expiration=datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=LOGIN_AGAIN_S),
+        )

@@ -1,0 +1,228 @@
+"""`run(options)`: the operator from start to end, read from top to bottom.
+
+main thread   starts everything, waits for SIGTERM or SIGINT, ends everything in the reverse order
+http          /livez /readyz /metrics, from the first moment: a start that waits for the API server can be seen
+lease         only with --ha: who acts
+loop          one thread for the roster of pools, one or two for each broker
+watches       kopf; feeds the index
+sweep         compares the index with the cluster
+"""
+
+import logging
+import os
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from celeriac_operator.cluster.client import KubeClient, load_configuration, own_namespace
+from celeriac_operator.cluster.index import ClusterIndex
+from celeriac_operator.cluster.kube import KubeCluster
+from celeriac_operator.cluster.lease import Lease
+from celeriac_operator.cluster.sweep import Sweep
+from celeriac_operator.errors import ClusterError, SetupError
+from celeriac_operator.handlers import Watches, require_crd
+from celeriac_operator.loop import OperatorLoop
+from celeriac_operator.metrics import OperatorMetrics
+
+log = logging.getLogger("celeriac_operator")
+
+#: Seconds between two tries to read the cluster at start.
+START_RETRY_S = 5.0
+#: Seconds to connect and to wait, for the Lease alone: a renewal must not hang past its deadline of 7 s.
+LEASE_TIMEOUT_S = (1.0, 2.0)
+
+#: A probe's answer: whether all is well, and a sentence.
+Health = Callable[[], tuple[bool, str]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What `celeriac-operator run` was told.
+
+    namespaces      those to serve; empty for all of them.
+    http_port       0: no HTTP.
+    lease           (namespace, name) with HA, None without.
+    broker_url      for pools that name no broker; may hold a password.
+    """
+
+    namespaces: tuple[str, ...]
+    kubeconfig: str | None = None
+    context: str | None = None
+    http_host: str = "0.0.0.0"  # a pod's probes and scrapes come from outside it
+    http_port: int = 8080
+    lease: tuple[str, str] | None = None
+    annotate_pods: bool = True
+    broker_url: str | None = field(default=None, repr=False)
+    version: str = ""
+
+
+def run(options: Options) -> int:
+    """Serve until told to stop; 0 after a clean end. Raises SetupError when it cannot start as it was told to."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+
+    configuration = load_configuration(kubeconfig=options.kubeconfig, context=options.context)
+    client = KubeClient(configuration)
+    index = ClusterIndex()
+    metrics = OperatorMetrics(version=options.version)
+    lease = None
+    if options.lease:
+        connect_s, read_s = LEASE_TIMEOUT_S
+        lease = Lease(
+            KubeClient(configuration, connect_timeout_s=connect_s, read_timeout_s=read_s),
+            namespace=options.lease[0],
+            name=options.lease[1],
+            identity=f"{_instance()}_{uuid.uuid4().hex[:8]}",
+        )
+    cluster = KubeCluster(client, index, instance=_instance(), lease=lease, annotate_pods=options.annotate_pods)
+    loop = OperatorLoop(cluster, metrics=metrics, default_broker_url=options.broker_url)
+    sweep = Sweep(client, index, namespaces=options.namespaces, poke=loop.poke)
+    watches = Watches(client, index, namespaces=options.namespaces, poke=loop.poke)
+
+    state = _State(loop=loop, index=index, sweep=sweep, watches=watches, metrics=metrics)
+    http = Endpoint(
+        options.http_host, options.http_port, livez=state.livez, readyz=state.readyz, metrics=state.metrics_page
+    )
+    http.start()
+    try:
+        where = ", ".join(options.namespaces) or "all namespaces"
+        log.info("celeriac-operator %s at %s serves %s", options.version, client.server, where)
+        if not fill(client, sweep, stop):
+            return 0
+        state.filled = True
+        if lease:
+            lease.start()
+        loop.start()
+        watches.start()
+        sweep.start()
+        stop.wait()
+        log.info("stopping")
+    finally:
+        # The loop first: nothing is decided any more once the Lease is given up.
+        loop.stop()
+        if lease:
+            lease.stop()
+        watches.stop()
+        sweep.stop()
+        http.stop()
+        client.close()
+    log.info("stopped")
+    return 0
+
+
+def fill(client: KubeClient, sweep: Sweep, stop: threading.Event) -> bool:
+    """Wait until the cluster can be read, and read it; False when told to stop meanwhile. Says why it waits."""
+    told = ""
+    while not stop.is_set():
+        try:
+            require_crd(client)
+            sweep.fill()
+        except ClusterError as error:
+            if str(error) != told:
+                told = str(error)
+                log.error("waiting for the cluster: %s", told)  # noqa: TRY400 - the message says it all
+            stop.wait(START_RETRY_S)
+        else:
+            return True
+    return False
+
+
+@dataclass(slots=True, kw_only=True)
+class _State:
+    """What the probes and the metrics page ask."""
+
+    loop: OperatorLoop
+    index: ClusterIndex
+    sweep: Sweep
+    watches: Watches
+    metrics: OperatorMetrics
+    filled: bool = False
+
+    def livez(self) -> tuple[bool, str]:
+        # Waiting for an API server is not a fault of this process: a restart would not help.
+        return self.loop.livez() if self.filled else (True, "waiting for the cluster")
+
+    def readyz(self) -> tuple[bool, str]:
+        if not self.filled:
+            return False, "the cluster has not been read yet"
+        if not self.watches.running:
+            return False, "the watches are down and begin again"
+        return self.loop.readyz()
+
+    def metrics_page(self) -> bytes:
+        # A quiet cluster sends no events: a comparison that found nothing missing says as much.
+        age_s = min(self.index.last_event_age_s(), self.sweep.age_s())
+        self.metrics.watch_heard(time.time() - age_s)
+        return self.metrics.render()
+
+
+class Endpoint:
+    """/livez /readyz /metrics over HTTP, in a thread. port 0: none."""
+
+    def __init__(self, host: str, port: int, *, livez: Health, readyz: Health, metrics: Callable[[], bytes]) -> None:
+        self._server: ThreadingHTTPServer | None = None
+        if not port:
+            return
+        probes = {"/livez": livez, "/readyz": readyz}
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                path = self.path.partition("?")[0]
+                if path == "/metrics":
+                    self._answer(200, "text/plain; version=0.0.4; charset=utf-8", metrics())
+                elif probe := probes.get(path):
+                    well, sentence = probe()
+                    self._answer(200 if well else 503, "text/plain; charset=utf-8", f"{sentence}\n".encode())
+                else:
+                    self._answer(404, "text/plain; charset=utf-8", b"/livez /readyz /metrics\n")
+
+            def _answer(self, status: int, content_type: str, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Type", content_type)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None:
+                """Probes every few seconds are not news."""
+
+        try:
+            self._server = ThreadingHTTPServer((host, port), Handler)
+        except OSError as error:
+            raise SetupError(
+                f"port {port} on {host} cannot be served: {error}; choose another with --http-port"
+            ) from error
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port in use, 0 when there is none."""
+        return self._server.server_address[1] if self._server else 0
+
+    def start(self) -> None:
+        if self._server:
+            self._thread.start()
+
+    def stop(self) -> None:
+        if self._server:
+            self._server.shutdown()
+            self._server.server_close()
+            self._thread.join()
+
+
+def own_namespaces() -> tuple[str, ...]:
+    """The namespace of the pod this process runs in; none outside a cluster."""
+    namespace = os.environ.get("CELERIAC_POD_NAMESPACE") or own_namespace()
+    return (namespace,) if namespace else ()
+
+
+def _instance() -> str:
+    return os.environ.get("CELERIAC_POD_NAME") or os.uname().nodename
