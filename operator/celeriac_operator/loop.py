@@ -17,11 +17,12 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from celeriac.broker.depth import QueueDepth
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
-from celeriac.wire.event import TaskTotals
+from celeriac.wire.event import QueueTotals, TaskTotals
 from celeriac_operator.errors import ClusterError, Conflict, NotFound
 from celeriac_operator.fleet.brokers import BrokerSide, BrokerTarget, connect
 from celeriac_operator.fleet.control import keep_drained, lift_drain
@@ -105,12 +106,17 @@ class Cluster(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tick:
-    """What one tick saw and decided for one pool: for the live view, the summary and tests."""
+    """What one tick saw and decided for one pool: for the live view, the summary and tests.
+
+    queues, tasks   what the pool's workers have done so far, by queue, and by queue and task.
+    """
 
     pool: PoolRecord
     spec: WorkerPoolSpec
     signals: Signals
     decision: Decision
+    queues: Mapping[str, QueueTotals]
+    tasks: Mapping[tuple[str, str], TaskTotals]
     acted: bool
     now: float
 
@@ -290,7 +296,7 @@ class BrokerLoop:
         for sight in seen:
             signals = self._signals(sight, workers, totals, shares=shares, error=error, now=now)
             with self._guard(sight.member):
-                self._serve(sight.member, signals, now)
+                self._serve(sight.member, signals, totals, now)
         self._forget({member.record.key for member in members})
         self._metrics.broker_ticked(
             self.name,
@@ -364,7 +370,7 @@ class BrokerLoop:
             share=shares.get(sight.member.record.key, {}),
         )
 
-    def _serve(self, member: Member, signals: Signals, now: float) -> None:
+    def _serve(self, member: Member, signals: Signals, totals: FleetTotals, now: float) -> None:
         """Decide one pool, and do what was decided."""
         state = member.state
         with state.lock:
@@ -381,12 +387,15 @@ class BrokerLoop:
                 finally:
                     self._report(member, signals, decision, now)
         if self._watch is not None:
+            key = member.record.key
             self._watch(
                 Tick(
                     pool=member.record,
                     spec=member.spec,
                     signals=signals,
                     decision=decision,
+                    queues={queue: counts for (owner, queue), counts in totals.owned.items() if owner == key},
+                    tasks={at[1:]: counts for at, counts in totals.owned_tasks.items() if at[0] == key},
                     acted=acts,
                     now=now,
                 )
@@ -771,6 +780,23 @@ def split_shared(sights: Sequence[Sight]) -> dict[Key, dict[str, float]]:
             for key, weight in pools.items():
                 shares.setdefault(key, {})[queue_name] = weight / whole
     return shares
+
+
+def fault_status(before: Mapping[str, Any], reason: str, message: str, generation: int, now: float) -> dict[str, Any]:
+    """The status of a pool that cannot be served: what was known of it, and why nothing is done for it."""
+    moment = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    conditions = {condition.get("type"): dict(condition) for condition in before.get("conditions") or ()}
+    for kind in ("Ready", "ScalingActive"):
+        was = conditions.get(kind, {})
+        conditions[kind] = {
+            "type": kind,
+            "status": "False",
+            "reason": reason,
+            "message": message[:32_768],
+            "observedGeneration": generation,
+            "lastTransitionTime": was["lastTransitionTime"] if was.get("status") == "False" else moment,
+        }
+    return {**before, "observedGeneration": generation, "conditions": list(conditions.values())}
 
 
 def noticeable(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:

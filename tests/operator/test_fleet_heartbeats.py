@@ -263,16 +263,21 @@ def test_work_in_flight_is_what_workers_run_where_the_broker_has_nothing_leased(
     assert (sample.ready, sample.leased, sample.reserved, sample.consumers) == (9, 5, 2, 1)
 
 
-def test_a_worker_of_two_queues_is_shared_by_what_it_runs_of_each():
+@pytest.mark.parametrize(
+    ("leased", "expected"),
+    [
+        pytest.param((6, 0), (6, 0), id="as the broker has leased it"),
+        pytest.param((0, 0), (2, 2), id="evenly where the broker cannot tell"),
+    ],
+)
+def test_what_a_worker_of_two_queues_holds_is_split_between_them(leased, expected):
     fleet = Fleet(started_at=T0)
-    totals = {"mails": QueueTotals(started=5, succeeded=2), "bulk": QueueTotals(started=3, succeeded=2)}
-    fleet.hear(beat(0, at=T0 + 5, up_s=4, busy=4, queues=("mails", "bulk"), queue_totals=totals), T0 + 5)
+    fleet.hear(beat(0, at=T0 + 5, up_s=4, busy=4, queues=("mails", "bulk")), T0 + 5)
+    depths = {"mails": QueueDepth(leased=leased[0]), "bulk": QueueDepth(leased=leased[1])}
 
-    samples = queue_samples(
-        {"mails": QueueDepth(), "bulk": QueueDepth()}, fleet.workers(T0 + 5), fleet.totals(), T0 + 5
-    )
+    samples = queue_samples(depths, fleet.workers(T0 + 5), fleet.totals(), T0 + 5)
 
-    assert (samples["mails"].leased, samples["bulk"].leased) == (3, 1)
+    assert (samples["mails"].leased, samples["bulk"].leased) == expected
 
 
 def test_the_oldest_age_is_unknown_when_the_broker_cannot_tell_it():

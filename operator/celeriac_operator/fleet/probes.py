@@ -21,15 +21,18 @@ def queue_samples(
     (RabbitMQ without its management API), and with early acks there is nothing leased while a task runs.
     """
     live = [worker for worker in workers if not worker.gone]
-    return {name: _sample(name, depth, live, totals.by_queue.get(name), now) for name, depth in depths.items()}
+    return {
+        name: _sample(name, depths, [w for w in live if name in w.beat.queues], totals.by_queue.get(name), now)
+        for name in depths
+    }
 
 
 def _sample(
-    name: str, depth: QueueDepth, live: Sequence[Worker], totals: QueueTotals | None, now: float
+    name: str, depths: Mapping[str, QueueDepth], consumers: Sequence[Worker], totals: QueueTotals | None, now: float
 ) -> QueueSample:
-    consumers = [worker for worker in live if name in worker.beat.queues]
-    running = sum(_share(worker, name) * worker.beat.busy for worker in consumers)
-    waiting = sum(_share(worker, name) * worker.beat.reserved for worker in consumers)
+    depth = depths[name]
+    running = sum(_share(worker, name, depths) * worker.beat.busy for worker in consumers)
+    waiting = sum(_share(worker, name, depths) * worker.beat.reserved for worker in consumers)
     leased = max(depth.leased, round(running + waiting))
     done = totals or QueueTotals()
     return QueueSample(
@@ -55,23 +58,14 @@ def _sample(
     )
 
 
-def _share(worker: Worker, queue: str) -> float:
-    """The part of a worker's slots that this queue has, in [0, 1]:
+def _share(worker: Worker, queue: str, depths: Mapping[str, QueueDepth]) -> float:
+    """The part of what a worker holds that is of this queue, in [0, 1];
 
-    by its runs in flight, evenly when none are known.
+    evenly when the broker has nothing leased to tell.
     """
-    queues = worker.beat.queues
-    if len(queues) == 1:
-        return 1.0
-    flying = {name: _in_flight(worker.beat.queue_totals.get(name)) for name in queues}
-    whole = sum(flying.values())
-    return flying[queue] / whole if whole else 1.0 / len(queues)
-
-
-def _in_flight(totals: QueueTotals | None) -> int:
-    if totals is None:
-        return 0
-    return max(0, totals.started - totals.succeeded - totals.failed - totals.retried)
+    leased = {name: depths[name].leased for name in worker.beat.queues if name in depths}
+    whole = sum(leased.values())
+    return leased[queue] / whole if whole else 1.0 / len(worker.beat.queues)
 
 
 def limited_classes(
