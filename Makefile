@@ -22,7 +22,7 @@ help:  ## Print this list
 install: $(READY)  ## Set up .venv (every other target does this by itself)
 
 demo: $(READY)  ## The main job, without a cluster: index the standard library, scale from 0 up and back to 0
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/indexer/demo.py
+	@$(BIN)/python -m examples.indexer.demo
 
 test: lint types pytest  ## Everything that needs no cluster: lint, types, all tests
 

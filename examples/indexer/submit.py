@@ -15,7 +15,7 @@ from examples.indexer import library
 from examples.indexer.tasks import index_file, publish_summary
 
 #: A task of which nothing is heard this long after the burst counts as lost.
-PATIENCE_S = 75.0
+PATIENCE_S = 60.0
 
 
 def main() -> None:
