@@ -277,6 +277,7 @@ class ApiServer:
 class _Handler(BaseHTTPRequestHandler):
     api: ApiServer
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # head and body go out apart: each answer would wait 40 ms for an ACK
 
     def setup(self) -> None:
         super().setup()

@@ -23,6 +23,8 @@ _TIED = (
 class Child:
     """A started process with its output in `log`.
 
+    Start it in the main thread: Linux counts the end of the starting *thread* as the parent's end.
+
     env      added to the environment of this process; a value of None removes the name.
     talks    its standard input and output are pipes (`process.stdin`, `process.stdout`); the log has its errors.
     """
