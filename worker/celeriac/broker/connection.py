@@ -64,6 +64,10 @@ def connect(address: BrokerAddress) -> kombu.Connection:
         options.setdefault("socket_connect_timeout", address.connect_timeout_s)
         options.setdefault("socket_timeout", max(10.0, address.connect_timeout_s))
         options.setdefault("socket_keepalive", True)
+    elif not address.is_memory:
+        # A broker that has fallen silent must not hold a publish, a settlement or a shutdown for ever.
+        options.setdefault("read_timeout", 10)
+        options.setdefault("write_timeout", 10)
     url = re.sub(r"(^|;)(valkeys?)://", lambda found: f"{found[1]}{_ALIASES[found[2]]}://", address.url)
     with broker_errors(address):
         connection = kombu.Connection(

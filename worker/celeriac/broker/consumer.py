@@ -6,12 +6,14 @@ work again after `reconnect()`.
 
 import logging
 import threading
+from base64 import b64decode
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import kombu
 from kombu.exceptions import KombuError
+from kombu.utils.json import dumps as json_dumps
 
 from celeriac.broker.connection import RECOVERABLE, BrokerAddress, broker_errors, connect
 from celeriac.broker.producer import KombuProducer, Producer
@@ -82,6 +84,8 @@ class Consumer(Protocol):
         """Keep messages of rate-limited tasks, first in, first out."""
     def claim_throttled(self, queue: str, task: str, limit: int) -> tuple[list[Delivery], int]:
         """(up to `limit` of them, how many are left)."""
+    def count_throttled(self, queue: str, task: str) -> int:
+        """How many of them wait."""
     def take(self, key: str, per_s: float, burst: int, wanted: int) -> tuple[int, float]:
         """(tokens granted, seconds until the next) of a cluster-wide limit."""
     def allow(self, count: int) -> None:
@@ -224,6 +228,9 @@ class KombuConsumer:
     def claim_throttled(self, queue: str, task: str, limit: int) -> tuple[list[Delivery], int]:
         return [], 0
 
+    def count_throttled(self, queue: str, task: str) -> int:
+        return 0
+
     def take(self, key: str, per_s: float, burst: int, wanted: int) -> tuple[int, float]:
         raise NotSupported("this broker keeps no state: limits hold per worker")
 
@@ -258,7 +265,7 @@ class KombuConsumer:
 
     def reconnect(self) -> None:
         with self._lock:
-            self._discard_connection()
+            self._discard_connection(orderly=False)
             self._connect()
 
     def close(self) -> None:
@@ -292,11 +299,24 @@ class KombuConsumer:
         self._consumer.consume(no_ack=False)
         self._queue_by_tag = {tag: name for name, tag in self._consumer._active_tags.items()}
 
-    def _discard_connection(self) -> None:
+    def _discard_connection(self, *, orderly: bool = True) -> None:
         try:
-            self._connection.release()
+            if orderly:
+                self._connection.release()
+            else:
+                self._connection.collect()  # without a farewell: the broker may have fallen silent
         except (*RECOVERABLE, KombuError, AttributeError) as error:  # it is broken already: nothing more to free
             log.debug("releasing a broken connection: %s", error)
+
+
+def payload(delivery: Delivery) -> bytes | str:
+    """The body as the serializer wrote it. Raises ValueError when it is not what body_encoding says."""
+    body = delivery.body
+    if delivery.body_encoding == "base64":
+        return b64decode(body)
+    if isinstance(body, bytes | str):
+        return body
+    return str(json_dumps(body))  # a hand-made envelope whose body is JSON itself
 
 
 def by_queue(deliveries: Iterable[Delivery]) -> dict[str, list[Delivery]]:

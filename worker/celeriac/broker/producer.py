@@ -151,7 +151,8 @@ class KombuProducer:
                         self._declared.add(queue)
                     producer.publish(
                         body, exchange=exchange, routing_key=routing_key or queue, headers=dict(headers),
-                        content_type=content_type, content_encoding=content_encoding, retry=False, **kept,
+                        content_type=content_type, content_encoding=content_encoding, retry=False,
+                        confirm_timeout=max(0.1, deadline - time.monotonic()), **kept,
                     )  # fmt: skip
                 return
             except (*RECOVERABLE, BrokerUnavailable) as error:
@@ -176,7 +177,7 @@ class KombuProducer:
             connection, self._connection, self._producer = self._connection, None, None
             if connection is not None and self._given is None:
                 try:
-                    connection.release()
+                    connection.collect()  # without a farewell: the broker may have fallen silent
                 except RECOVERABLE:
                     return  # it was broken: that is why we drop it
 

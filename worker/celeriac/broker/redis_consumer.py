@@ -1,6 +1,5 @@
 """Claims on Redis and Valkey: batches by script, leases that are renewed, and a wake-up that costs the server nothing while idle."""
 
-import base64
 import logging
 import threading
 import time
@@ -10,13 +9,13 @@ from typing import Any
 
 import hiredis
 import orjson
-from kombu.utils.json import loads as json_loads
 
 from celeriac.broker.connection import BrokerAddress, broker_errors, connect
 from celeriac.broker.consumer import Delivery, Settled, by_queue
 from celeriac.broker.producer import envelope_of, raw_envelope
 from celeriac.broker.topology import dead_queue_name, declare_queue
 from celeriac.broker.transport.redis import RedisQueues
+from celeriac.exceptions import BrokerUnavailable
 from celeriac.wire.message import DEATH, STARTS
 
 log = logging.getLogger(__name__)
@@ -78,6 +77,10 @@ class RedisConsumer:
         with broker_errors(self._address):
             left, *items = queues.claim_throttled_script(keys=keys, args=[limit, prefix, self._lease_s, self._tail(queue), task])
         return [self._delivery(f"{prefix}{place}", queue, item) for place, item in enumerate(items, 1)], int(left)
+
+    def count_throttled(self, queue: str, task: str) -> int:
+        with broker_errors(self._address):
+            return int(self._queues.client.llen(self._queues.throttled_key(queue, task)))
 
     def _delivery(self, claim: str, queue: str, envelope: bytes) -> Delivery:
         """Headers decoded; the body stays as it came. An envelope that is no JSON object becomes a delivery without headers."""
@@ -261,6 +264,10 @@ class RedisConsumer:
 
     def close(self) -> None:
         with self._lock:
+            try:
+                self.give_back(list(self._open.values()))
+            except BrokerUnavailable as error:  # their leases run out instead
+                log.info("closing the broker connection: %s", error)
             self._discard()
 
     def _connect(self) -> None:
@@ -363,14 +370,3 @@ class _Wake:
             self._connection.disconnect()
         except OSError as error:  # broken already
             log.debug("closing the wake-up connection: %s", error)
-
-
-def unwrap(delivery: Delivery) -> bytes | str:
-    """The body as the serializer wrote it. Raises ValueError when it is not what body_encoding says."""
-    if delivery.body_encoding == "base64":
-        return base64.b64decode(delivery.body, validate=True)
-    body = delivery.body
-    return body if isinstance(body, bytes | str) else json_loads(body)
-
-
-__all__ = ["RedisConsumer", "unwrap"]
