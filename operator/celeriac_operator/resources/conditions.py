@@ -1,0 +1,42 @@
+"""Conditions as Kubernetes keeps them: a list by type, in which a transition has a time."""
+
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+#: A condition as decided: True, False or None for unknown; a reason in CamelCase; a sentence.
+Found = tuple[bool | None, str, str]
+
+#: The API's own limit is 32768; a person reads less.
+_LONGEST_MESSAGE = 1024
+
+_STATUS = {True: "True", False: "False", None: "Unknown"}
+
+
+def merged(
+    previous: Iterable[Mapping[str, Any]], found: Mapping[str, Found], *, generation: int, now: float
+) -> list[dict[str, Any]]:
+    """The conditions of `found`, each with the time since when its status is what it is.
+
+    Conditions of `previous` that were not found this time are kept as they were: somebody else may have set them.
+    """
+    before = {str(condition.get("type")): condition for condition in previous}
+    conditions = {kind: dict(condition) for kind, condition in before.items()}
+    for kind, (truth, reason, message) in found.items():
+        was = before.get(kind, {})
+        status = _STATUS[truth]
+        unchanged = was.get("status") == status and bool(was.get("lastTransitionTime"))
+        conditions[kind] = {
+            "type": kind,
+            "status": status,
+            "reason": reason,
+            "message": message[:_LONGEST_MESSAGE],
+            "observedGeneration": generation,
+            "lastTransitionTime": was["lastTransitionTime"] if unchanged else moment(now),
+        }
+    return list(conditions.values())
+
+
+def moment(at: float) -> str:
+    """Epoch seconds as Kubernetes writes a time: 2026-01-01T10:00:05Z."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

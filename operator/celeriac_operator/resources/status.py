@@ -1,0 +1,252 @@
+"""A WorkerPool's status: `status_of` a decision, `fault_status` of a pool that cannot be served, and when to write it.
+
+Every write comes back as an event and is stored, so figures are rounded, and `worth_writing` lets through what a person
+would notice at once, the rest twice a minute. Numbers are integers or strings: the API's conventions discourage floats.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from celeriac_operator.resources.conditions import Found, merged, moment
+from celeriac_operator.resources.spec import Mode, WorkerPoolSpec
+
+#: Seconds between two writes that nobody would notice.
+QUIET_WRITE_S = 30.0
+
+_HISTORY_KEPT = 10
+
+#: Ages are told in steps of so many seconds.
+_AGE_STEP_S = 5
+
+
+class Learned(Protocol):
+    """What outlives the operator: `scaling.memory.Memory`."""
+
+    def to_status(self) -> dict[str, Any]: ...
+
+
+class Decided(Protocol):
+    """What this page reads of a `scaling.decision.Decision`, which lies a floor above."""
+
+    @property
+    def desired(self) -> int: ...
+    @property
+    def unclamped(self) -> int: ...
+    @property
+    def replicas(self) -> int | None: ...
+    @property
+    def summary(self) -> str: ...
+    @property
+    def limited_by(self) -> str: ...
+    @property
+    def terms(self) -> Mapping[str, float]: ...
+    @property
+    def predicted_drain_s(self) -> float | None: ...
+    @property
+    def cold_start_s(self) -> float | None: ...
+    @property
+    def conditions(self) -> Mapping[str, Found]: ...
+    @property
+    def queues(self) -> Mapping[str, Mapping[str, Any]]: ...
+    @property
+    def memory(self) -> Learned: ...
+
+
+class Pod(Protocol):
+    """What this page reads of a `scaling.signals.PodSample`."""
+
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def deleting(self) -> bool: ...
+    @property
+    def heartbeat_age_s(self) -> float | None: ...
+    @property
+    def busy(self) -> int: ...
+    @property
+    def drain_state(self) -> str: ...
+
+
+class Target(Protocol):
+    """What this page reads of a `scaling.signals.TargetSample`."""
+
+    @property
+    def replicas(self) -> int: ...
+    @property
+    def error(self) -> str: ...
+    @property
+    def contested_by(self) -> str: ...
+
+
+class Seen(Protocol):
+    """What this page reads of a `scaling.signals.Signals`."""
+
+    @property
+    def pods(self) -> Sequence[Pod]: ...
+    @property
+    def target(self) -> Target: ...
+
+
+def status_of(  # noqa: PLR0917 - the seam with the loop, whose order is agreed
+    decision: Decided,
+    signals: Seen,
+    spec: WorkerPoolSpec,
+    previous_status: Mapping[str, Any],
+    generation: int,
+    now: float,
+) -> dict[str, Any]:
+    """The status subresource after `decision`. `previous_status` gives transition times, history, and what is unseen."""
+    pods = [pod for pod in signals.pods if not pod.deleting]
+    status: dict[str, Any] = {
+        "observedGeneration": generation,
+        "conditions": merged(_list(previous_status, "conditions"), decision.conditions, generation=generation, now=now),
+        "state": _state(decision, signals, spec),
+        "desiredReplicas": decision.desired,
+        "unclampedReplicas": decision.unclamped,
+        "queueNames": _shortened(", ".join(queue.name for queue in spec.queues)),
+        "queues": [_queue(name, known) for name, known in decision.queues.items()],
+        "backlog": sum(known["ready"] + known["reserved"] + known["throttled"] for known in decision.queues.values()),
+        "decision": {
+            "time": moment(now),
+            "summary": decision.summary[:1024],
+            "limitedBy": decision.limited_by,
+            "terms": {name: f"{value:.1f}" for name, value in decision.terms.items()},
+        },
+        "learned": decision.memory.to_status(),
+        "history": _history(decision, signals.target, previous_status, now),
+    }
+    ages = [known["oldest_age_s"] for known in decision.queues.values() if known["oldest_age_s"] is not None]
+    if ages:
+        status["oldest"] = f"{_stepped(max(ages))}s"
+    if decision.predicted_drain_s is not None:
+        status["predictedDrainSeconds"] = _two_digits(decision.predicted_drain_s)
+    if decision.cold_start_s is not None:
+        status["coldStartSeconds"] = round(decision.cold_start_s)
+    if signals.target.error:
+        counts = ("replicas", "readyReplicas", "startingReplicas", "drainingReplicas", "idleReplicas")
+        status.update({name: previous_status[name] for name in counts if name in previous_status})
+    else:
+        status["replicas"] = signals.target.replicas
+        status["readyReplicas"] = sum(pod.ready for pod in pods)
+        status["startingReplicas"] = sum(not pod.ready and not pod.drain_state for pod in pods)
+        status["drainingReplicas"] = sum(bool(pod.drain_state) for pod in pods)
+        status["idleReplicas"] = sum(pod.ready and pod.heartbeat_age_s is not None and pod.busy == 0 for pod in pods)
+    if _without_time(status) == _without_time(previous_status):
+        status["decision"]["time"] = previous_status["decision"]["time"]
+    return status
+
+
+def fault_status(
+    previous_status: Mapping[str, Any], reason: str, message: str, generation: int, now: float
+) -> dict[str, Any]:
+    """The status of a pool for which nothing can be done (a wrong spec, a missing Secret): what was known, and why.
+
+    reason   CamelCase, such as InvalidSpec or SecretNotFound: shown as the pool's state too.
+    """
+    found: dict[str, Found] = {
+        "Ready": (False, reason, message),
+        "Reconciling": (False, reason, ""),
+        "Stalled": (True, reason, message),
+        "ScalingActive": (False, reason, message),
+    }
+    conditions = merged(_list(previous_status, "conditions"), found, generation=generation, now=now)
+    return {**previous_status, "observedGeneration": generation, "state": reason, "conditions": conditions}
+
+
+def noticeable(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether a person would notice: replicas, a condition, what limits, a change of scale, a new generation seen."""
+    return _face(before) != _face(after)
+
+
+def worth_writing(before: Mapping[str, Any], after: Mapping[str, Any], *, written_s_ago: float) -> bool:
+    """Whether to write `after` over `before`: at once when a person would notice, other differences twice a minute."""
+    return noticeable(before, after) or (written_s_ago >= QUIET_WRITE_S and dict(before) != dict(after))
+
+
+def _face(status: Mapping[str, Any]) -> tuple[object, ...]:
+    counts = [
+        status.get(name) for name in ("observedGeneration", "state", "replicas", "readyReplicas", "desiredReplicas")
+    ]
+    conditions = {(c.get("type"), c.get("status"), c.get("reason")) for c in _list(status, "conditions")}
+    changes = [(entry.get("time"), entry.get("from"), entry.get("to")) for entry in _list(status, "history")]
+    return (counts, (status.get("decision") or {}).get("limitedBy"), conditions, changes)
+
+
+def _state(decision: Decided, signals: Seen, spec: WorkerPoolSpec) -> str:
+    """One word for `kubectl get`."""
+    ready = decision.conditions.get("Ready")
+    if ready is not None and ready[0] is False:
+        return ready[1]
+    if spec.mode is not Mode.ACTIVE:
+        return str(spec.mode)
+    if spec.replicas is not None:
+        return "Override"
+    if decision.desired == signals.target.replicas:
+        return "Steady" if decision.desired else "Asleep"
+    return "ScalingUp" if decision.desired > signals.target.replicas else "Draining"
+
+
+def _queue(name: str, known: Mapping[str, Any]) -> dict[str, Any]:
+    queue: dict[str, Any] = {
+        "name": name,
+        **{count: known[count] for count in ("ready", "reserved", "running", "delayed", "throttled", "dead")},
+        "arrivalRate": _two_digits(known["arrivals_per_s"]),
+        "completionRate": _two_digits(known["completions_per_s"]),
+        "serviceSeconds": _two_digits(known["service_s"]),
+        "slots": f"{known['slots']:.1f}",
+    }
+    if known["oldest_age_s"] is not None:
+        queue["oldestAgeSeconds"] = _stepped(known["oldest_age_s"])
+    return queue
+
+
+def _history(
+    decision: Decided, target: Target, previous_status: Mapping[str, Any], now: float
+) -> list[Mapping[str, Any]]:
+    """The last changes of the number of replicas, newest last, those by others too."""
+    history = _list(previous_status, "history")
+    before = previous_status.get("replicas")
+    if target.error:
+        return history
+    if (
+        isinstance(before, int)
+        and before != target.replicas
+        and (not history or history[-1].get("to") != target.replicas)
+    ):
+        by = target.contested_by or "somebody else"
+        history = [*history, _change(before, target.replicas, f"changed by {by}", now)]
+    if decision.replicas is not None and decision.replicas != target.replicas:
+        change = _change(target.replicas, decision.replicas, decision.summary, now)
+        # The same change once more: the last write was refused, and is tried again.
+        again = bool(history) and (history[-1].get("from"), history[-1].get("to")) == (change["from"], change["to"])
+        history = [*(history[:-1] if again else history), change]
+    return history[-_HISTORY_KEPT:]
+
+
+def _change(before: int, after: int, reason: str, now: float) -> Mapping[str, Any]:
+    return {"time": moment(now), "from": before, "to": after, "reason": reason[:512]}
+
+
+def _without_time(status: Mapping[str, Any]) -> dict[str, Any]:
+    decision = status.get("decision")
+    rest = (
+        {name: value for name, value in decision.items() if name != "time"} if isinstance(decision, Mapping) else None
+    )
+    return {**status, "decision": rest}
+
+
+def _list(status: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
+    value = status.get(name)
+    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, (list, tuple)) else []
+
+
+def _two_digits(value: float) -> str:
+    return f"{float(f'{value:.2g}'):f}".rstrip("0").rstrip(".") or "0"
+
+
+def _stepped(age_s: float) -> int:
+    return int(age_s // _AGE_STEP_S) * _AGE_STEP_S
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= 64 else f"{text[:63]}…"
