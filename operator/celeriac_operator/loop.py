@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from celeriac.broker.depth import QueueDepth
@@ -32,7 +31,7 @@ from celeriac_operator.fleet.probes import limited_classes, queue_samples
 from celeriac_operator.metrics import FleetReading, OperatorMetrics, PoolReading
 from celeriac_operator.resources.records import PodRecord, PoolRecord
 from celeriac_operator.resources.spec import SecretKeyRef, SpecError, WorkerPoolSpec
-from celeriac_operator.resources.status import status_of
+from celeriac_operator.resources.status import fault_status, status_of, worth_writing
 from celeriac_operator.scaling.decision import Decision, decide
 from celeriac_operator.scaling.memory import Memory
 from celeriac_operator.scaling.signals import PodSample, QueueSample, Signals, TargetSample
@@ -46,8 +45,6 @@ ROSTER_S = 1.0
 #: Seconds a Secret's value is trusted before it is read again, and before one that could not be read is tried again.
 SECRET_TTL_S = 60.0
 SECRET_RETRY_S = 5.0
-#: Seconds between two writes of a status in which nothing changed that a person would notice.
-STATUS_EVERY_S = 30.0
 #: Seconds without a tick after which the loop counts as stuck, beyond its interval.
 STUCK_S = 60.0
 #: Seconds ahead in which delayed work counts as soon due, while no cold start has been seen.
@@ -287,7 +284,10 @@ class BrokerLoop:
         error = self._probe(members)
         now = time.time()
         workers = self._fleet.workers(now)
-        seen = [sight for member in members if (sight := self._look(member, workers, now)) is not None]
+        seen: list[Sight] = []
+        for member in members:
+            with self._guard(member, "reading its target and pods"):
+                seen.append(self._look(member, workers, now))
         self._fleet.settle(now)
         totals = self._fleet.totals()
         if not error:
@@ -295,7 +295,7 @@ class BrokerLoop:
         shares = split_shared(seen)
         for sight in seen:
             signals = self._signals(sight, workers, totals, shares=shares, error=error, now=now)
-            with self._guard(sight.member):
+            with self._guard(sight.member, "acting for it"):
                 self._serve(sight.member, signals, totals, now)
         self._forget({member.record.key for member in members})
         self._metrics.broker_ticked(
@@ -324,20 +324,15 @@ class BrokerLoop:
         self._sampled_at = time.time()
         return ""
 
-    def _look(self, member: Member, workers: Sequence[Worker], now: float) -> Sight | None:
-        """The member's target and pods, joined with the workers that run in them;
-
-        None when the cluster would not say.
-        """
-        with self._guard(member):
-            target = self._cluster.target(member.record, member.spec)
-            pods = () if target.error else self._cluster.pods(member.record, member.spec)
-            matched = match(pods, workers, namespace=member.record.namespace)
-            for worker in matched.values():
-                queues = worker.beat.queues or tuple(queue.name for queue in member.spec.queues)
-                self._fleet.own(worker.id, member.record.key, queues)
-            return Sight(member=member, target=target, pods=pod_samples(pods, matched, now))
-        return None
+    def _look(self, member: Member, workers: Sequence[Worker], now: float) -> Sight:
+        """The member's target and pods, joined with the workers that run in them."""
+        target = self._cluster.target(member.record, member.spec)
+        pods = () if target.error else self._cluster.pods(member.record, member.spec)
+        matched = match(pods, workers, namespace=member.record.namespace)
+        for worker in matched.values():
+            queues = worker.beat.queues or tuple(queue.name for queue in member.spec.queues)
+            self._fleet.own(worker.id, member.record.key, queues)
+        return Sight(member=member, target=target, pods=pod_samples(pods, matched, now))
 
     def _signals(
         self,
@@ -497,7 +492,7 @@ class BrokerLoop:
         state.events = events
         before = state.status if state.status is not None else record.status
         status = status_of(decision, signals, member.spec, before, record.generation, now)
-        if state.status is not None and now - state.status_at < STATUS_EVERY_S and not noticeable(before, status):
+        if not worth_writing(before, status, written_s_ago=now - state.status_at):
             return
         self._cluster.write_status(record, status)
         state.status, state.status_at = status, now
@@ -509,12 +504,12 @@ class BrokerLoop:
         self._known = present
 
     @contextmanager
-    def _guard(self, member: Member) -> Iterator[None]:
+    def _guard(self, member: Member, what: str) -> Iterator[None]:
         """What goes wrong with one pool stays with it:
 
         logged once per change, counted, tried again at the next tick.
         """
-        subject = "pool {}/{}".format(*member.record.key)
+        subject = "pool {}/{}: {}".format(*member.record.key, what)
         try:
             yield
         except ClusterError as error:
@@ -780,37 +775,6 @@ def split_shared(sights: Sequence[Sight]) -> dict[Key, dict[str, float]]:
             for key, weight in pools.items():
                 shares.setdefault(key, {})[queue_name] = weight / whole
     return shares
-
-
-def fault_status(before: Mapping[str, Any], reason: str, message: str, generation: int, now: float) -> dict[str, Any]:
-    """The status of a pool that cannot be served: what was known of it, and why nothing is done for it."""
-    moment = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    conditions = {condition.get("type"): dict(condition) for condition in before.get("conditions") or ()}
-    for kind in ("Ready", "ScalingActive"):
-        was = conditions.get(kind, {})
-        conditions[kind] = {
-            "type": kind,
-            "status": "False",
-            "reason": reason,
-            "message": message[:32_768],
-            "observedGeneration": generation,
-            "lastTransitionTime": was["lastTransitionTime"] if was.get("status") == "False" else moment,
-        }
-    return {**before, "observedGeneration": generation, "conditions": list(conditions.values())}
-
-
-def noticeable(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Whether a person would notice:
-
-    replicas, a condition's status or reason, what limits, or a new generation seen.
-    """
-    return _face(before) != _face(after)
-
-
-def _face(status: Mapping[str, Any]) -> tuple[object, ...]:
-    counts = tuple(status.get(name) for name in ("observedGeneration", "replicas", "readyReplicas", "desiredReplicas"))
-    conditions = {(c.get("type"), c.get("status"), c.get("reason")) for c in status.get("conditions") or ()}
-    return (*counts, (status.get("decision") or {}).get("limitedBy"), frozenset(conditions))
 
 
 def _horizon_s(member: Member) -> float:

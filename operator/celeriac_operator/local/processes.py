@@ -303,7 +303,9 @@ def _start(pod: _Pod, now: float) -> None:
         "CELERIAC_WORKER_HTTP_PORT": str(pod.port),
     }
     env = {name: expanded(value, facts) if name in pod.program.env else value for name, value in pod.env.items()}
-    env = {"CELERIAC_PROFILE": "kubernetes", **env, **facts}
+    # As the worker chart has it: what is left over is for giving back what did not finish.
+    bounded_s = max(1.0, pod.program.grace_s - 5.0)
+    env = {"CELERIAC_PROFILE": "kubernetes", "CELERIAC_WORKER_SHUTDOWN_GRACE_S": f"{bounded_s:g}", **env, **facts}
     argv = argv_of([expanded(word, env) for word in pod.program.argv])
     with pod.log_path.open("ab") as out:
         try:

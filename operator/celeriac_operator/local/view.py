@@ -22,6 +22,8 @@ from celeriac_operator.scaling.signals import PodSample
 
 #: Seconds between two lines of mere progress where there is no terminal.
 PROGRESS_S = 5.0
+#: Events that say again what the write of the scale has said.
+SCALED = ("ScaledUp", "ScaledDown")
 #: Lines of the recent past that the live page shows.
 RECENT = 6
 
@@ -101,7 +103,7 @@ class PlainView:
             if isinstance(item, Scaled):
                 why = f": {ticks[item.pool].decision.summary}" if item.pool in ticks else ""
                 self._say(item.at, f"{item.pool}: {item.before} -> {item.after} replicas{why}")
-            else:
+            elif item.reason not in SCALED:
                 self._say(item.at, f"{item.pool}: {item.reason}: {item.message}")
         for name, tick in ticks.items():
             line = work_line(tick, self._recorder.rate_per_s(tick.pool.key))
@@ -200,7 +202,7 @@ class LiveView:
         for item in self._past.news(scaled, happenings):
             if isinstance(item, Scaled):
                 self._remember(item.at, f"{item.pool}: {item.before} -> {item.after} replicas")
-            else:
+            elif item.reason not in SCALED:
                 self._remember(item.at, f"{item.pool}: {item.reason}: {item.message}")
         self._draw()
 
