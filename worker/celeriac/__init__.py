@@ -1,14 +1,14 @@
 """Celeriac: a task queue that speaks Celery's protocol, made for Kubernetes.
 
-    from celeriac import Celeriac
+from celeriac import Celeriac
 
-    app = Celeriac("shop", broker="redis://localhost", backend="redis://localhost")
+app = Celeriac("shop", broker="redis://localhost", backend="redis://localhost")
 
-    @app.task
-    def add(x, y):
-        return x + y
+@app.task
+def add(x, y):
+    return x + y
 
-    add.delay(2, 3).get()
+add.delay(2, 3).get()
 """
 
 from celeriac.app import Celeriac, Task

@@ -86,11 +86,11 @@ class TaskRevokedError(CeleriacError):
     """The task was revoked, expired before it ran, or was terminated."""
 
 
-class SoftTimeLimitExceeded(CeleriacError):  # noqa: N818 - Celery's name
+class SoftTimeLimitExceeded(CeleriacError):
     """Raised inside a task when its soft time limit is over."""
 
 
-class TimeLimitExceeded(CeleriacError):  # noqa: N818 - Celery's name
+class TimeLimitExceeded(CeleriacError):
     """The hard time limit is over."""
 
 
@@ -98,7 +98,7 @@ class WorkerLostError(CeleriacError):
     """The process that ran the task went away."""
 
 
-class TaskPredicate(CeleriacError):  # noqa: N818 - Celery's name
+class TaskPredicate(CeleriacError):
     """Raised by tasks to steer the worker."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from celeriac import states
 from celeriac.backends.base import ResultBackend
-from celeriac.exceptions import TimeoutError
+from celeriac.exceptions import TimeoutError  # noqa: A004 - ours is the builtin's child
 from celeriac.wire.result import ResultMeta, exception_from_wire
 
 
@@ -19,7 +19,15 @@ class AsyncResult:
 
     __slots__ = ("_backend", "_cache", "_children", "_guard", "id", "name", "parent")
 
-    def __init__(self, id: str, backend: ResultBackend, *, name: str | None = None, parent: "AsyncResult | None" = None, guard: Callable[[], None] | None = None) -> None:  # noqa: A002
+    def __init__(
+        self,
+        id: str,
+        backend: ResultBackend,
+        *,
+        name: str | None = None,
+        parent: "AsyncResult | None" = None,
+        guard: Callable[[], None] | None = None,
+    ) -> None:
         self.id = id
         self.name = name
         self.parent = parent
@@ -144,16 +152,20 @@ class EagerResult(AsyncResult):
 
     __slots__ = ()
 
-    def __init__(self, id: str, meta: ResultMeta, *, name: str | None = None) -> None:  # noqa: A002
+    def __init__(self, id: str, meta: ResultMeta, *, name: str | None = None) -> None:
         from celeriac.backends.disabled import DisabledBackend
 
         super().__init__(id, DisabledBackend(), name=name)
         self._cache = meta
 
-    def get(self, timeout: float | None = None, propagate: bool = True, **_: Any) -> Any:  # type: ignore[override]
+    def get(self, timeout: float | None = None, propagate: bool = True, *_: Any, **__: Any) -> Any:
         """The value, or the task's own exception."""
         assert self._cache is not None
-        if propagate and self._cache.status in states.PROPAGATE_STATES and isinstance(self._cache.result, BaseException):
+        if (
+            propagate
+            and self._cache.status in states.PROPAGATE_STATES
+            and isinstance(self._cache.result, BaseException)
+        ):
             raise self._cache.result
         return self._cache.result
 

@@ -57,7 +57,7 @@ class Signal:
                 continue
             try:
                 answers.append((receiver, receiver(signal=self, sender=sender, **named)))
-            except Exception as error:  # noqa: BLE001 - a receiver must never hurt a task
+            except Exception as error:
                 log.exception("signal %s: receiver %r raised", self.name, receiver)
                 answers.append((receiver, error))
         return answers

@@ -14,7 +14,8 @@ from uuid import uuid4
 
 from celeriac import config, signals, states
 from celeriac.app.context import current
-from celeriac.app.task import Task, moment, task_class
+from celeriac.app.task import Task as BaseTask
+from celeriac.app.task import moment, task_class
 from celeriac.backends import open_backend
 from celeriac.backends.base import ResultBackend
 from celeriac.broker.codec import content_types
@@ -42,11 +43,11 @@ class Celeriac:
     Settings, strongest first: those given here, config_from_object and conf, CELERIAC_* variables, the profile's defaults.
     """
 
-    Task: type[Task] = Task
+    Task: type[BaseTask] = BaseTask
 
     def __init__(
         self, main: str | None = None, *, broker: str | None = None, backend: str | None = None, include: Sequence[str] | None = None,
-        profile: str | None = None, config_source: Any = None, task_cls: type[Task] | None = None, set_as_current: bool = True, **settings: Any,
+        profile: str | None = None, config_source: Any = None, task_cls: type[BaseTask] | None = None, set_as_current: bool = True, **settings: Any,
     ) -> None:  # fmt: skip
         self.main = main
         chosen = profile or os.environ.get("CELERIAC_PROFILE") or "celery"
@@ -57,8 +58,7 @@ class Celeriac:
         self.conf.update({name: value for name, value in given.items() if value is not None} | settings)
         if task_cls is not None:
             self.Task = task_cls
-        self._tasks: dict[str, Task] = {}
-        self._pending: list[type[Task]] = []
+        self._tasks: dict[str, BaseTask] = {}
         self._lock = threading.RLock()
         self._producer: Producer | None = None
         self._backend: ResultBackend | None = None
@@ -77,9 +77,11 @@ class Celeriac:
             raise TypeError("@app.task takes named options only, for example @app.task(name='add')")
         return lambda function: self._define(function, options)
 
-    def _define(self, function: Callable[..., Any], options: Mapping[str, Any]) -> Task:
-        if isinstance(function, Task):
-            raise ImproperlyConfigured(f"{function.name} is a task already: apply @task once, as the outermost decorator")
+    def _define(self, function: Callable[..., Any], options: Mapping[str, Any]) -> BaseTask:
+        if isinstance(function, BaseTask):
+            raise ImproperlyConfigured(
+                f"{function.name} is a task already: apply @task once, as the outermost decorator"
+            )
         options = dict(options)
         base = options.pop("base", None) or self.Task
         bind = options.pop("bind", False)
@@ -89,7 +91,7 @@ class Celeriac:
             return known
         return self.register_task(task_class(self, base, function, name, bind=bind, options=options))
 
-    def register_task(self, task: Task | type[Task]) -> Task:
+    def register_task(self, task: BaseTask | type[BaseTask]) -> BaseTask:
         """Register a task class or instance under its name; what is registered under that name already stays."""
         kind = task if isinstance(task, type) else type(task)
         if kind.name is None:
@@ -107,11 +109,11 @@ class Celeriac:
         return f"{module}.{name}" if module else name
 
     @property
-    def tasks(self) -> Mapping[str, Task]:
+    def tasks(self) -> Mapping[str, BaseTask]:
         """The registry: names to tasks."""
         return self._tasks
 
-    def find(self, name: str) -> Task:
+    def find(self, name: str) -> BaseTask:
         """A task by name. Raises NotRegistered."""
         try:
             return self._tasks[name]
@@ -124,9 +126,13 @@ class Celeriac:
             try:
                 importlib.import_module(module)
             except ImportError as error:
-                raise ImproperlyConfigured(f"cannot import {module!r} (of the settings imports or include): {error}") from error
+                raise ImproperlyConfigured(
+                    f"cannot import {module!r} (of the settings imports or include): {error}"
+                ) from error
 
-    def autodiscover_tasks(self, packages: Iterable[str] | Callable[[], Iterable[str]] = (), related_name: str = "tasks") -> None:
+    def autodiscover_tasks(
+        self, packages: Iterable[str] | Callable[[], Iterable[str]] = (), related_name: str = "tasks"
+    ) -> None:
         """Also import `<package>.<related_name>` of each package when a worker starts, where there is one."""
         for package in packages() if callable(packages) else packages:
             module = f"{package}.{related_name}" if related_name else package
@@ -135,7 +141,9 @@ class Celeriac:
 
     # -- settings
 
-    def config_from_object(self, source: Any, silent: bool = False, force: bool = False, namespace: str | None = None) -> None:
+    def config_from_object(
+        self, source: Any, silent: bool = False, force: bool = False, namespace: str | None = None
+    ) -> None:
         """Take settings from a mapping, an object, or the dotted path of a module."""
         if isinstance(source, str):
             path, _, attribute = source.partition(":")
@@ -154,7 +162,9 @@ class Celeriac:
         if module:
             self.config_from_object(module, silent=silent)
         elif not silent:
-            raise ImproperlyConfigured(f"the environment variable {variable} is not set; it should name the settings module")
+            raise ImproperlyConfigured(
+                f"the environment variable {variable} is not set; it should name the settings module"
+            )
 
     def broker_address(self) -> BrokerAddress:
         """Where the broker is, from the settings."""
@@ -169,20 +179,42 @@ class Celeriac:
     # -- calling
 
     def send_task(
-        self, name: str, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, *, task_type: Task | None = None,
+        self, name: str, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, *, task_type: BaseTask | None = None,
         countdown: float | None = None, eta: datetime | None = None, expires: Any = None, task_id: str | None = None, **options: Any,
     ) -> AsyncResult:  # fmt: skip
         """Send a task by name; see Task.apply_async for the options."""
-        message = self.message(name, args or (), kwargs or {}, task_type, countdown=countdown, eta=eta, expires=expires, task_id=task_id, options=options)
+        message = self.message(
+            name,
+            args or (),
+            kwargs or {},
+            task_type,
+            countdown=countdown,
+            eta=eta,
+            expires=expires,
+            task_id=task_id,
+            options=options,
+        )
         if signals.before_task_publish.receivers:
-            signals.before_task_publish.send(sender=name, body=message.body, headers=message.headers, routing_key=message.queue, exchange=message.exchange)
+            signals.before_task_publish.send(
+                sender=name,
+                body=message.body,
+                headers=message.headers,
+                routing_key=message.queue,
+                exchange=message.exchange,
+            )
         self.producer.publish(message)
         if signals.after_task_publish.receivers:
-            signals.after_task_publish.send(sender=name, body=message.body, headers=message.headers, routing_key=message.queue, exchange=message.exchange)
+            signals.after_task_publish.send(
+                sender=name,
+                body=message.body,
+                headers=message.headers,
+                routing_key=message.queue,
+                exchange=message.exchange,
+            )
         return AsyncResult(message.headers["id"], self.backend, name=name, guard=_no_waiting)
 
     def message(
-        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], task_type: Task | None, *, countdown: float | None,
+        self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], task_type: BaseTask | None, *, countdown: float | None,
         eta: datetime | None, expires: Any, task_id: str | None, options: dict[str, Any],
     ) -> TaskMessage:  # fmt: skip
         """The message of one call: routed, with ids and times. Everything that varies is rolled here."""
@@ -192,7 +224,7 @@ class Celeriac:
             now = datetime.fromtimestamp(wall, UTC)
             eta = moment(countdown, now) if countdown is not None else moment(eta, now)
             expires = moment(expires, now)
-        queue = options.pop("queue", None)
+        queue: Any = options.pop("queue", None)
         priority = options.pop("priority", None)
         exchange, routing_key = options.pop("exchange", None), options.pop("routing_key", None)
         if conf.task_routes and queue is None:
@@ -218,7 +250,9 @@ class Celeriac:
             origin=self._origin or self._name_origin(),
             sent_at=wall,
             priority=priority if priority is not None else conf.task_default_priority or 0,
-            serializer=options.pop("serializer", None) or (task_type.serializer if task_type else None) or conf.task_serializer,
+            serializer=options.pop("serializer", None)
+            or (task_type.serializer if task_type else None)
+            or conf.task_serializer,
             compression=options.pop("compression", None),
             reply_to=options.pop("reply_to", ""),
             eta=eta,
@@ -231,7 +265,9 @@ class Celeriac:
             group=options.pop("group_id", None),
             group_index=options.pop("group_index", None),
             shadow=options.pop("shadow", None),
-            ignore_result=bool(ignore_result if ignore_result is not None else (task_type.ignore_result if task_type else False)),
+            ignore_result=bool(
+                ignore_result if ignore_result is not None else (task_type.ignore_result if task_type else False)
+            ),
             headers=options.pop("headers", None),
             embed=_embed(options),
         )
@@ -240,7 +276,7 @@ class Celeriac:
         self._origin = f"gen{os.getpid()}@{socket.gethostname()}"
         return self._origin
 
-    def AsyncResult(self, task_id: str) -> AsyncResult:
+    def AsyncResult(self, task_id: str) -> AsyncResult:  # noqa: N802 - Celery's name
         """The handle of a call made before, by its id."""
         return AsyncResult(task_id, self.backend, guard=_no_waiting)
 
@@ -257,7 +293,9 @@ class Celeriac:
             with self._lock:
                 if self._producer is None:
                     conf = self.conf
-                    self._producer = open_producer(self.broker_address(), timeout_s=conf.task_publish_timeout, park=conf.profile == "kubernetes")
+                    self._producer = open_producer(
+                        self.broker_address(), timeout_s=conf.task_publish_timeout, park=conf.profile == "kubernetes"
+                    )
         return self._producer
 
     @property
@@ -296,7 +334,17 @@ def _embed(options: dict[str, Any]) -> dict[str, Any] | None:
     """callbacks, errbacks, chain and chord of the options; anything left that we do not know is an error of the caller's."""
     link, link_error = options.pop("link", None), options.pop("link_error", None)
     chain, chord = options.pop("chain", None), options.pop("chord", None)
-    for passed_over in ("retry", "retry_policy", "delivery_mode", "producer", "connection", "add_to_parent", "timestamp", "time", "routing"):
+    for passed_over in (
+        "retry",
+        "retry_policy",
+        "delivery_mode",
+        "producer",
+        "connection",
+        "add_to_parent",
+        "timestamp",
+        "time",
+        "routing",
+    ):
         options.pop(passed_over, None)
     if options:
         raise TypeError(f"unknown option(s) {', '.join(sorted(options))} in apply_async")
@@ -312,7 +360,9 @@ def _listed(value: Any) -> list[Any] | None:
 def _no_waiting() -> None:
     request = current.get()
     if request is not None and not request.called_directly and not request.is_eager:
-        raise RuntimeError("never call result.get() within a task: it can wait for ever; link the tasks, or pass disable_sync_subtasks=False")
+        raise RuntimeError(
+            "never call result.get() within a task: it can wait for ever; link the tasks, or pass disable_sync_subtasks=False"
+        )
 
 
 def _main_module() -> str:

@@ -11,7 +11,23 @@ class Request:
     Custom headers are attributes too.
     """
 
-    __slots__ = ("_headers", "_outer", "_properties", "_task", "_utc", "args", "called_directly", "delivery_info", "embed", "hostname", "is_eager", "kwargs", "logfile", "loglevel", "retry_asked")
+    __slots__ = (
+        "_headers",
+        "_outer",
+        "_properties",
+        "_task",
+        "_utc",
+        "args",
+        "called_directly",
+        "delivery_info",
+        "embed",
+        "hostname",
+        "is_eager",
+        "kwargs",
+        "logfile",
+        "loglevel",
+        "retry_asked",
+    )
 
     def __init__(
         self, task: Any = None, headers: Mapping[str, Any] | None = None, *, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None,

@@ -65,7 +65,6 @@ class Task:
     expires: Any = None
     send_events: bool = True
 
-    Retry = Retry
     MaxRetriesExceededError = MaxRetriesExceededError
     _signature: inspect.Signature | None = None
 
@@ -86,7 +85,9 @@ class Task:
         """Send the task with these arguments; the handle of the call."""
         return self.apply_async(args, kwargs)
 
-    def apply_async(self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any) -> AsyncResult:
+    def apply_async(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult:
         """Send the task.
 
         options: countdown (s), eta (datetime), expires (s or datetime), task_id, queue, priority, serializer, compression, headers,
@@ -101,14 +102,30 @@ class Task:
             return self.apply(args, kwargs, **options)
         return self._sender().send_task(self.name or "", args, kwargs, task_type=self, **options)
 
-    def apply(self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, task_id: str | None = None, throw: bool | None = None, retries: int = 0, **options: Any) -> EagerResult:
+    def apply(
+        self,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
+        task_id: str | None = None,
+        throw: bool | None = None,
+        retries: int = 0,
+        **options: Any,
+    ) -> EagerResult:
         """Run the task here, as a worker would; its result. Retries run at once."""
         from uuid import uuid4
 
         args, kwargs = tuple(args or ()), dict(kwargs or {})
         task_id = task_id or str(uuid4())
         headers = {"id": task_id, "task": self.name, "retries": retries, "root_id": options.get("root_id") or task_id}
-        request = Request(self, headers, args=args, kwargs=kwargs, is_eager=True, outer=current.get(), delivery_info={"is_eager": True})
+        request = Request(
+            self,
+            headers,
+            args=args,
+            kwargs=kwargs,
+            is_eager=True,
+            outer=current.get(),
+            delivery_info={"is_eager": True},
+        )
         token = current.set(request)
         try:
             value = self.run(*args, **kwargs)
@@ -167,12 +184,19 @@ class Task:
             if exc is not None:
                 raise exc
             raise MaxRetriesExceededError(
-                f"Can't retry {self.name}[{request.id}] args:{request.args} kwargs:{request.kwargs}", task_args=request.args, task_kwargs=request.kwargs
+                f"Can't retry {self.name}[{request.id}] args:{request.args} kwargs:{request.kwargs}",
+                task_args=request.args,
+                task_kwargs=request.kwargs,
             )
         wait_s = self.default_retry_delay if countdown is None and eta is None else countdown
         now = time.time()
         due_at = eta.timestamp() if eta is not None else now + float(wait_s or 0)
-        again = (tuple(request.args) if args is None else tuple(args), dict(request.kwargs) if kwargs is None else dict(kwargs), due_at, options)
+        again = (
+            tuple(request.args) if args is None else tuple(args),
+            dict(request.kwargs) if kwargs is None else dict(kwargs),
+            due_at,
+            options,
+        )
         asked = Retry(exc=exc, when=eta if eta is not None else wait_s, is_eager=request.is_eager, sig=again)
         request.retry_asked = asked
         if throw:
@@ -183,18 +207,26 @@ class Task:
         """Store a state of your own, e.g. PROGRESS with `meta={"current": 3, "total": 9}`."""
         task_id = task_id or self.request.id
         if task_id is None:
-            logging.getLogger(__name__).warning("%s.update_state(%s): no task runs here, nothing was stored", self.name, state)
+            logging.getLogger(__name__).warning(
+                "%s.update_state(%s): no task runs here, nothing was stored", self.name, state
+            )
             return
         self._sender().store_state(task_id, state or states.PENDING, meta)
 
     def autoretry(self, error: BaseException) -> None:
         """Turn an error of `autoretry_for` into a retry; called by the worker. Raises Retry, or the error itself."""
-        if not self.autoretry_for or not isinstance(error, self.autoretry_for) or isinstance(error, self.dont_autoretry_for):
+        if (
+            not self.autoretry_for
+            or not isinstance(error, self.autoretry_for)
+            or isinstance(error, self.dont_autoretry_for)
+        ):
             return
         named = dict(self.retry_kwargs)
         if self.retry_backoff:
             dice = random.randrange if self.retry_jitter else None
-            named["countdown"] = backoff_s(float(self.retry_backoff), self.request.retries, self.retry_backoff_max, dice)
+            named["countdown"] = backoff_s(
+                float(self.retry_backoff), self.request.retries, self.retry_backoff_max, dice
+            )
         self.retry(exc=error, **named)
 
     # -- hooks
@@ -238,8 +270,9 @@ class Task:
         cls._overrides_call = cls.__call__ is not Task.__call__
         if cls.typing and hasattr(cls, "run"):
             signature = inspect.signature(cls.run)
-            first, *rest = signature.parameters.values()
-            cls._signature = signature.replace(parameters=rest) if not isinstance(inspect.getattr_static(cls, "run"), staticmethod) else signature
+            if not isinstance(inspect.getattr_static(cls, "run"), staticmethod):  # without `self`
+                signature = signature.replace(parameters=list(signature.parameters.values())[1:])
+            cls._signature = signature
 
     _hooked: ClassVar[frozenset[str]] = frozenset()
     _overrides_call: ClassVar[bool] = False
@@ -248,7 +281,7 @@ class Task:
         """A logger named after the task (the guide's way)."""
         return logging.getLogger(f"celeriac.task.{self.name}")
 
-    def AsyncResult(self, task_id: str) -> AsyncResult:
+    def AsyncResult(self, task_id: str) -> AsyncResult:  # noqa: N802 - Celery's name
         """The handle of a call made before."""
         handle: AsyncResult = self.app.AsyncResult(task_id)
         return handle
@@ -261,7 +294,9 @@ class Task:
         return f"<@task: {self.name} of {getattr(self.app, 'main', None)}>"
 
 
-def task_class(app: Any, base: type[Task], function: Callable[..., Any], name: str, *, bind: bool, options: Mapping[str, Any]) -> type[Task]:
+def task_class(
+    app: Any, base: type[Task], function: Callable[..., Any], name: str, *, bind: bool, options: Mapping[str, Any]
+) -> type[Task]:
     """The class of a decorated function: made once a task type."""
     body = function if bind else staticmethod(function)
     return type(

@@ -9,7 +9,14 @@ from celeriac.broker.connection import REDIS_SCHEMES, redacted
 from celeriac.exceptions import ImproperlyConfigured
 
 
-def open_backend(url: str | None, *, options: Mapping[str, Any] | None = None, expires_s: float | None = 86400.0, serializer: str = "json", accept: frozenset[str] = frozenset()) -> ResultBackend:
+def open_backend(
+    url: str | None,
+    *,
+    options: Mapping[str, Any] | None = None,
+    expires_s: float | None = 86400.0,
+    serializer: str = "json",
+    accept: frozenset[str] = frozenset(),
+) -> ResultBackend:
     """The result store that the URL names; without one, a store that keeps nothing. Connects at the first use.
 
     Raises ImproperlyConfigured for a scheme that nobody serves.

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from celeriac.exceptions import ImproperlyConfigured, NotSupported
 from celeriac.wire.result import ResultMeta
 
-_HOW = "no result backend is configured: set result_backend (or CELERIAC_RESULT_BACKEND), for example redis://host:6379/1"
+_HOW = (
+    "no result backend is configured: set result_backend (or CELERIAC_RESULT_BACKEND), for example redis://host:6379/1"
+)
 
 
 class DisabledBackend:

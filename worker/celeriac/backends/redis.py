@@ -44,7 +44,9 @@ class RedisBackend:
 
     keeps_results = True
 
-    def __init__(self, url: str, *, options: Mapping[str, Any], expires_s: float | None, serializer: str, accept: Collection[str]) -> None:
+    def __init__(
+        self, url: str, *, options: Mapping[str, Any], expires_s: float | None, serializer: str, accept: Collection[str]
+    ) -> None:
         self._url = url
         self._options = {name: value for name, value in options.items() if name != "global_keyprefix"}
         prefix = str(options.get("global_keyprefix") or "")
@@ -72,10 +74,14 @@ class RedisBackend:
         with self._errors():
             self._open()
             for start in range(0, len(keys), 1000):
-                answers = self._script(keys=keys[start : start + 1000], args=[self._expires_ms or "", *payloads[start : start + 1000]])
+                answers = self._script(
+                    keys=keys[start : start + 1000], args=[self._expires_ms or "", *payloads[start : start + 1000]]
+                )
                 for place, answer in zip(places[start:], answers, strict=False):
                     if answer:
-                        errors[place] = BackendUnavailable(f"the result backend at {redacted(self._url)} refused a record: {answer.decode()}")
+                        errors[place] = BackendUnavailable(
+                            f"the result backend at {redacted(self._url)} refused a record: {answer.decode()}"
+                        )
         return errors
 
     def encode(self, meta: ResultMeta) -> bytes:

@@ -29,19 +29,28 @@ def encode(value: Any, serializer: str) -> tuple[str, str, bytes]:
                 return JSON, "utf-8", json_dumps(value).encode()
         content_type, encoding, payload = serialization.dumps(value, serializer)
     except (KombuEncodeError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise EncodeError(f"cannot serialize {value!r:.200} as {serializer}: {error}. Pass plain values (numbers, text, lists, mappings) or choose another serializer") from error
+        raise EncodeError(
+            f"cannot serialize {value!r:.200} as {serializer}: {error}."
+            " Pass plain values (numbers, text, lists, mappings) or choose another serializer"
+        ) from error
     except serialization.SerializerNotInstalled as error:
-        raise EncodeError(f"serializer {serializer!r} is not installed; known: {', '.join(sorted(_CONTENT_TYPES))}") from error
+        raise EncodeError(
+            f"serializer {serializer!r} is not installed; known: {', '.join(sorted(_CONTENT_TYPES))}"
+        ) from error
     return content_type, encoding, payload if isinstance(payload, bytes) else payload.encode(encoding)
 
 
-def decode(payload: bytes | str, content_type: str, encoding: str, accept: Collection[str], compression: str | None = None) -> Any:
+def decode(
+    payload: bytes | str, content_type: str, encoding: str, accept: Collection[str], compression: str | None = None
+) -> Any:
     """The value. accept: content types (not names) that may be read.
 
     Raises ContentDisallowed, or DecodeError with the reason.
     """
     if content_type not in accept:
-        raise ContentDisallowed(f"content type {content_type!r} is not accepted (accept_content allows: {', '.join(sorted(accept))})")
+        raise ContentDisallowed(
+            f"content type {content_type!r} is not accepted (accept_content allows: {', '.join(sorted(accept))})"
+        )
     try:
         if compression:
             payload = decompress(payload, compression)
@@ -63,6 +72,8 @@ def content_types(names: Collection[str]) -> frozenset[str]:
     found = set()
     for name in names:
         if name not in _CONTENT_TYPES and "/" not in name:
-            raise ValueError(f"accept_content: {name!r} is not a serializer; known: {', '.join(sorted(_CONTENT_TYPES))}")
+            raise ValueError(
+                f"accept_content: {name!r} is not a serializer; known: {', '.join(sorted(_CONTENT_TYPES))}"
+            )
         found.add(_CONTENT_TYPES.get(name, name))
     return frozenset(found)

@@ -78,7 +78,9 @@ def connect(address: BrokerAddress) -> kombu.Connection:
             heartbeat=address.heartbeat_s or None,
         )
         try:
-            connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0.1, reraise_as_library_errors=False)
+            connection.ensure_connection(
+                max_retries=1, interval_start=0, interval_step=0.1, reraise_as_library_errors=False
+            )
         except BaseException:
             connection.release()
             raise
@@ -95,7 +97,9 @@ def broker_errors(address: BrokerAddress) -> Iterator[None]:
     except (ValueError, KeyError, ImportError) as error:  # kombu reads a URL as it connects
         if isinstance(error, BrokerUnavailable | ImproperlyConfigured):
             raise
-        raise ImproperlyConfigured(f"broker URL {redacted(address.url)!r} cannot be used: {redacted(str(error))}") from error
+        raise ImproperlyConfigured(
+            f"broker URL {redacted(address.url)!r} cannot be used: {redacted(str(error))}"
+        ) from error
 
 
 def unavailable(address: BrokerAddress, error: BaseException) -> BrokerUnavailable:
@@ -122,3 +126,5 @@ def _recoverable() -> tuple[type[BaseException], ...]:
 
 #: What a broken connection raises, whatever the broker.
 RECOVERABLE: tuple[type[BaseException], ...] = _recoverable()
+#: The same, and what this module makes of it.
+UNAVAILABLE: tuple[type[BaseException], ...] = (*RECOVERABLE, BrokerUnavailable)

@@ -68,43 +68,62 @@ class Consumer(Protocol):
 
     def claim(self, limit: int) -> list[Delivery]:
         """Up to `limit` messages, at once: an empty list when nothing waits."""
+
     def arm(self) -> bool:
         """Ask for `fileno()` to become readable when something may be claimed; True: there is something already."""
+
     def fileno(self) -> int | None:
         """What to select on while idle; None: poll."""
+
     def settle(self, settled: Sequence[Settled]) -> None:
         """Publish what follows and acknowledge, in one go for each message."""
+
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         """Return messages that were not started to the front of their queues."""
+
     def requeue(self, deliveries: Sequence[Delivery]) -> None:
         """Return messages to the back of their queues."""
+
     def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         """Keep messages until their due times (seconds since the epoch)."""
+
     def throttle(self, deliveries: Sequence[Delivery]) -> None:
         """Keep messages of rate-limited tasks, first in, first out."""
+
     def claim_throttled(self, queue: str, task: str, limit: int) -> tuple[list[Delivery], int]:
         """(up to `limit` of them, how many are left)."""
+
     def count_throttled(self, queue: str, task: str) -> int:
         """How many of them wait."""
+
     def take(self, key: str, per_s: float, burst: int, wanted: int) -> tuple[int, float]:
         """(tokens granted, seconds until the next) of a cluster-wide limit."""
+
     def allow(self, count: int) -> None:
         """Let the broker hand out up to `count` unacknowledged messages: slots, what is claimed ahead, and what the worker holds."""
+
     def renew(self) -> list[Delivery]:
         """Renew all leases; the deliveries that are no longer ours."""
+
     def sweep(self) -> int:
         """Release what is due and restore what dead workers left; how many messages moved."""
+
     def open_claims(self) -> int:
         """Messages claimed and not settled."""
+
     def set_queues(self, queues: Sequence[str]) -> None:
         """Consume these queues from now on."""
+
     def reconnect(self) -> None:
         """Drop the connection and open another; what only lived in the old one is forgotten."""
+
     def close(self) -> None:
         """Return what is still claimed and unstarted, and disconnect."""
 
 
-def open_consumer(address: BrokerAddress, queues: Sequence[str], *, node: str, lease_s: float, prefetch: int) -> Consumer:
+def open_consumer(
+    address: BrokerAddress, queues: Sequence[str], *, node: str, lease_s: float, prefetch: int
+) -> Consumer:
     """A consumer of `queues`. Raises BrokerUnavailable or ImproperlyConfigured.
 
     node      the worker's name, for the broker's own listings. lease_s: see task_lease. prefetch: slots, to begin with.
@@ -290,7 +309,9 @@ class KombuConsumer:
     def _open_consumer(self) -> None:
         self._queue_by_tag: dict[Any, str] = {}
         bound = [declare_queue(self._channel, name) for name in self._queues]
-        self._consumer = kombu.Consumer(self._channel, bound, on_message=self._received, auto_declare=False, accept=None)
+        self._consumer = kombu.Consumer(
+            self._channel, bound, on_message=self._received, auto_declare=False, accept=None
+        )
         self._consume()
 
     def _consume(self) -> None:

@@ -41,7 +41,9 @@ class QueueDepth:
 class DepthProbe:
     """Reads depths on a connection of its own, which it reopens after an error. Not for use from several threads at once."""
 
-    def __init__(self, url: str, *, transport_options: Mapping[str, Any] | None = None, ssl: Any = None, timeout_s: float = 3.0) -> None:
+    def __init__(
+        self, url: str, *, transport_options: Mapping[str, Any] | None = None, ssl: Any = None, timeout_s: float = 3.0
+    ) -> None:
         options = dict(transport_options or {})
         self._address = BrokerAddress(url=url, transport_options=options, ssl=ssl, connect_timeout_s=timeout_s)
         if self._address.is_redis:

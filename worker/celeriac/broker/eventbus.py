@@ -1,7 +1,6 @@
 """Celery's event exchange: sending events, and receiving those of all workers."""
 
 import logging
-import socket
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -36,7 +35,9 @@ class EventSender:
             self._publish(list(events), "task.multi", events[0]["hostname"])
 
     def _publish(self, body: Any, routing_key: str, hostname: str) -> None:
-        self._producer.publish(body, routing_key=routing_key, headers={"hostname": hostname}, delivery_mode=1, retry=False)
+        self._producer.publish(
+            body, routing_key=routing_key, headers={"hostname": hostname}, delivery_mode=1, retry=False
+        )
 
 
 class EventReceiver:
@@ -58,7 +59,7 @@ class EventReceiver:
                     try:
                         self._connection.drain_events(timeout=wait_s)
                         wait_s = 0.001
-                    except (TimeoutError, socket.timeout):
+                    except TimeoutError:
                         break
         except BrokerUnavailable:
             self.close()

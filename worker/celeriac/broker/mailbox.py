@@ -1,7 +1,6 @@
 """Remote control over pidbox: sending commands to workers, and the worker's side that answers them. Celery's own wire."""
 
 import logging
-import socket
 import threading
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -70,14 +69,21 @@ class ControlNode:
     """The worker's side: a thread with a connection of its own that answers commands and sends the worker's events.
 
     handlers   command name -> function(**arguments) -> answer. A handler that raises answers {"error": repr}.
-    tick       called about five times a second with an EventSender: heartbeats and task events go out here.
+    tick       called about five times a second with an EventSender: heartbeats and task events go out here. bye: at the end.
     """
 
-    def __init__(self, address: BrokerAddress, node: str, handlers: Mapping[str, Handler], tick: Callable[[EventSender], None]) -> None:
+    def __init__(
+        self,
+        address: BrokerAddress,
+        node: str,
+        handlers: Mapping[str, Handler],
+        tick: Callable[[EventSender], None],
+        bye: Callable[[EventSender], None],
+    ) -> None:
         self._address = address
         self._node = node
         self._handlers = {name: _stateless(handler) for name, handler in handlers.items()}
-        self._tick = tick
+        self._tick, self._bye = tick, bye
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="celeriac-control", daemon=True)
 
@@ -115,14 +121,14 @@ class ControlNode:
                 consumer.consume()
                 sender = EventSender(connection)
                 while True:
-                    stopping = self._stop.is_set()
-                    self._tick(sender)
-                    if stopping:
+                    if self._stop.is_set():
+                        self._bye(sender)
                         consumer.cancel()
                         return
+                    self._tick(sender)
                     try:
                         connection.drain_events(timeout=0.2)
-                    except (TimeoutError, socket.timeout):
+                    except TimeoutError:
                         continue
             finally:
                 connection.release()
@@ -140,12 +146,24 @@ class ControlNode:
 
 
 def _box() -> Any:
-    return pidbox.Mailbox(EXCHANGE, type="fanout", accept=["json", "application/json"], serializer="json", queue_ttl=300.0, queue_expires=10.0, reply_queue_expires=10.0)
+    return pidbox.Mailbox(
+        EXCHANGE,
+        type="fanout",
+        accept=["json", "application/json"],
+        serializer="json",
+        queue_ttl=300.0,
+        queue_expires=10.0,
+        reply_queue_expires=10.0,
+    )
 
 
 def _stateless(handler: Handler) -> Handler:
     """kombu hands its state first; ours need none."""
-    return lambda state=None, /, **arguments: handler(**arguments)
+
+    def call(state: Any = None, /, **arguments: Any) -> Any:
+        return handler(**arguments)
+
+    return call
 
 
 def _undecodable(message: Any, error: Exception) -> None:

@@ -14,7 +14,7 @@ from kombu.compression import compress
 from kombu.utils.json import dumps as json_dumps
 
 from celeriac.broker.codec import encode
-from celeriac.broker.connection import RECOVERABLE, BrokerAddress, connect, unavailable
+from celeriac.broker.connection import RECOVERABLE, UNAVAILABLE, BrokerAddress, connect, unavailable
 from celeriac.broker.topology import declare_queue
 from celeriac.exceptions import BrokerUnavailable
 from celeriac.wire.message import TaskMessage
@@ -25,8 +25,19 @@ class Producer(Protocol):
 
     def publish(self, message: TaskMessage) -> None:
         """Put one message on its queue. Raises BrokerUnavailable after the deadline, EncodeError at once."""
-    def publish_raw(self, queue: str, body: Any, headers: Mapping[str, Any], *, content_type: str, content_encoding: str, properties: Mapping[str, Any]) -> None:
+
+    def publish_raw(
+        self,
+        queue: str,
+        body: Any,
+        headers: Mapping[str, Any],
+        *,
+        content_type: str,
+        content_encoding: str,
+        properties: Mapping[str, Any],
+    ) -> None:
         """Put a body that is bytes already on a queue."""
+
     def close(self) -> None:
         """Disconnect."""
 
@@ -59,8 +70,19 @@ class RedisProducer:
         envelope = envelope_of(message)
         self._push(message.queue, envelope, message.priority, message.due_at if self._park else None)
 
-    def publish_raw(self, queue: str, body: Any, headers: Mapping[str, Any], *, content_type: str, content_encoding: str, properties: Mapping[str, Any]) -> None:
-        envelope = raw_envelope(queue, body, headers, content_type=content_type, content_encoding=content_encoding, properties=properties)
+    def publish_raw(
+        self,
+        queue: str,
+        body: Any,
+        headers: Mapping[str, Any],
+        *,
+        content_type: str,
+        content_encoding: str,
+        properties: Mapping[str, Any],
+    ) -> None:
+        envelope = raw_envelope(
+            queue, body, headers, content_type=content_type, content_encoding=content_encoding, properties=properties
+        )
         self._push(queue, envelope, int(properties.get("priority") or 0), None)
 
     def _push(self, queue: str, envelope: bytes, priority: int, due_at: float | None) -> None:
@@ -72,11 +94,13 @@ class RedisProducer:
                 if queue not in self._bound:
                     self._bind(queue)
                 if due_at is not None:
-                    queues.client.zadd(queues.delayed_key(queue), {f"{queues.step_of(priority)} ".encode() + envelope: due_at})
+                    queues.client.zadd(
+                        queues.delayed_key(queue), {f"{queues.step_of(priority)} ".encode() + envelope: due_at}
+                    )
                 else:
                     queues.client.execute_command("LPUSH", queues.list_key(queue, queues.step_of(priority)), envelope)
                 return
-            except (*RECOVERABLE, BrokerUnavailable) as error:
+            except UNAVAILABLE as error:
                 if time.monotonic() + pause_s >= deadline:
                     raise _too_late(self._address, queue, self._timeout_s, error) from error
                 time.sleep(pause_s)
@@ -109,7 +133,9 @@ class RedisProducer:
 class KombuProducer:
     """RabbitMQ (with publisher confirms) and memory, through kombu's Producer."""
 
-    def __init__(self, address: BrokerAddress, *, connection: kombu.Connection | None = None, timeout_s: float = 5.0) -> None:
+    def __init__(
+        self, address: BrokerAddress, *, connection: kombu.Connection | None = None, timeout_s: float = 5.0
+    ) -> None:
         self._address = _confirming(address)
         self._given = connection
         self._timeout_s = timeout_s
@@ -125,7 +151,12 @@ class KombuProducer:
         if message.compression:
             body, compression_type = compress(body, message.compression)
             headers = {**headers, "compression": compression_type}
-        properties: dict[str, Any] = {"correlation_id": message.id, "reply_to": message.reply_to, "delivery_mode": 2, "priority": message.priority}
+        properties: dict[str, Any] = {
+            "correlation_id": message.id,
+            "reply_to": message.reply_to,
+            "delivery_mode": 2,
+            "priority": message.priority,
+        }
         if message.expiration_s is not None:
             properties["expiration"] = str(max(0, int(message.expiration_s * 1000)))
         self.publish_raw(
@@ -155,7 +186,7 @@ class KombuProducer:
                         confirm_timeout=max(0.1, deadline - time.monotonic()), **kept,
                     )  # fmt: skip
                 return
-            except (*RECOVERABLE, BrokerUnavailable) as error:
+            except UNAVAILABLE as error:
                 if self._given is not None:
                     raise
                 self._drop()
@@ -185,7 +216,18 @@ class KombuProducer:
         self._drop()
 
 
-_PROPERTIES = ("correlation_id", "reply_to", "delivery_mode", "priority", "expiration", "timestamp", "message_id", "app_id", "user_id", "type")
+_PROPERTIES = (
+    "correlation_id",
+    "reply_to",
+    "delivery_mode",
+    "priority",
+    "expiration",
+    "timestamp",
+    "message_id",
+    "app_id",
+    "user_id",
+    "type",
+)
 
 
 def _confirming(address: BrokerAddress) -> BrokerAddress:
@@ -228,14 +270,30 @@ def envelope_of(message: TaskMessage) -> bytes:
     })  # fmt: skip
 
 
-def raw_envelope(queue: str, body: Any, headers: Mapping[str, Any], *, content_type: str, content_encoding: str, properties: Mapping[str, Any]) -> bytes:
+def raw_envelope(
+    queue: str,
+    body: Any,
+    headers: Mapping[str, Any],
+    *,
+    content_type: str,
+    content_encoding: str,
+    properties: Mapping[str, Any],
+) -> bytes:
     """kombu's Redis envelope of a body that is encoded already; the properties' body_encoding says how."""
     info = {"exchange": "", "routing_key": queue}
     text = body if isinstance(body, str) else base64.b64encode(body).decode()
     wrapped = {**properties, "delivery_info": info, "delivery_tag": str(uuid.uuid4())}
     if not isinstance(body, str):
         wrapped["body_encoding"] = "base64"
-    return _json({"body": text, "content-encoding": content_encoding, "content-type": content_type, "headers": dict(headers), "properties": wrapped})
+    return _json(
+        {
+            "body": text,
+            "content-encoding": content_encoding,
+            "content-type": content_type,
+            "headers": dict(headers),
+            "properties": wrapped,
+        }
+    )
 
 
 def _json(envelope: Mapping[str, Any]) -> bytes:

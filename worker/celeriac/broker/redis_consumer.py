@@ -58,7 +58,8 @@ class RedisConsumer:
         prefix = f"{self._incarnation}.{self._batch}."
         with broker_errors(self._address):
             flat = queues.claim_script(
-                keys=keys, args=[limit, prefix, self._lease_s, len(queues.steps), *(self._tails[name] for name in names)]
+                keys=keys,
+                args=[limit, prefix, self._lease_s, len(queues.steps), *(self._tails[name] for name in names)],
             )
         found = []
         for place in range(0, len(flat), 2):
@@ -75,7 +76,9 @@ class RedisConsumer:
             queues.throttled_key(queue, task), queues.throttled_key(queue),
         ]  # fmt: skip
         with broker_errors(self._address):
-            left, *items = queues.claim_throttled_script(keys=keys, args=[limit, prefix, self._lease_s, self._tail(queue), task])
+            left, *items = queues.claim_throttled_script(
+                keys=keys, args=[limit, prefix, self._lease_s, self._tail(queue), task]
+            )
         return [self._delivery(f"{prefix}{place}", queue, item) for place, item in enumerate(items, 1)], int(left)
 
     def count_throttled(self, queue: str, task: str) -> int:
@@ -137,7 +140,9 @@ class RedisConsumer:
         for message in publish:
             envelope, step = envelope_of(message), queues.step_of(message.priority)
             if message.due_at is not None:
-                pushes.append(("delayed", queues.delayed_key(message.queue), message.due_at, f"{step} ".encode() + envelope))
+                pushes.append(
+                    ("delayed", queues.delayed_key(message.queue), message.due_at, f"{step} ".encode() + envelope)
+                )
             else:
                 pushes.append(("list", queues.list_key(message.queue, step), 0, envelope))
         if death is not None:
@@ -176,7 +181,13 @@ class RedisConsumer:
                 destination = queues.throttled_key(name, task)
             else:
                 destination = queues.list_key(name, step)
-            keys = [queues.unacked, queues.unacked_index, queues.lease_key(name), destination, queues.throttled_key(name)]
+            keys = [
+                queues.unacked,
+                queues.unacked_index,
+                queues.lease_key(name),
+                destination,
+                queues.throttled_key(name),
+            ]
             if not runs or runs[-1][0] != keys or len(runs[-1][1]) > 2000:
                 runs.append((keys, [kind, task]))
             runs[-1][1].extend([delivery.claim, len(self._tail(name)), step, score])

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from celeriac.policy.outcome import Revoked, Unreadable
 from celeriac.exceptions import DecodeError, NotRegistered, WorkerLostError
+from celeriac.policy.outcome import Revoked, Unreadable
 from celeriac.wire.message import STARTS, parse_time
 
 
@@ -27,7 +27,9 @@ class Discard(NamedTuple):
 RUN = Run()
 
 
-def admit(headers: Mapping[str, Any], *, known: bool, revoked: bool, max_starts: int, now: float) -> Run | Wait | Discard:
+def admit(
+    headers: Mapping[str, Any], *, known: bool, revoked: bool, max_starts: int, now: float
+) -> Run | Wait | Discard:
     """The fate of one message.
 
     known       whether its task is registered here. revoked: whether its id was revoked.
@@ -65,7 +67,9 @@ def _unknown(headers: Mapping[str, Any]) -> Unreadable:
     return Unreadable(NotRegistered(name), "unknown_task")
 
 
-def claim_size(*, free: int, slots: int, run_s: float | None, multiplier: int | None, ahead_s: float = 0.02, most: int = 500) -> int:
+def claim_size(
+    *, free: int, slots: int, run_s: float | None, multiplier: int | None, ahead_s: float = 0.02, most: int = 500
+) -> int:
     """How many messages to claim now.
 
     free        idle slots. slots: all of them. run_s: the measured mean run time of what this worker runs, None when unknown.

@@ -11,7 +11,9 @@ class Mark(NamedTuple):
     expires_at: float
 
 
-def heard(mark: Mark | None, highest_epoch: int, *, id: str, epoch: int, ttl_s: float, now: float) -> tuple[Mark | None, int]:  # noqa: A002
+def heard(
+    mark: Mark | None, highest_epoch: int, *, id: str, epoch: int, ttl_s: float, now: float
+) -> tuple[Mark | None, int]:
     """(the mark to heed, the highest epoch seen) after a drain command. A lower epoch is an old leader's: ignored.
 
     now: monotonic seconds.

@@ -3,20 +3,24 @@
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from celeriac.wire.message import TaskMessage
+
 
 class Succeeded(NamedTuple):
-    """The body returned. record: the encoded SUCCESS record, None when the result is ignored."""
+    """The body returned. record: the encoded SUCCESS record, None when the result is ignored. follow: what runs next."""
 
     value: Any
     record: bytes | None = None
+    follow: tuple[TaskMessage, ...] = ()
 
 
 class Failed(NamedTuple):
-    """The body raised. expected: one of the task's `throws`."""
+    """The body raised. expected: one of the task's `throws`. follow: its error callbacks."""
 
     error: BaseException
     traceback: str
     expected: bool = False
+    follow: tuple[TaskMessage, ...] = ()
 
 
 class RetryAsked(NamedTuple):
@@ -49,7 +53,7 @@ class Unreadable(NamedTuple):
     """The body never ran: the message could not be decoded, or its type is unknown."""
 
     error: BaseException
-    reason: str  # malformed | content_disallowed | unknown_task | too_many_starts
+    reason: str  # malformed | content_disallowed | unknown_task | too_many_starts | unsupported
 
 
 class Revoked(NamedTuple):

@@ -14,7 +14,7 @@ def parse_rate(rate: object) -> float | None:
         return None
     try:
         if isinstance(rate, bool):
-            raise ValueError
+            raise ValueError  # noqa: TRY004 - turned into one message below
         if isinstance(rate, int | float):
             per_s = float(rate)
         else:
@@ -25,7 +25,9 @@ def parse_rate(rate: object) -> float | None:
         if not 0.0 <= per_s < float("inf"):
             raise ValueError
     except ValueError:
-        raise ValueError(f"rate limit {rate!r} is not a number or '<number>/s', '/m' or '/h' (for example 10, '10/s', '100/m')") from None
+        raise ValueError(
+            f"rate limit {rate!r} is not a number or '<number>/s', '/m' or '/h' (for example 10, '10/s', '100/m')"
+        ) from None
     return per_s or None
 
 

@@ -7,7 +7,13 @@ from typing import Any
 Router = Callable[..., Any]
 
 
-def route(name: str, routes: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, options: Mapping[str, Any] | None = None) -> Mapping[str, Any]:
+def route(
+    name: str,
+    routes: Any,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Mapping[str, Any]:
     """Routing options ({queue, exchange, routing_key, priority}) that `routes` gives the task, or an empty mapping.
 
     routes   a mapping of task names or globs to options or a queue's name, a function

@@ -6,7 +6,7 @@ observe; a crash between any two of them leads to a second delivery, never to a 
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, assert_never
 
 from celeriac import states
 from celeriac.exceptions import NotRegistered, TaskRevokedError
@@ -49,23 +49,31 @@ class Rules(NamedTuple):
     serializer: str = "json"
 
 
-def settle(outcome: Outcome, headers: Mapping[str, Any], rules: Rules, *, queue: str, hostname: str, now: float) -> Settlement:
+def settle(
+    outcome: Outcome, headers: Mapping[str, Any], rules: Rules, *, queue: str, hostname: str, now: float
+) -> Settlement:
     """The settlement of one outcome. now: seconds since the epoch."""
     match outcome:
-        case Succeeded(value, encoded):
-            if rules.ignore_result:
-                return _SUCCEEDED
-            return Settlement("succeeded", store=_meta(headers, states.SUCCESS, value, None, rules, queue, hostname, now), encoded=encoded)
-        case Failed(error, traceback, _):
-            return Settlement("failed", store=_error_meta(headers, states.FAILURE, error, traceback, rules, queue, hostname, now), error=error, traceback=traceback)
+        case Succeeded(value, encoded, follow):
+            if encoded is None:  # the result is ignored, or nothing keeps it
+                return Settlement("succeeded", publish=follow) if follow else _SUCCEEDED
+            whole = ResultMeta(headers["id"], states.SUCCESS, value)  # all of it is in `encoded`
+            return Settlement("succeeded", store=whole, encoded=encoded, publish=follow)
+        case Failed(error, traceback, _, follow):
+            store = _error_meta(headers, states.FAILURE, error, traceback, rules, queue, hostname, now)
+            return Settlement("failed", store=store, publish=follow, error=error, traceback=traceback)
         case RetryAsked(error, traceback, _, _, _, _, _):
             again = _again(outcome, headers, rules, queue, now)
             shown = error if error is not None else RuntimeError("retry")
-            meta = None if rules.ignore_result else _meta(headers, states.RETRY, exception_to_wire(shown), traceback, rules, queue, hostname, now)
+            meta = (
+                None
+                if rules.ignore_result
+                else _meta(headers, states.RETRY, exception_to_wire(shown), traceback, rules, queue, hostname, now)
+            )
             return Settlement("retried", store=meta, publish=(again,), error=error, traceback=traceback)
-        case Rejected(reason, True):
+        case Rejected(_, requeue) if requeue:
             return Settlement("requeued", REQUEUE)
-        case Rejected(reason, False):
+        case Rejected(reason, _):
             return Settlement("rejected", DEAD, death=_death("rejected", reason, headers, queue, hostname, now))
         case Ignored():
             return _IGNORED
@@ -78,8 +86,11 @@ def settle(outcome: Outcome, headers: Mapping[str, Any], rules: Rules, *, queue:
             )
         case Unreadable(error, reason):
             death = _death(reason, str(error), headers, queue, hostname, now)
-            store = _error_meta(headers, states.FAILURE, error, None, rules, queue, hostname, now) if isinstance(headers.get("id"), str) else None
-            return Settlement("dead_lettered", DEAD, store=store, death=death, error=error)
+            named = isinstance(headers.get("id"), str)
+            meta = _error_meta(headers, states.FAILURE, error, None, rules, queue, hostname, now) if named else None
+            return Settlement("dead_lettered", DEAD, store=meta, death=death, error=error)
+        case _ as never:
+            assert_never(never)
 
 
 def _again(asked: RetryAsked, headers: Mapping[str, Any], rules: Rules, queue: str, now: float) -> TaskMessage:
@@ -87,7 +98,9 @@ def _again(asked: RetryAsked, headers: Mapping[str, Any], rules: Rules, queue: s
     options = dict(asked.options)
     own = {name: value for name, value in headers.items() if name not in _COMPOSED and name != STARTS}
     hard, soft = (headers.get("timelimit") or (None, None))[:2]
-    expires = options.pop("expires", None) or (datetime.fromisoformat(headers["expires"]) if headers.get("expires") else None)
+    expires = options.pop("expires", None) or (
+        datetime.fromisoformat(headers["expires"]) if headers.get("expires") else None
+    )
     return compose(
         id=headers["id"],
         task=headers["task"],
@@ -116,12 +129,38 @@ def _again(asked: RetryAsked, headers: Mapping[str, Any], rules: Rules, queue: s
 
 
 _COMPOSED = frozenset(
-    "lang task id shadow eta expires group group_index retries timelimit root_id parent_id argsrepr kwargsrepr origin"
-    " ignore_result celeriac_sent_at".split()
+    [
+        "lang",
+        "task",
+        "id",
+        "shadow",
+        "eta",
+        "expires",
+        "group",
+        "group_index",
+        "retries",
+        "timelimit",
+        "root_id",
+        "parent_id",
+        "argsrepr",
+        "kwargsrepr",
+        "origin",
+        "ignore_result",
+        "celeriac_sent_at",
+    ]
 )
 
 
-def _meta(headers: Mapping[str, Any], status: str, result: Any, traceback: str | None, rules: Rules, queue: str, hostname: str, now: float) -> ResultMeta:
+def _meta(
+    headers: Mapping[str, Any],
+    status: str,
+    result: Any,
+    traceback: str | None,
+    rules: Rules,
+    queue: str,
+    hostname: str,
+    now: float,
+) -> ResultMeta:
     extra: dict[str, Any] = {}
     if headers.get("group"):
         extra["group_id"] = headers["group"]
@@ -140,7 +179,16 @@ def _meta(headers: Mapping[str, Any], status: str, result: Any, traceback: str |
 success_meta = _meta
 
 
-def _error_meta(headers: Mapping[str, Any], status: str, error: BaseException, traceback: str | None, rules: Rules, queue: str, hostname: str, now: float) -> ResultMeta | None:
+def _error_meta(
+    headers: Mapping[str, Any],
+    status: str,
+    error: BaseException,
+    traceback: str | None,
+    rules: Rules,
+    queue: str,
+    hostname: str,
+    now: float,
+) -> ResultMeta | None:
     if rules.ignore_result and not rules.store_errors:
         return None
     described = exception_to_wire(error)
@@ -149,8 +197,17 @@ def _error_meta(headers: Mapping[str, Any], status: str, error: BaseException, t
     return _meta(headers, status, described, traceback, rules, queue, hostname, now)
 
 
-def _death(reason: str, detail: str, headers: Mapping[str, Any], queue: str, hostname: str, now: float) -> dict[str, Any]:
-    return {"reason": reason, "detail": detail[:1000], "queue": queue, "at": now, "by": hostname, "starts": headers.get(STARTS) or 0}
+def _death(
+    reason: str, detail: str, headers: Mapping[str, Any], queue: str, hostname: str, now: float
+) -> dict[str, Any]:
+    return {
+        "reason": reason,
+        "detail": detail[:1000],
+        "queue": queue,
+        "at": now,
+        "by": hostname,
+        "starts": headers.get(STARTS) or 0,
+    }
 
 
 __all__ = ["ACK", "DEAD", "DEATH", "REQUEUE", "Rules", "Settlement", "settle", "success_meta"]

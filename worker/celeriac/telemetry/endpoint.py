@@ -43,15 +43,19 @@ class Endpoint:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - its base class names it so
-                log.debug("http: " + format, *args)
+            def log_message(self, format: str, *args: Any) -> None:
+                log.debug("http: %s", format % args)
 
         try:
             self._server = ThreadingHTTPServer((host, port), Handler)
         except OSError as error:
-            raise ImproperlyConfigured(f"cannot listen on {host}:{port}: {error.strerror}. Set worker_http_port to a free port, or 0 for none") from error
+            raise ImproperlyConfigured(
+                f"cannot listen on {host}:{port}: {error.strerror}. Set worker_http_port to a free port, or 0 for none"
+            ) from error
         self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.5}, name="celeriac-http", daemon=True)
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.5}, name="celeriac-http", daemon=True
+        )
 
     @property
     def port(self) -> int:

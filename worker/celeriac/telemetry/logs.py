@@ -6,7 +6,15 @@ import sys
 import time
 from typing import TextIO
 
-LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "warn": logging.WARNING, "error": logging.ERROR, "critical": logging.CRITICAL, "fatal": logging.CRITICAL}
+LEVELS = {
+    "debug": logging.DEBUG,
+    "info": logging.INFO,
+    "warning": logging.WARNING,
+    "warn": logging.WARNING,
+    "error": logging.ERROR,
+    "critical": logging.CRITICAL,
+    "fatal": logging.CRITICAL,
+}
 
 
 class JsonFormatter(logging.Formatter):
@@ -29,6 +37,8 @@ def set_up(level: str, *, as_json: bool = False, stream: TextIO | None = None) -
     if level.lower() not in LEVELS:
         raise ValueError(f"log level {level!r} does not exist; choose one of: {', '.join(LEVELS)}")
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(
+        JsonFormatter() if as_json else logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    )
     logging.basicConfig(level=LEVELS[level.lower()], handlers=[handler], force=True)
     logging.getLogger("amqp").setLevel(max(logging.INFO, LEVELS[level.lower()]))

@@ -35,7 +35,12 @@ NAMES: Mapping[str, str] = {
 class WorkerState:
     """What a scrape asks the running worker; the loop fills it in."""
 
-    def __init__(self, running: Callable[[], Iterable[tuple[str, float]]], gauges: Callable[[], Mapping[str, float]], limits: Callable[[], Mapping[str, float]]) -> None:
+    def __init__(
+        self,
+        running: Callable[[], Iterable[tuple[str, float]]],
+        gauges: Callable[[], Mapping[str, float]],
+        limits: Callable[[], Mapping[str, float]],
+    ) -> None:
         self.running = running
         self.gauges = gauges
         self.limits = limits
@@ -54,9 +59,17 @@ class _WorkerCollector(Collector):
         for queue, seconds in self._state.running():
             in_flight[queue] = in_flight.get(queue, 0) + 1
             longest[queue] = max(longest.get(queue, 0.0), seconds)
-        yield _gauge("celeriac_tasks_in_flight", ("queue",), {(queue,): float(count) for queue, count in in_flight.items()})
-        yield _gauge("celeriac_task_longest_running_seconds", ("queue",), {(queue,): age for queue, age in longest.items()})
-        yield _gauge("celeriac_ratelimit_limit_per_second", ("limit",), {(name,): rate for name, rate in self._state.limits().items()})
+        yield _gauge(
+            "celeriac_tasks_in_flight", ("queue",), {(queue,): float(count) for queue, count in in_flight.items()}
+        )
+        yield _gauge(
+            "celeriac_task_longest_running_seconds", ("queue",), {(queue,): age for queue, age in longest.items()}
+        )
+        yield _gauge(
+            "celeriac_ratelimit_limit_per_second",
+            ("limit",),
+            {(name,): rate for name, rate in self._state.limits().items()},
+        )
         for name, value in self._state.gauges().items():
             yield _gauge(name, (), {(): value})
         info = InfoMetricFamily("celeriac_build", NAMES["celeriac_build"])
@@ -65,10 +78,18 @@ class _WorkerCollector(Collector):
 
     def _counted(self) -> list[Any]:
         tasks = CounterMetricFamily("celeriac_tasks", NAMES["celeriac_tasks"], labels=("queue", "task", "state"))
-        retries = CounterMetricFamily("celeriac_task_retries", NAMES["celeriac_task_retries"], labels=("queue", "task", "reason"))
-        throttled = CounterMetricFamily("celeriac_ratelimit_throttled", NAMES["celeriac_ratelimit_throttled"], labels=("limit",))
-        redelivered = CounterMetricFamily("celeriac_tasks_redelivered", NAMES["celeriac_tasks_redelivered"], labels=("queue",))
-        wait = HistogramMetricFamily("celeriac_task_wait_seconds", NAMES["celeriac_task_wait_seconds"], labels=("queue",))
+        retries = CounterMetricFamily(
+            "celeriac_task_retries", NAMES["celeriac_task_retries"], labels=("queue", "task", "reason")
+        )
+        throttled = CounterMetricFamily(
+            "celeriac_ratelimit_throttled", NAMES["celeriac_ratelimit_throttled"], labels=("limit",)
+        )
+        redelivered = CounterMetricFamily(
+            "celeriac_tasks_redelivered", NAMES["celeriac_tasks_redelivered"], labels=("queue",)
+        )
+        wait = HistogramMetricFamily(
+            "celeriac_task_wait_seconds", NAMES["celeriac_task_wait_seconds"], labels=("queue",)
+        )
         run = HistogramMetricFamily("celeriac_task_run_seconds", NAMES["celeriac_task_run_seconds"], labels=("queue",))
         by_limit: dict[str, int] = {}
         for (queue, name), task in self._totals.tasks.items():

@@ -126,7 +126,9 @@ class Totals:
                 mean_s = spent_s / runs
                 known = self.recent_run_s
                 # Rises at once, falls slowly: claiming too far ahead harms others, claiming too little only costs a round trip.
-                self.recent_run_s = mean_s if known is None or mean_s > known else known + (mean_s - known) * min(1.0, runs / 20)
+                self.recent_run_s = (
+                    mean_s if known is None or mean_s > known else known + (mean_s - known) * min(1.0, runs / 20)
+                )
 
     def queue_totals(self, running: Iterable[tuple[str, float]] = ()) -> dict[str, QueueTotals]:
         """By queue, for the heartbeat; `running` is (queue, seconds so far) of each task that runs now."""

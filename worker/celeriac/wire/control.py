@@ -40,5 +40,7 @@ def undrain(*, epoch: int, destination: Sequence[str]) -> Command:
 def rate_limit(*, task: str, rate: str | float | None, destination: Sequence[str] | None = None) -> Command:
     """Celery's own command: set a task type's rate, per worker unless `scope` says cluster. rate None lifts it."""
     return Command(
-        method="rate_limit", arguments={"task_name": task, "rate_limit": 0 if rate is None else rate}, destination=destination
+        method="rate_limit",
+        arguments={"task_name": task, "rate_limit": 0 if rate is None else rate},
+        destination=destination,
     )

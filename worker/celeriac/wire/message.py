@@ -54,7 +54,7 @@ def short_repr(value: object) -> str:
 
 def compose(
     *,
-    id: str,  # noqa: A002 - Celery's name on the wire
+    id: str,
     task: str,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],

@@ -283,7 +283,12 @@ class RedisQueues:
         """For each queue: ready, leased, expired, delayed, due within its horizon, dead, oldest envelope, throttled by task."""
         keys: list[str] = []
         for queue in horizons:
-            keys += [self.lease_key(queue), self.delayed_key(queue), self.throttled_key(queue), self.list_key(queue + DEAD_SUFFIX, 0)]
+            keys += [
+                self.lease_key(queue),
+                self.delayed_key(queue),
+                self.throttled_key(queue),
+                self.list_key(queue + DEAD_SUFFIX, 0),
+            ]
             keys += self.list_keys(queue)
         rows = self.depth_script(keys=keys, args=[len(self.steps), SEP, *horizons.values()]) if horizons else []
         return dict(zip(horizons, rows, strict=True))
@@ -293,7 +298,9 @@ class RedisQueues:
         granted, wait_s = self.take_script(keys=[self.limit_key(key)], args=[per_s, burst, wanted])
         return int(granted), float(wait_s)
 
-    def settle_args(self, queue: str, claim: str, pushes: Iterable[tuple[str, str, float, str | bytes]]) -> tuple[list[Any], list[Any]]:
+    def settle_args(
+        self, queue: str, claim: str, pushes: Iterable[tuple[str, str, float, str | bytes]]
+    ) -> tuple[list[Any], list[Any]]:
         """Keys and arguments of SETTLE; a push is (kind, key, score, member)."""
         keys: list[Any] = [self.unacked, self.unacked_index, self.lease_key(queue)]
         args: list[Any] = [claim]

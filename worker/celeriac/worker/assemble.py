@@ -1,0 +1,277 @@
+"""A running worker out of an app and options: one straight function, read from top to bottom. It knows everybody; nobody knows it."""
+
+import itertools
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from celeriac import __version__, signals
+from celeriac.app.base import Celeriac
+from celeriac.broker.codec import content_types
+from celeriac.broker.connection import redacted
+from celeriac.broker.consumer import Consumer, open_consumer
+from celeriac.broker.mailbox import ControlNode
+from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, ImproperlyConfigured, NotSupported
+from celeriac.telemetry.endpoint import Endpoint
+from celeriac.telemetry.events import TaskEvents
+from celeriac.telemetry.totals import Totals
+from celeriac.worker.executor import Executor
+from celeriac.worker.heartbeat import Heart
+from celeriac.worker.keeper import Keeper
+from celeriac.worker.loop import Loop, Wake
+from celeriac.worker.pool import Pool, SoloPool, ThreadPool
+from celeriac.worker.remote import Remote
+
+log = logging.getLogger("celeriac.worker")
+
+#: Pools that need what is not there yet, and what to use instead.
+_POOLS_TO_COME = {"prefork": "solo or threads", "processes": "solo or threads", "asyncio": "threads"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What the command line says beyond the settings. None: as the settings say."""
+
+    hostname: str | None = None
+    queues: tuple[str, ...] = ()
+    pool: str | None = None
+    concurrency: int | None = None
+    events: bool | None = None
+    prefetch_multiplier: int | None = None
+    without_control: bool = False
+
+
+def run_worker(app: Celeriac, options: Options) -> int:
+    """Run a worker until it is told to stop; the exit code. Raises ImproperlyConfigured for what cannot work."""
+    # 1. What the settings and the command line say.
+    app.import_tasks()
+    conf = app.conf
+    for problem in conf.unknown():
+        log.warning("setting %s is not known and was passed over", problem)
+    if options.prefetch_multiplier is not None:
+        conf.worker_prefetch_multiplier = options.prefetch_multiplier or None
+    hostname = node_name(options.hostname)
+    queues = list(options.queues) or [conf.task_default_queue]
+    slots = options.concurrency or conf.worker_concurrency or _cpus()
+    pool_name = options.pool or conf.worker_pool
+    accept = content_types(conf.accept_content)
+    address = replace(app.broker_address(), heartbeat_s=conf.broker_heartbeat)
+    if not app.tasks:
+        log.warning("no task is registered: is -A right, and do `imports` and `include` name the modules with tasks?")
+
+    # 2. The road of a task: consumer, executor, pool, result store, loop.
+    stop = threading.Event()
+    _until_stopped(stop)
+    signals.worker_init.send(sender=hostname)
+    consumer = _connected(
+        lambda: open_consumer(address, queues, node=hostname, lease_s=conf.task_lease, prefetch=slots), stop
+    )
+    if consumer is None:
+        return 0  # told to stop before the broker was there
+    backend = app.backend
+    totals = Totals(conf.worker_max_task_names)
+    totals.known(queues, app.tasks)
+    lamport = itertools.count(1)
+    clock = lambda: next(lamport)  # noqa: E731
+    events = TaskEvents(
+        hostname, os.getpid(), clock, enabled=conf.worker_send_task_events if options.events is None else options.events
+    )
+    wake = Wake()
+    executor = Executor(app, hostname=hostname, accept=accept, encode=backend.encode if backend.keeps_results else None)
+    pool = _pool(pool_name, executor, slots, wake)
+    loop = Loop(
+        app=app, consumer=consumer, backend=backend, pool=pool, totals=totals, events=events, hostname=hostname, queues=queues,
+        grace_s=conf.worker_shutdown_grace_s, wake=wake,
+    )  # fmt: skip
+
+    # 3. What goes on beside it: the keeper, remote control with heartbeats, the HTTP endpoint.
+    keeper = Keeper(loop=loop, consumer=consumer, pool=pool, lease_s=conf.task_lease)
+    loop.settled_by(keeper.active)
+    heart = Heart(
+        loop,
+        totals,
+        events,
+        clock=clock,
+        interval_s=conf.worker_heartbeat_interval,
+        environ=os.environ,
+        version=__version__,
+    )
+    remote = Remote(loop, app=app, events=events, clock=clock, beat=heart.soon)
+    control = None
+    if conf.worker_enable_remote_control and not options.without_control:
+        control = ControlNode(address, hostname, remote.handlers(), heart.tick, heart.bye)
+    endpoint = _endpoint(conf, loop, keeper, totals)
+
+    # 4. Run, and end.
+    _on_signals(loop)
+    keeper.start()
+    if control is not None:
+        control.start()
+    if endpoint is not None:
+        endpoint.start()
+    log.info(
+        "%s ready: celeriac %s, profile %s, broker %s, queues %s, pool %s with %d slot(s), %d task type(s)%s", hostname, __version__, conf.profile,
+        redacted(address.url), ",".join(queues), pool.name, pool.slots, len(app.tasks), f", http on port {endpoint.port}" if endpoint else "",
+    )  # fmt: skip
+    signals.worker_ready.send(sender=loop)
+    if stop.is_set():
+        loop.stop()
+    loop.run()
+    return _end(app, loop, keeper, control, consumer, pool, endpoint, hostname)
+
+
+def _end(
+    app: Celeriac,
+    loop: Loop,
+    keeper: Keeper,
+    control: ControlNode | None,
+    consumer: Consumer,
+    pool: Pool,
+    endpoint: Endpoint | None,
+    hostname: str,
+) -> int:
+    """Let go of everything, in the order that loses nothing."""
+    keeper.stop()
+    if control is not None:
+        control.stop()
+    try:
+        consumer.close()
+        app.close()
+    except (BrokerUnavailable, BackendUnavailable) as error:
+        log.warning("while closing: %s", error)
+    if endpoint is not None:
+        endpoint.stop()
+    signals.worker_shutdown.send(sender=hostname)
+    left = len(pool.running())
+    pool.stop()
+    log.info("%s ended%s", hostname, f"; {left} bodies were cut off" if left else "")
+    if left:  # threads cannot be ended: leave without waiting for them
+        logging.shutdown()
+        sys.stdout.flush()
+        os._exit(0)
+    return 0
+
+
+def _connected(connect: Any, stop: threading.Event) -> Consumer | None:
+    """The consumer once the broker is there; None when told to stop before."""
+    pause_s = 0.5
+    while not stop.is_set():
+        try:
+            consumer: Consumer = connect()
+            return consumer
+        except BrokerUnavailable as error:
+            log.error("%s; trying again in %.2g s", error, pause_s)
+            stop.wait(pause_s)
+            pause_s = min(10.0, pause_s * 2)
+    return None
+
+
+def _pool(name: str, executor: Executor, slots: int, wake: Wake) -> Pool:
+    if name == "solo":
+        return SoloPool(executor)
+    if name == "threads":
+        return ThreadPool(executor, slots, wake.done)
+    if name in {"gevent", "eventlet"}:
+        raise NotSupported(
+            f"-P {name} is not supported: write `async def` tasks for the asyncio pool, or use -P threads"
+        )
+    if name == "prefork":
+        log.warning(
+            "the prefork pool is not there yet: running with threads instead (choose -P solo or -P threads to silence this)"
+        )
+        return ThreadPool(executor, slots, wake.done)
+    if name in _POOLS_TO_COME:
+        raise NotSupported(f"-P {name} is not there yet; use -P {_POOLS_TO_COME[name]}")
+    raise ImproperlyConfigured(f"pool {name!r} does not exist; choose solo or threads")
+
+
+def _endpoint(conf: Any, loop: Loop, keeper: Keeper, totals: Totals) -> Endpoint | None:
+    port = conf.worker_http_port
+    if not port:
+        return None
+    from celeriac.telemetry.metrics import WorkerState, renderer  # prometheus_client, only where it is served
+
+    def gauges() -> dict[str, float]:
+        return {
+            "celeriac_worker_slots": float(loop.slots),
+            "celeriac_worker_slots_busy": float(len(loop.running())),
+            "celeriac_worker_reserved": float(loop.reserved()),
+            "celeriac_worker_draining": float(loop.drain_state() is not None),
+            "celeriac_broker_up": float(loop.broker_up),
+        }
+
+    state = WorkerState(
+        running=lambda: [(job.delivery.queue, seconds) for job, seconds in loop.running()],
+        gauges=gauges,
+        limits=lambda: {name: limit.per_s for name, limit in loop.limits().items()},
+    )
+    return Endpoint(
+        conf.worker_http_host, port, livez=lambda: liveness(loop, keeper, time.monotonic()), readyz=lambda: readiness(loop),
+        metrics=renderer(totals, state, __version__),
+    )  # fmt: skip
+
+
+#: Without a turn of the loop for this long, and with no body that holds it, the worker is stuck.
+STUCK_S = 60.0
+
+
+def liveness(loop: Loop, keeper: Keeper, now: float) -> tuple[bool, str]:
+    """Alive: the keeper runs, and the loop turns or a body holds it. The broker's health plays no part."""
+    if not keeper.alive:
+        return False, "the keeper thread has ended"
+    turned_s = now - loop.turned_at
+    if turned_s > STUCK_S and not loop.running():
+        return False, f"the loop has not turned for {turned_s:.0f} s"
+    return True, "alive"
+
+
+def readiness(loop: Loop) -> tuple[bool, str]:
+    """Ready: started, not drained, not stopping. The broker's health plays no part."""
+    state = loop.state
+    if not loop.started:
+        return False, "starting"
+    return state in {"running", "draining"}, state
+
+
+def node_name(given: str | None) -> str:
+    """`celeriac@<host>` unless named; %h is the host, %n the name, %d the domain."""
+    host = os.environ.get("CELERIAC_POD_NAME") or socket.gethostname()
+    short, _, domain = host.partition(".")
+    name = given or "celeriac@%h"
+    if "@" not in name:
+        name += "@%h"
+    return name.replace("%h", host).replace("%n", short).replace("%d", domain)
+
+
+def _cpus() -> int:
+    """CPUs this process may use: its affinity, and the cgroup's quota where there is one."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        with open("/sys/fs/cgroup/cpu.max") as file:
+            quota, period = file.read().split()
+        if quota != "max":
+            count = min(count, max(1, -(-int(quota) // int(period))))
+    except (OSError, ValueError):
+        return max(1, count)  # no cgroup v2 here
+    return max(1, count)
+
+
+def _until_stopped(stop: threading.Event) -> None:
+    """While the broker is waited for, a signal ends the waiting."""
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+
+
+def _on_signals(loop: Loop) -> None:
+    if threading.current_thread() is not threading.main_thread():
+        return  # a worker inside a test
+    signal.signal(signal.SIGTERM, lambda *_: loop.stop())
+    signal.signal(signal.SIGINT, lambda *_: loop.stop())
+    signal.signal(signal.SIGQUIT, lambda *_: loop.stop(cold=True))

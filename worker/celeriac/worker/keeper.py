@@ -1,0 +1,100 @@
+"""The keeper: a thread that does what must be done in time even while a body holds the main thread.
+
+It renews leases, releases what is due, restores what dead workers left, settles outcomes that a long body would keep waiting, gives
+back what was claimed behind it, and ends a shutdown whose grace is over.
+"""
+
+import logging
+import os
+import threading
+import time
+
+from celeriac.broker.consumer import Consumer
+from celeriac.exceptions import BackendUnavailable, BrokerUnavailable
+from celeriac.worker.loop import SLICE_S, Loop
+from celeriac.worker.pool import Pool
+
+log = logging.getLogger(__name__)
+
+#: Between two looks for what is due: a due task starts within a second.
+SWEEP_S = 0.5
+#: A body that runs longer than this lets go of what was claimed behind it.
+LONG_S = 0.05
+
+
+class Keeper:
+    """One daemon thread. `active(True)` tells it that the main thread runs bodies now."""
+
+    def __init__(self, *, loop: Loop, consumer: Consumer, pool: Pool, lease_s: float) -> None:
+        self._loop, self._consumer, self._pool = loop, consumer, pool
+        self._renew_s = lease_s / 3 if consumer.leased else 1.0
+        self._bodies = threading.Event()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="celeriac-keeper", daemon=True)
+        self.renewed_at = time.monotonic()
+
+    def start(self) -> None:
+        """Keep from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop keeping."""
+        self._stopped.set()
+        self._bodies.set()
+        if self._thread is not threading.current_thread():
+            self._thread.join(2.0)
+
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs."""
+        return self._thread.is_alive()
+
+    def active(self, bodies_run: bool) -> None:
+        """The main thread begins or ends a slice of bodies."""
+        if bodies_run:
+            self._bodies.set()
+        else:
+            self._bodies.clear()
+
+    def _run(self) -> None:
+        renew_at = sweep_at = 0.0
+        while not self._stopped.is_set():
+            now = time.monotonic()
+            try:
+                if now >= renew_at:
+                    self._renew()
+                    renew_at = now + self._renew_s
+                if now >= sweep_at:
+                    if self._loop.broker_up:
+                        self._consumer.sweep()
+                    sweep_at = now + SWEEP_S
+                if self._bodies.is_set():
+                    self._relieve(now)
+            except (BrokerUnavailable, BackendUnavailable) as error:
+                log.debug("keeper: %s", error)  # the loop says it, once, and reconnects
+                renew_at = sweep_at = now + SWEEP_S
+            if self._bodies.wait(max(0.0, min(renew_at, sweep_at) - time.monotonic())):
+                self._stopped.wait(SLICE_S)
+
+    def _renew(self) -> None:
+        for delivery in self._consumer.renew():
+            log.warning(
+                "%s[%s] is no longer ours: its lease was over and another worker has it",
+                delivery.headers.get("task"),
+                delivery.headers.get("id"),
+            )
+        self.renewed_at = time.monotonic()
+
+    def _relieve(self, now: float) -> None:
+        """What the main thread would do if a body did not hold it."""
+        running = self._pool.running()
+        held_s = now - running[0][1] if running else 0.0
+        if self._loop.overdue(now):
+            self._loop.abandon()
+            log.warning("the grace is over: ending")
+            logging.shutdown()
+            os._exit(0)
+        if held_s >= SLICE_S:
+            self._loop.flush()
+        if held_s >= LONG_S and self._pool.waiting():
+            self._loop.give_back_waiting()

@@ -1,0 +1,751 @@
+"""The whole life of a task: take, admit, run, settle, apply. The main thread's loop.
+
+The line that acknowledges a message is in `_apply`, step 3. Its four steps never change their order.
+"""
+
+import heapq
+import itertools
+import logging
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from celeriac import signals, states
+from celeriac.app.base import Celeriac
+from celeriac.app.task import Task
+from celeriac.backends.base import ResultBackend
+from celeriac.broker.consumer import Consumer, Delivery, Settled
+from celeriac.broker.topology import dead_queue_name
+from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, EncodeError, ImproperlyConfigured
+from celeriac.policy import drain as drain_policy
+from celeriac.policy import shutdown
+from celeriac.policy.admission import RUN, Wait, admit, claim_size
+from celeriac.policy.outcome import Failed, Outcome, RetryAsked
+from celeriac.policy.ratelimit import parse_rate
+from celeriac.policy.settlement import ACK, DEAD, DEATH, Rules, Settlement, settle
+from celeriac.telemetry.events import TaskEvents
+from celeriac.telemetry.totals import Observation, Totals
+from celeriac.wire.message import parse_time
+from celeriac.wire.result import ResultMeta
+from celeriac.worker.executor import Done, Job
+from celeriac.worker.limits import LOOK_S, Limit
+from celeriac.worker.pool import Pool
+
+log = logging.getLogger(__name__)
+task_log = logging.getLogger("celeriac.task")
+
+#: Outcomes wait at most this long while bodies run.
+SLICE_S = 0.005
+#: The longest sleep: a bound on how late a flag set by another thread is seen.
+NAP_S = 1.0
+MAX_PAUSE_S = 10.0
+
+
+class _Type(NamedTuple):
+    """What admission needs of a task type: looked up once a message, worked out once a type."""
+
+    task: Task
+    rules: Rules
+    early: bool
+    track: bool
+    limit: Limit | None
+
+
+class Loop:
+    """Claims from `consumer`, runs in `pool`, stores in `backend`. Other threads may call `flush`, `heard_drain`, `stop` and the questions."""
+
+    def __init__(
+        self, *, app: Celeriac, consumer: Consumer, backend: ResultBackend, pool: Pool, totals: Totals, events: TaskEvents,
+        hostname: str, queues: Sequence[str], grace_s: float, wake: "Wake",
+    ) -> None:  # fmt: skip
+        conf = app.conf
+        self._app, self._consumer, self._backend, self._pool = app, consumer, backend, pool
+        self._totals, self._events = totals, events
+        self.hostname = hostname
+        self.queues = list(queues)
+        self._max_starts: int = conf.task_max_deliveries
+        self._multiplier: int | None = conf.worker_prefetch_multiplier
+        self._grace_s = grace_s
+        self._wake = wake
+        self._active: Callable[[bool], None] = lambda bodies_run: None
+        self._types = self._know_types()
+        self._limits = {name: entry.limit for name, entry in self._types.items() if entry.limit is not None}
+        self._settling = threading.Lock()
+        #: Done, not yet settled. Jobs submitted and not yet collected.
+        self._pending: list[Done] = []
+        self._outstanding = 0
+        self._held: list[tuple[float, int, Delivery]] = []
+        self._numbers = itertools.count()
+        self.revoked: dict[str, float] = {}
+        # Life.
+        self.phase = shutdown.RUNNING
+        self.started = False
+        self._asked_at: float | None = None
+        self._cold = False
+        self._mark: drain_policy.Mark | None = None
+        self._epoch = 0
+        self.broker_up = True
+        self._again_at = 0.0
+        self._pause_s = 0.0
+        self.turned_at = time.monotonic()
+
+    def settled_by(self, active: Callable[[bool], None]) -> None:
+        """Tell this function when bodies begin and end to hold the main thread."""
+        self._active = active
+
+    # -- the loop
+
+    def run(self) -> None:
+        """Until a shutdown has ended. Broker and store may come and go meanwhile."""
+        self.started = True
+        while self.phase != shutdown.STOPPED:
+            self.turned_at = now = time.monotonic()
+            try:
+                if not self._turn(now):
+                    self._sleep(time.monotonic())
+            except (BrokerUnavailable, BackendUnavailable) as error:
+                self._outage(error, time.monotonic())
+
+    def _turn(self, now: float) -> bool:
+        """One round; whether anything moved."""
+        self._shutdown(now)
+        if self._pool.waiting():
+            self._active(True)
+            self._pool.run(SLICE_S)
+            self._active(False)
+        if now < self._again_at:
+            return False  # broker or store are away: keep running what is claimed, and wait
+        if not self.broker_up:
+            self._reconnect()
+        moved = self.flush()
+        if self._claiming(now):
+            moved |= self._release_held(time.time())
+            moved |= self._release_limited(now)
+            moved |= self._claim()
+        elif self.phase == shutdown.RUNNING:
+            moved |= self._give_back_unstarted()
+        return moved
+
+    def _claiming(self, now: float) -> bool:
+        mark = drain_policy.still(self._mark, now)
+        if mark is None and self._mark is not None:
+            log.warning("drain mark %s has expired: claiming again", self._mark.id)
+            self._mark = None
+        return mark is None and self.phase == shutdown.RUNNING
+
+    # -- take
+
+    def _claim(self) -> bool:
+        waiting = self._pool.waiting()
+        free = max(0, self._pool.slots - (self._outstanding - waiting))
+        size = claim_size(
+            free=free, slots=self._pool.slots, run_s=self._totals.recent_run_s, multiplier=self._multiplier
+        )
+        self._consumer.allow(
+            size
+            + self._outstanding
+            - waiting
+            + len(self._held)
+            + sum(len(limit.held) for limit in self._limits.values())
+        )
+        if size <= waiting or waiting > size // 4:
+            return False
+        deliveries = self._consumer.claim(size - waiting)
+        if not deliveries:
+            return False
+        self._admit(deliveries)
+        return True
+
+    # -- admit
+
+    def _admit(self, deliveries: Sequence[Delivery], *, limited: bool = False) -> None:
+        """Each delivery runs, waits, or ends here. limited: their limit has let them through already."""
+        now = time.time()
+        jobs: list[Job] = []
+        park: list[tuple[Delivery, float]] = []
+        throttle: list[tuple[Delivery, Limit]] = []
+        types, revoked, max_starts = self._types, self.revoked, self._max_starts
+        for delivery in deliveries:
+            headers = delivery.headers
+            name = headers.get("task")
+            entry = types.get(name) if isinstance(name, str) and isinstance(headers.get("id"), str) else None
+            verdict = admit(
+                headers,
+                known=entry is not None,
+                revoked=bool(revoked) and headers.get("id") in revoked,
+                max_starts=max_starts,
+                now=now,
+            )
+            if verdict is RUN and entry is not None:
+                if entry.limit is not None and not limited and not self._may_start(entry.limit):
+                    throttle.append((delivery, entry.limit))
+                else:
+                    rules = (
+                        entry.rules if not headers.get("ignore_result") else entry.rules._replace(ignore_result=True)
+                    )
+                    jobs.append(Job(entry.task, delivery, rules, entry.early))
+            elif isinstance(verdict, Wait):
+                park.append((delivery, verdict.due_at))
+            else:
+                job = Job(entry.task if entry else _UNKNOWN, delivery, entry.rules if entry else _NO_RULES)
+                self._pending.append(Done(job, verdict.outcome, now, 0.0))  # type: ignore[union-attr]
+        self._count_received(deliveries)
+        if park:
+            self._keep_until_due(park)
+        if throttle:
+            self._keep_throttled(throttle)
+        if jobs:
+            self._start(jobs)
+
+    def _start(self, jobs: list[Job]) -> None:
+        redelivered = next((job for job in jobs if job.delivery.starts), None)
+        if redelivered is not None and len(jobs) > 1:
+            # It may be what killed its worker: let nothing else go down with it.
+            self._consumer.give_back([job.delivery for job in jobs if job is not redelivered])
+            jobs = [redelivered]
+        started = [
+            self._started_meta(job)
+            for job in jobs
+            if self._types[job.delivery.headers["task"]].track and not job.rules.ignore_result
+        ]
+        try:
+            if started:
+                self._backend.store([(meta, None) for meta in started])
+            early = [Settled(job.delivery) for job in jobs if job.acked]
+            if early:
+                self._consumer.settle(early)
+        except BackendUnavailable:
+            self._consumer.give_back([job.delivery for job in jobs])
+            raise
+        if self._events.enabled:
+            for job in jobs:
+                self._events.add("task-started", job.delivery.headers)
+        self._outstanding += len(jobs)
+        self._pool.submit(jobs)
+
+    def _started_meta(self, job: Job) -> ResultMeta:
+        return ResultMeta(job.delivery.headers["id"], states.STARTED, {"pid": os.getpid(), "hostname": self.hostname})
+
+    def _count_received(self, deliveries: Sequence[Delivery]) -> None:
+        by_queue: dict[str, int] = {}
+        for delivery in deliveries:
+            by_queue[delivery.queue] = by_queue.get(delivery.queue, 0) + 1
+        for queue, count in by_queue.items():
+            self._totals.received(queue, count)
+        if self._events.enabled:
+            for delivery in deliveries:
+                self._events.received(delivery.headers)
+
+    # -- wait
+
+    def _keep_until_due(self, park: Sequence[tuple[Delivery, float]]) -> None:
+        if self._consumer.keeps_waiting:
+            self._consumer.park(park)
+        else:
+            for delivery, due_at in park:
+                heapq.heappush(self._held, (due_at, next(self._numbers), delivery))
+
+    def _release_held(self, now: float) -> bool:
+        due = []
+        while self._held and self._held[0][0] <= now:
+            due.append(heapq.heappop(self._held)[2])
+        if due:
+            self._admit(due)
+        return bool(due)
+
+    def _may_start(self, limit: Limit) -> bool:
+        """Whether a message of this type may start at once: nothing waits before it, and there is a token."""
+        if limit.waiting:
+            return False
+        return limit.take(1, time.monotonic(), self._consumer.take if self._consumer.keeps_waiting else None) == 1
+
+    def _keep_throttled(self, throttle: Sequence[tuple[Delivery, Limit]]) -> None:
+        for delivery, limit in throttle:
+            limit.waiting = True
+            self._totals.throttled(delivery.queue, limit.task)
+            if not self._consumer.keeps_waiting:
+                limit.held.append(delivery)
+        if self._consumer.keeps_waiting:
+            self._consumer.throttle([delivery for delivery, _ in throttle])
+
+    def _release_limited(self, now: float) -> bool:
+        """Start throttled messages whose limits have tokens, as far as slots are free."""
+        moved = False
+        for limit in self._limits.values():
+            free = self._pool.slots - self._outstanding
+            if free <= 0:
+                return moved
+            if now < limit.look_at:
+                continue
+            if not limit.waiting:
+                limit.waiting = self._anything_throttled(limit)
+                if not limit.waiting:
+                    limit.look_at = now + LOOK_S
+                    continue
+            tokens = limit.take(free, now, self._consumer.take if self._consumer.keeps_waiting else None)
+            if not tokens:
+                continue
+            found, left = self._throttled(limit, tokens)
+            limit.give(tokens - len(found))
+            limit.waiting = left > 0
+            if found:
+                self._admit(found, limited=True)
+                moved = True
+        return moved
+
+    def _anything_throttled(self, limit: Limit) -> bool:
+        """Whether messages of this type wait, ours or other workers'."""
+        if not self._consumer.keeps_waiting:
+            return bool(limit.held)
+        return any(self._consumer.count_throttled(queue, limit.task) for queue in self.queues)
+
+    def _throttled(self, limit: Limit, tokens: int) -> tuple[list[Delivery], int]:
+        if not self._consumer.keeps_waiting:
+            found = [limit.held.popleft() for _ in range(min(tokens, len(limit.held)))]
+            return found, len(limit.held)
+        found, left = [], 0
+        for queue in self.queues:
+            more, remains = (
+                self._consumer.claim_throttled(queue, limit.task, tokens - len(found))
+                if len(found) < tokens
+                else ([], 1)
+            )
+            found += more
+            left += remains
+        return found, left
+
+    # -- settle
+
+    def flush(self) -> bool:
+        """Settle what is done; whether anything was. The keeper calls this too, while a long body holds the main thread."""
+        with self._settling:
+            done = self._pool.finished()
+            self._outstanding -= len(done)
+            self._pending += done
+            if not self._pending:
+                return False
+            batch, self._pending = self._pending, []
+            try:
+                self._pending = self._apply(batch)
+            except BaseException:
+                self._pending = batch  # nothing was acknowledged that is not stored; all of it is tried again
+                raise
+        return True
+
+    def _apply(self, batch: Sequence[Done]) -> list[Done]:
+        """Store, publish, acknowledge, observe: in this order. Returns what must be tried again.
+
+        1. the result is safe; 2. and 3. what follows is queued and the message may go, in one step where the broker can; 4. only then
+        is it told. A crash between any two leads to a second delivery, never to a lost task or result.
+        """
+        now = time.time()
+        settled = [
+            (
+                done,
+                settle(
+                    done.outcome,
+                    done.job.delivery.headers,
+                    done.job.rules,
+                    queue=done.job.delivery.queue,
+                    hostname=self.hostname,
+                    now=now,
+                ),
+            )
+            for done in batch
+        ]
+        # 1. store
+        again: list[Done] = []
+        storing = [pair for pair in settled if pair[1].store is not None]
+        if storing:
+            errors = self._backend.store(
+                [(settlement.store, settlement.encoded) for _, settlement in storing if settlement.store is not None]
+            )
+            for (done, _), error in zip(storing, errors, strict=True):
+                if error is not None and not isinstance(error, EncodeError):
+                    log.error("the result of %s[%s] was refused, its message is kept: %s", *_named(done), error)
+                    again.append(done)
+                    self._again_at = time.monotonic() + 1.0
+                elif error is not None:
+                    log.error("the record of %s[%s] cannot be written: %s", *_named(done), error)
+        kept = [pair for pair in settled if pair[0] not in again] if again else settled
+        # 2. publish, 3. acknowledge
+        late = [
+            Settled(done.job.delivery, s.publish, s.death)
+            for done, s in kept
+            if not done.job.acked and s.then in (ACK, DEAD)
+        ]
+        if late:
+            self._consumer.settle(late)
+        requeue = [done.job.delivery for done, s in kept if not done.job.acked and s.then not in (ACK, DEAD)]
+        if requeue:
+            self._consumer.requeue(requeue)
+        for done, settlement in kept:
+            if done.job.acked:
+                self._follow_early(done, settlement)
+        # 4. observe
+        self._totals.settled([self._observation(done, settlement) for done, settlement in kept])
+        self._tell(kept)
+        return again
+
+    def _follow_early(self, done: Done, settlement: Settlement) -> None:
+        """What follows a message that was acknowledged before it ran: published on its own."""
+        for message in settlement.publish:
+            self._app.producer.publish(message)
+        delivery = done.job.delivery
+        if settlement.then != ACK:
+            dead = settlement.then == DEAD
+            headers = {**delivery.headers, DEATH: dict(settlement.death or {})} if dead else delivery.headers
+            self._app.producer.publish_raw(
+                dead_queue_name(delivery.queue) if dead else delivery.queue, delivery.body, headers,
+                content_type=delivery.content_type, content_encoding=delivery.content_encoding, properties=delivery.properties,
+            )  # fmt: skip
+
+    def _observation(self, done: Done, settlement: Settlement) -> Observation:
+        delivery, outcome = done.job.delivery, done.outcome
+        ran = done.job.task is not _UNKNOWN and settlement.state not in {"revoked", "expired", "dead_lettered"}
+        wait_s = None
+        sent_at = delivery.sent_at
+        if ran and sent_at is not None:
+            eta = delivery.headers.get("eta")
+            wait_s = max(0.0, done.started_at - max(sent_at, (parse_time(eta) or 0.0) if eta else 0.0))
+        reason = _reason(outcome) if settlement.state == "retried" else ""
+        name = done.job.task.name or "unknown"
+        return Observation(
+            delivery.queue, name, settlement.state, done.run_s if ran else None, wait_s, reason, delivery.starts > 0
+        )
+
+    def _tell(self, kept: Sequence[tuple[Done, Settlement]]) -> None:
+        """Log lines and events. The commonest case, a success nobody listens to, costs nothing here."""
+        info = task_log.isEnabledFor(logging.INFO)
+        for done, settlement in kept:
+            state = settlement.state
+            headers = done.job.delivery.headers
+            if state == "succeeded":
+                if info:
+                    task_log.info("%s[%s] succeeded in %.3f s", headers["task"], headers["id"], done.run_s)
+            elif state in {"failed", "dead_lettered", "rejected"}:
+                quiet = isinstance(done.outcome, Failed) and done.outcome.expected
+                detail = settlement.traceback or repr(settlement.error or (settlement.death or {}).get("detail"))
+                level = logging.INFO if quiet else logging.ERROR
+                task_log.log(
+                    level, "%s[%s] %s: %s", headers.get("task"), headers.get("id"), state.replace("_", "-"), detail
+                )
+                if state == "dead_lettered" and signals.task_unknown.receivers:
+                    signals.task_unknown.send(
+                        sender=self,
+                        name=headers.get("task"),
+                        id=headers.get("id"),
+                        message=done.job.delivery,
+                        exc=settlement.error,
+                    )
+            elif info:
+                task_log.info("%s[%s] %s: %r", headers.get("task"), headers.get("id"), state, settlement.error)
+            if self._events.enabled:
+                self._event(done, settlement)
+
+    def _event(self, done: Done, settlement: Settlement) -> None:
+        headers, state, add = done.job.delivery.headers, settlement.state, self._events.add
+        if state in {"succeeded", "ignored"}:
+            add("task-succeeded", headers, result="", runtime=done.run_s)
+        elif state in {"failed", "dead_lettered"}:
+            add("task-failed", headers, exception=repr(settlement.error), traceback=settlement.traceback)
+        elif state == "retried":
+            add("task-retried", headers, exception=repr(settlement.error), traceback=settlement.traceback)
+        elif state in {"revoked", "expired"}:
+            add("task-revoked", headers, terminated=False, signum=None, expired=state == "expired")
+        else:
+            add("task-rejected", headers, requeue=state == "requeued")
+
+    # -- give back
+
+    def give_back_waiting(self) -> int:
+        """Return claimed jobs that have not started; how many."""
+        with self._settling:
+            jobs = self._pool.take_back()
+            self._outstanding -= len(jobs)
+        late = [job.delivery for job in jobs if not job.acked]
+        if late:
+            self._consumer.give_back(late)
+        for job in jobs:
+            if job.acked:  # acknowledged on admission, never started: publish it again
+                delivery = job.delivery
+                self._app.producer.publish_raw(
+                    delivery.queue, delivery.body, delivery.headers,
+                    content_type=delivery.content_type, content_encoding=delivery.content_encoding, properties=delivery.properties,
+                )  # fmt: skip
+        return len(jobs)
+
+    def _give_back_unstarted(self) -> bool:
+        """Everything that this worker keeps and does not run."""
+        held = [delivery for _, _, delivery in self._held]
+        self._held.clear()
+        for limit in self._limits.values():
+            held += limit.held
+            limit.held.clear()
+        if held:
+            self._consumer.give_back(held)
+        return bool(self.give_back_waiting() or held)
+
+    # -- shutdown and drain
+
+    def stop(self, *, cold: bool = False) -> None:
+        """Begin to end: stop claiming, finish what runs, within the grace. Asked twice, or cold: at once."""
+        if self._asked_at is None:
+            self._asked_at = time.monotonic()
+        else:
+            cold = True
+        self._cold = self._cold or cold
+        self._wake.set()
+
+    def _shutdown(self, now: float) -> None:
+        step = shutdown.next_step(
+            self.phase,
+            asked_at=self._asked_at,
+            cold=self._cold,
+            busy=self._outstanding + len(self._pending),
+            grace_s=self._grace_s,
+            now=now,
+        )
+        if step.phase == self.phase:
+            return
+        if self.phase == shutdown.RUNNING:
+            log.info("shutting down: %d bodies run, %.0f s grace", len(self._pool.running()), self._grace_s)
+            if signals.worker_shutting_down.receivers:
+                signals.worker_shutting_down.send(
+                    sender=self.hostname, sig="TERM", how="Cold" if self._cold else "Warm", exitcode=0
+                )
+            self._give_back_unstarted()
+        if step.requeue:
+            self.abandon()
+        self.phase = step.phase
+
+    def overdue(self, now: float) -> bool:
+        """Whether the grace is over and a body still holds the main thread: then the keeper ends the process."""
+        asked = self._asked_at
+        return asked is not None and (self._cold or now - asked >= self._grace_s) and self.phase != shutdown.STOPPED
+
+    def abandon(self) -> None:
+        """Settle what is done, and return what still runs: it will run again elsewhere."""
+        try:
+            self.flush()
+            self.give_back_waiting()
+            running = [job for job, _ in self._pool.running()]
+            late = [job.delivery for job in running if not job.acked]
+            self._consumer.give_back(late)
+            for job in running:
+                how = "was acknowledged before it ran and is lost" if job.acked else "goes back to its queue"
+                log.warning(
+                    "%s[%s] did not end within the grace: its message %s",
+                    job.task.name,
+                    job.delivery.headers.get("id"),
+                    how,
+                )
+        except (BrokerUnavailable, BackendUnavailable) as error:
+            log.error("while shutting down: %s; what was claimed comes back by itself when its lease is over", error)
+
+    def heard_drain(self, *, mark: str, epoch: int, ttl_s: float) -> bool:
+        """Heed the operator's drain mark; whether it was (an old leader's is not)."""
+        self._mark, self._epoch = drain_policy.heard(
+            self._mark, self._epoch, id=mark, epoch=epoch, ttl_s=ttl_s, now=time.monotonic()
+        )
+        self._wake.set()
+        return self._mark is not None and self._mark.id == mark
+
+    def heard_undrain(self, *, epoch: int) -> bool:
+        """Resume; whether it was heeded."""
+        self._mark, self._epoch = drain_policy.lifted(self._mark, self._epoch, epoch=epoch)
+        self._wake.set()
+        return self._mark is None
+
+    def drain_state(self) -> tuple[drain_policy.Mark, str, float] | None:
+        """(mark, draining or drained, seconds until it expires), None when no mark holds."""
+        mark = drain_policy.still(self._mark, time.monotonic())
+        if mark is None:
+            return None
+        return mark, "draining" if self._outstanding or self._pending else "drained", mark.expires_at - time.monotonic()
+
+    @property
+    def state(self) -> str:
+        """running, draining, drained or stopping."""
+        if self._asked_at is not None:
+            return "stopping"
+        drain = self.drain_state()
+        return drain[1] if drain else "running"
+
+    # -- outages
+
+    def _outage(self, error: BrokerUnavailable | BackendUnavailable, now: float) -> None:
+        self._pause_s = min(MAX_PAUSE_S, self._pause_s * 2 or 0.25)
+        self._again_at = now + self._pause_s
+        if isinstance(error, BrokerUnavailable):
+            self.broker_up = False
+        log.warning("%s; trying again in %.2g s", error, self._pause_s)
+
+    def _reconnect(self) -> None:
+        if not self._consumer.leased:  # what came on the old connection is delivered again
+            with self._settling:
+                self._outstanding -= len(self._pool.take_back())
+            self._held.clear()
+            for limit in self._limits.values():
+                limit.held.clear()
+        self._consumer.reconnect()
+        self.broker_up, self._pause_s = True, 0.0
+        log.warning("the broker is back")
+
+    def _sleep(self, now: float) -> None:
+        """Until something may have to be done."""
+        if self._pool.waiting():
+            return
+        until = now + NAP_S
+        if now < self._again_at:
+            until = min(until, self._again_at)
+        claiming = self._claiming(now) and self.broker_up and now >= self._again_at
+        free = self._pool.slots > self._outstanding
+        fd = None
+        if claiming and (free or not self._consumer.keeps_waiting):
+            for limit in self._limits.values():
+                if free:
+                    until = min(until, max(limit.look_at, now))
+            if self._held:
+                until = min(until, now + max(0.0, self._held[0][0] - time.time()))
+            if free:
+                if self._consumer.arm():
+                    return
+                fd = self._consumer.fileno()
+                if fd is None:
+                    until = min(until, now + 0.01)
+        if self._asked_at is not None:
+            until = min(until, now + 0.05)
+        self._wake.wait(fd, max(0.0, until - now), lambda: self._outstanding > 0 and self._pool_is_done())
+
+    def _pool_is_done(self) -> bool:
+        return self._outstanding > len(self._pool.running()) + self._pool.waiting()
+
+    # -- types
+
+    def _know_types(self) -> dict[str, _Type]:
+        conf = self._app.conf
+        found: dict[str, _Type] = {}
+        for name, task in self._app.tasks.items():
+            rules = Rules(
+                ignore_result=bool(task.ignore_result) or not self._backend.keeps_results,
+                store_errors=bool(task.store_errors_even_if_ignored) and self._backend.keeps_results,
+                result_extended=conf.result_extended,
+                serializer=task.serializer or conf.task_serializer,
+            )
+            per_s = None if conf.worker_disable_rate_limits else parse_rate(task.rate_limit)
+            limit = Limit(name, per_s, task.rate_limit_scope or "worker") if per_s else None
+            found[name] = _Type(task, rules, not task.acks_late, bool(task.track_started), limit)
+        return found
+
+    def set_rate_limit(self, task: str, rate: Any, scope: str | None = None) -> None:
+        """Change a type's limit from now on; 0 or None lifts it. Raises KeyError, ValueError."""
+        entry = self._types[task]
+        per_s = parse_rate(rate)
+        old = entry.limit
+        limit = (
+            Limit(task, per_s, scope or (old.scope if old else entry.task.rate_limit_scope or "worker"))
+            if per_s
+            else None
+        )
+        if limit is None and old is not None:
+            limit = Limit(task, 1e9, "worker")  # what was throttled still has to come out
+        if limit is not None and old is not None:
+            limit.held = old.held
+        self._types[task] = entry._replace(limit=limit)
+        if limit is not None:
+            self._limits = {**self._limits, task: limit}
+        self._wake.set()
+
+    def limits(self) -> dict[str, Limit]:
+        """The limits in force, by task."""
+        return {name: limit for name, limit in self._limits.items() if limit.per_s < 1e9}
+
+    # -- questions of other threads
+
+    def running(self) -> list[tuple[Job, float]]:
+        """(job, seconds so far) of each body that runs."""
+        now = time.monotonic()
+        return [(job, now - started) for job, started in self._pool.running()]
+
+    def reserved(self) -> int:
+        """Claimed and not started."""
+        return self._pool.waiting()
+
+    def held(self) -> int:
+        """Kept by this worker for their time or a limit."""
+        return len(self._held) + sum(len(limit.held) for limit in self._limits.values())
+
+    @property
+    def slots(self) -> int:
+        """Bodies that can run at once."""
+        return self._pool.slots
+
+    def set_queues(self, queues: Sequence[str]) -> None:
+        """Consume these from now on. Raises ImproperlyConfigured for none."""
+        if not queues:
+            raise ImproperlyConfigured("a worker needs at least one queue")
+        self.queues = list(queues)
+        self._consumer.set_queues(queues)
+        self._wake.set()
+
+
+class Wake:
+    """A pipe that ends the loop's sleep from another thread."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        os.set_blocking(self._read, False)
+        os.set_blocking(self._write, False)
+        self._sleeping = False
+
+    def set(self) -> None:
+        """End the sleep, or the next one. From a signal handler too."""
+        try:
+            os.write(self._write, b"x")
+        except BlockingIOError:
+            return  # it is full: the loop wakes up all the same
+
+    def done(self) -> None:
+        """As set(), but only when the loop sleeps: for the pool, once a task."""
+        if self._sleeping:
+            self.set()
+
+    def wait(self, fd: int | None, timeout_s: float, already: Callable[[], bool]) -> None:
+        """Sleep until set(), until `fd` is readable, or until the time is over; not at all when `already()`."""
+        poll = select.poll()
+        poll.register(self._read, select.POLLIN)
+        if fd is not None:
+            poll.register(fd, select.POLLIN)
+        self._sleeping = True
+        try:
+            if not already():
+                poll.poll(max(0, int(timeout_s * 1000 + 0.999)))
+        finally:
+            self._sleeping = False
+        try:
+            while os.read(self._read, 4096):
+                pass
+        except BlockingIOError:
+            return
+
+
+def _named(done: Done) -> tuple[Any, Any]:
+    return done.job.delivery.headers.get("task"), done.job.delivery.headers.get("id")
+
+
+def _reason(outcome: Outcome) -> str:
+    if isinstance(outcome, RetryAsked):
+        return type(outcome.error).__name__ if outcome.error is not None else "retry"
+    return ""
+
+
+class _Unknown(Task):
+    name = "unknown"
+
+
+_UNKNOWN = _Unknown()
+_NO_RULES = Rules()
