@@ -87,7 +87,7 @@ class Seen(Protocol):
     def target(self) -> Target: ...
 
 
-def status_of(  # noqa: PLR0917 - the seam with the loop, whose order is agreed
+def status_of(
     decision: Decided,
     signals: Seen,
     spec: WorkerPoolSpec,
