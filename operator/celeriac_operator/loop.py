@@ -682,7 +682,7 @@ class OperatorLoop:
         value = known[0]
         if isinstance(value, ClusterError):
             raise _NoBroker(
-                "SecretMissing",
+                "SecretNotFound",
                 f"key {ref.key!r} of Secret {record.namespace}/{ref.name} cannot be read: {value}",
             ) from value
         return value

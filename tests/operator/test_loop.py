@@ -1,0 +1,506 @@
+"""The loop over a cluster in memory and a broker of ten lines: one tick at a time, then its threads, then a real Redis."""
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from celeriac.broker.depth import QueueDepth
+from celeriac.exceptions import BrokerUnavailable
+from celeriac.wire.control import Command
+from celeriac.wire.event import DrainState, Heartbeat, QueueTotals, heartbeat_to_wire
+from celeriac_operator.errors import ClusterError, Conflict, Forbidden, NotFound
+from celeriac_operator.fleet.brokers import BrokerSide, BrokerTarget
+from celeriac_operator.loop import DOOMED_COST, OperatorLoop, Tick
+from celeriac_operator.metrics import OperatorMetrics
+from celeriac_operator.resources.records import PodRecord, PoolRecord
+from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.scaling.signals import TargetSample
+
+URL = "redis://:hunter2@broker:6379/0"
+
+
+def spec(**more: Any) -> dict[str, Any]:
+    return {
+        "targetRef": {"name": "mails-worker"},
+        "broker": {"urlFrom": {"secretKeyRef": {"name": "redis", "key": "url"}}},
+        "queues": [{"name": "mails"}],
+        "interval": "1s",
+        "scaleDown": {"idleTimeout": "0s"},
+        "scaleToZero": {"after": "0s"},
+        "coldStart": "1s",
+        **more,
+    }
+
+
+def pool(name: str = "mails", **more: Any) -> PoolRecord:
+    return PoolRecord(namespace="shop", name=name, uid=f"uid-{name}", generation=1, spec=spec(**more))
+
+
+class MemoryCluster:
+    """A cluster of values; every write is kept."""
+
+    def __init__(self, *pools: PoolRecord) -> None:
+        self.records = {record.name: record for record in pools}
+        self.replicas: dict[str, int] = {"mails-worker": 0}
+        self.kubelet: list[PodRecord] = []
+        self.secrets = {("shop", "redis", "url"): URL}
+        self.scaled: list[tuple[str, int]] = []
+        self.statuses: list[tuple[str, Mapping[str, Any]]] = []
+        self.events: list[tuple[str, str, str]] = []
+        self.costs: list[Mapping[str, int]] = []
+        self.refuses: ClusterError | None = None
+        self.reads: ClusterError | None = None
+        self.leads = True
+
+    def pools(self) -> Sequence[PoolRecord]:
+        if self.reads:
+            raise self.reads
+        return list(self.records.values())
+
+    def target(self, pool: PoolRecord, spec: WorkerPoolSpec) -> TargetSample:
+        name = spec.target_ref.name
+        if name not in self.replicas:
+            return TargetSample(name=name, error=f"Deployment shop/{name} does not exist")
+        ready = sum(pod.ready for pod in self.kubelet)
+        return TargetSample(name=name, replicas=self.replicas[name], ready_replicas=ready, resource_version="7")
+
+    def pods(self, pool: PoolRecord, spec: WorkerPoolSpec) -> Sequence[PodRecord]:
+        return list(self.kubelet)
+
+    def secret(self, namespace: str, name: str, key: str) -> str:
+        try:
+            return self.secrets[namespace, name, key]
+        except KeyError:
+            raise NotFound(f"no Secret {namespace}/{name}", status=404) from None
+
+    def scale(self, pool: PoolRecord, spec: WorkerPoolSpec, replicas: int, resource_version: str) -> None:
+        if self.refuses:
+            raise self.refuses
+        assert resource_version == "7"
+        self.replicas[spec.target_ref.name] = replicas
+        self.scaled.append((pool.name, replicas))
+
+    def mark_pods(self, pool: PoolRecord, costs: Mapping[str, int]) -> None:
+        self.costs.append(costs)
+
+    def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> None:
+        self.statuses.append((pool.name, status))
+
+    def event(self, pool: PoolRecord, kind: str, reason: str, message: str) -> None:
+        self.events.append((pool.name, kind, reason))
+
+    def may_act(self) -> bool:
+        return self.leads
+
+    def conditions(self, name: str) -> dict[str, tuple[str, str]]:
+        status = next(status for who, status in reversed(self.statuses) if who == name)
+        return {c["type"]: (c["status"], c["reason"]) for c in status["conditions"]}
+
+
+class FakeBroker:
+    """Depths that a test sets, heartbeats that it sends, commands that it reads."""
+
+    def __init__(self) -> None:
+        self.depths: dict[str, QueueDepth] = {}
+        self.down: str = ""
+        self.heartbeats: list[dict[str, Any]] = []
+        self.commands: list[Command] = []
+        self.probed: list[Mapping[str, float]] = []
+        self.closed = 0
+
+    def probe(self, queues: Mapping[str, float]) -> Mapping[str, QueueDepth]:
+        if self.down:
+            raise BrokerUnavailable(self.down)
+        self.probed.append(queues)
+        return {name: self.depths.get(name, QueueDepth()) for name in queues}
+
+    def release_due(self, queues: Sequence[str]) -> int:
+        if self.down:
+            raise BrokerUnavailable(self.down)
+        return 0
+
+    def drain(self, timeout_s: float) -> list[dict[str, Any]]:
+        if self.down:
+            raise BrokerUnavailable(self.down)
+        time.sleep(0.01)
+        heard, self.heartbeats = self.heartbeats, []
+        return heard
+
+    def send(self, command: Command) -> None:
+        if self.down:
+            raise BrokerUnavailable(self.down)
+        self.commands.append(command)
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class Bench:
+    """An OperatorLoop over both, whose threads a test starts when it wants them."""
+
+    def __init__(self, *pools: PoolRecord, default_broker_url: str | None = None) -> None:
+        self.cluster = MemoryCluster(*pools)
+        self.brokers: dict[str, FakeBroker] = {}
+        self.ticks: list[Tick] = []
+        self.metrics = OperatorMetrics(version="1.2.3")
+        self.loop = OperatorLoop(
+            self.cluster,
+            metrics=self.metrics,
+            default_broker_url=default_broker_url,
+            connect=self.connect,
+            watch=self.ticks.append,
+        )
+        self.lock = threading.Lock()
+
+    def connect(self, target: BrokerTarget) -> BrokerSide:
+        fake = self.brokers.setdefault(target.url, FakeBroker())
+        return BrokerSide(probe=fake, receiver=fake, post=fake)
+
+    @property
+    def broker(self) -> FakeBroker:
+        return self.brokers.setdefault(URL, FakeBroker())
+
+    def until(self, holds: Callable[[], bool], within_s: float = 8.0) -> bool:
+        end = time.monotonic() + within_s
+        while time.monotonic() < end:
+            if holds():
+                return True
+            time.sleep(0.02)
+        return False
+
+    def last(self, name: str = "mails") -> Tick:
+        return next(tick for tick in reversed(self.ticks) if tick.pool.name == name)
+
+
+@pytest.fixture
+def bench() -> Any:
+    made: list[Bench] = []
+
+    def make(*pools: PoolRecord, **more: Any) -> Bench:
+        made.append(Bench(*(pools or (pool(),)), **more))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.loop.stop()
+
+
+def pod(name: str, **more: Any) -> PodRecord:
+    fields = {"phase": "Running", "ready": True, "created_at": time.time() - 60, "ready_at": time.time() - 50, **more}
+    return PodRecord(name=name, uid=f"uid-{name}", **fields)
+
+
+def heartbeat(name: str, **more: Any) -> dict[str, Any]:
+    now = time.time()
+    fields = {
+        "hostname": f"celeriac@{name}", "incarnation": f"inc-{name}", "namespace": "shop", "pod": name,
+        "pod_uid": f"uid-{name}", "slots": 2, "queues": ("mails",), "started_at": now - 50, **more,
+    }  # fmt: skip
+    return heartbeat_to_wire(Heartbeat(timestamp=now, **fields))
+
+
+def test_work_that_waits_becomes_replicas(bench):
+    b = bench()
+    b.broker.depths["mails"] = QueueDepth(ready=500)
+
+    b.loop.start()
+
+    assert b.until(lambda: bool(b.cluster.scaled))
+    assert b.cluster.scaled[0] == ("mails", 10)
+    assert b.until(lambda: ("mails", "Normal", "ScaledUp") in b.cluster.events)
+    assert b.until(lambda: b.cluster.conditions("mails")["Ready"][0] == "True")
+    assert b.broker.probed[0]["mails"] == pytest.approx(2.0)  # cold start and one tick ahead
+
+
+def test_two_pools_of_one_broker_share_a_probe_and_two_brokers_do_not(bench):
+    b = bench(
+        pool("mails"),
+        pool("bulk", queues=[{"name": "bulk"}]),
+        pool("far", broker={"urlFrom": {"secretKeyRef": {"name": "far", "key": "url"}}}),
+    )
+    b.cluster.secrets["shop", "far", "url"] = "redis://far:6379/0"
+
+    b.loop.start()
+
+    assert b.until(lambda: {tick.pool.name for tick in b.ticks} == {"mails", "bulk", "far"})
+    assert set(b.brokers) == {URL, "redis://far:6379/0"}
+    assert set(b.broker.probed[-1]) == {"mails", "bulk"}
+
+
+def test_a_pool_with_a_wrong_spec_gets_a_condition_and_stops_nobody(bench, caplog):
+    b = bench(
+        pool("mails"),
+        pool("broken", minReplica=3),
+        pool("lost", broker={"urlFrom": {"secretKeyRef": {"name": "x", "key": "y"}}}),
+    )
+    b.broker.depths["mails"] = QueueDepth(ready=500)
+
+    b.loop.start()
+
+    assert b.until(lambda: bool(b.cluster.scaled))
+    assert b.cluster.conditions("broken")["Ready"] == ("False", "InvalidSpec")
+    assert b.cluster.conditions("lost")["Ready"] == ("False", "SecretNotFound")
+    time.sleep(0.5)
+    assert sum(who == "broken" for who, _ in b.cluster.statuses) == 1
+    assert sum("minReplica" in r.message for r in caplog.records) == 1
+
+
+def test_a_pool_recovers_by_itself_when_its_spec_and_secret_are_put_right(bench, monkeypatch):
+    monkeypatch.setattr("celeriac_operator.loop.SECRET_RETRY_S", 0.1)
+    b = bench(pool("mails", minReplica=3))
+    del b.cluster.secrets["shop", "redis", "url"]
+    b.loop.start()
+    assert b.until(
+        lambda: b.cluster.conditions("mails")["Ready"] == ("False", "InvalidSpec") if b.cluster.statuses else False
+    )
+
+    b.cluster.records["mails"] = replace(pool("mails"), generation=2)
+    b.loop.poke("shop", "mails")
+    assert b.until(lambda: b.cluster.conditions("mails")["Ready"] == ("False", "SecretNotFound"))
+    b.cluster.secrets["shop", "redis", "url"] = URL
+
+    assert b.until(lambda: b.cluster.conditions("mails")["Ready"][0] == "True")
+
+
+def test_a_missing_target_is_a_condition_and_no_write(bench):
+    b = bench()
+    b.cluster.replicas.clear()
+    b.broker.depths["mails"] = QueueDepth(ready=500)
+
+    b.loop.start()
+
+    assert b.until(lambda: bool(b.cluster.statuses))
+    assert b.cluster.conditions("mails")["Ready"][0] == "False"
+    assert b.cluster.scaled == []
+
+
+def test_a_pool_without_a_broker_uses_the_operators_own_and_says_so_when_there_is_none(bench):
+    own = {name: value for name, value in spec().items() if name != "broker"}
+    record = PoolRecord(namespace="shop", name="mails", uid="u", generation=1, spec=own)
+    with_default, without = bench(record, default_broker_url="redis://default/0"), bench(record)
+
+    with_default.loop.start()
+    without.loop.start()
+
+    assert with_default.until(lambda: bool(with_default.ticks))
+    assert without.until(lambda: bool(without.cluster.statuses))
+    assert set(with_default.brokers) == {"redis://default/0"}
+    assert without.cluster.conditions("mails")["Ready"] == ("False", "BrokerMissing")
+
+
+def test_a_broker_that_is_down_holds_the_pool_and_is_logged_once_without_its_password(bench, caplog):
+    b = bench()
+    b.cluster.replicas["mails-worker"] = 3
+    b.broker.down = "cannot reach redis://:**@broker:6379/0: refused"
+
+    b.loop.start()
+
+    assert b.until(lambda: len(b.ticks) >= 3)
+    assert b.cluster.scaled == []
+    assert not b.last().signals.broker_ok
+    assert b.cluster.conditions("mails")["BrokerReachable"][0] == "False"
+    assert sum("cannot reach" in r.message and r.name.endswith("loop") for r in caplog.records) == 1
+    assert "hunter2" not in caplog.text
+
+    b.broker.down = ""
+    b.broker.depths["mails"] = QueueDepth(ready=500)
+
+    assert b.until(lambda: bool(b.cluster.scaled), within_s=15)
+    assert b.cluster.scaled[0][1] == 10
+
+
+def test_scale_in_drains_first_and_writes_only_what_is_drained(bench):
+    b = bench()
+    b.cluster.replicas["mails-worker"] = 2
+    b.cluster.kubelet = [pod("mails-1"), pod("mails-2")]
+    b.broker.heartbeats = [heartbeat("mails-1", busy=1), heartbeat("mails-2")]
+    b.broker.depths["mails"] = QueueDepth(leased=1)
+    b.loop.start()
+    keep = beating(b, lambda: [heartbeat("mails-1", busy=1), heartbeat("mails-2", drain=echo(b))])
+
+    assert b.until(lambda: any(c.method == "drain" for c in b.broker.commands), within_s=60)
+    command = next(c for c in b.broker.commands if c.method == "drain")
+    assert command.destination == ["celeriac@mails-2"]
+    assert command.arguments["ttl_s"] == 60.0
+    assert {"mails-2": DOOMED_COST} in b.cluster.costs
+    assert b.cluster.scaled == []
+
+    b.cluster.kubelet = [pod("mails-1"), pod("mails-2", ready=False)]
+
+    assert b.until(lambda: b.cluster.scaled == [("mails", 1)])
+    keep.set()
+    assert all("celeriac@mails-1" not in (c.destination or ()) for c in b.broker.commands if c.method == "drain")
+
+
+def echo(b: Bench) -> DrainState | None:
+    """What a worker answers to the last drain command it got."""
+    marks = [c for c in b.broker.commands if c.method == "drain"]
+    if not marks:
+        return None
+    arguments = marks[-1].arguments
+    return DrainState(id=arguments["id"], epoch=arguments["epoch"], state="drained", expires_in_s=60.0)
+
+
+def beating(b: Bench, beats: Callable[[], list[dict[str, Any]]]) -> threading.Event:
+    """Heartbeats from a thread, until the event is set."""
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.wait(0.1):
+            b.broker.heartbeats = beats()
+
+    threading.Thread(target=run, daemon=True).start()
+    return stop
+
+
+def test_a_write_that_lost_a_race_is_tried_again_on_fresh_data(bench):
+    b = bench()
+    b.broker.depths["mails"] = QueueDepth(ready=500)
+    b.cluster.refuses = Conflict("changed since it was read", status=409)
+    b.loop.start()
+    assert b.until(lambda: len(b.ticks) >= 2)
+
+    b.cluster.refuses = None
+
+    assert b.until(lambda: b.cluster.scaled == [("mails", 10)])
+
+
+def test_a_cluster_that_forbids_is_logged_once_and_the_status_is_written_all_the_same(bench, caplog):
+    b = bench()
+    b.broker.depths["mails"] = QueueDepth(ready=500)
+    b.cluster.refuses = Forbidden("cannot patch deployments/scale", status=403)
+
+    b.loop.start()
+
+    assert b.until(lambda: len(b.ticks) >= 0 and len(b.broker.probed) >= 3)
+    assert sum("cannot patch" in r.message for r in caplog.records) == 1
+    assert b.cluster.statuses
+
+
+def test_a_replica_without_the_lease_watches_and_writes_nothing(bench):
+    b = bench()
+    b.cluster.leads = False
+    b.broker.depths["mails"] = QueueDepth(ready=500)
+
+    b.loop.start()
+
+    assert b.until(lambda: len(b.ticks) >= 2)
+    assert b.last().decision.replicas is not None
+    assert (b.cluster.scaled, b.cluster.statuses, b.cluster.events, b.broker.commands) == ([], [], [], [])
+
+    b.cluster.leads = True
+
+    assert b.until(lambda: bool(b.cluster.scaled))
+
+
+def test_a_status_is_not_written_when_nothing_a_person_would_notice_changed(bench):
+    b = bench()
+    b.loop.start()
+    assert b.until(lambda: len(b.ticks) >= 2)
+    settled = len(b.cluster.statuses)
+
+    assert b.until(lambda: len(b.ticks) >= 5)
+
+    assert len(b.cluster.statuses) <= settled + 1
+
+
+def test_a_broker_whose_last_pool_went_is_let_go_and_its_pool_vanishes_from_the_metrics(bench):
+    b = bench()
+    b.loop.start()
+    assert b.until(lambda: b'pool="mails"' in b.metrics.render())
+
+    b.cluster.records.clear()
+    b.loop.poke("shop", "mails")
+
+    assert b.until(lambda: b.broker.closed >= 3)
+    assert b'pool="mails"' not in b.metrics.render()
+    assert b.loop.livez()[0]
+
+
+def test_pools_that_share_a_queue_split_its_demand_by_their_slots(bench):
+    b = bench(pool("mails"), pool("more", targetRef={"name": "more-worker"}))
+    b.cluster.replicas["more-worker"] = 0
+    b.loop.start()
+
+    assert b.until(lambda: {tick.pool.name for tick in b.ticks} == {"mails", "more"})
+
+    assert b.last("mails").signals.share == {"mails": 0.5}
+    assert b.last("more").signals.share == {"mails": 0.5}
+
+
+def test_heartbeats_become_totals_of_their_pool_that_survive_the_pod(bench):
+    b = bench()
+    b.cluster.replicas["mails-worker"] = 1
+    b.cluster.kubelet = [pod("mails-1")]
+    b.loop.start()
+    assert b.until(lambda: bool(b.ticks))
+    b.broker.heartbeats = [
+        heartbeat("mails-1", started_at=time.time() - 0.01, queue_totals={"mails": QueueTotals(started=9, succeeded=8)})
+    ]
+
+    line = 'celeriac_fleet_tasks_total{namespace="shop",pool="mails",queue="mails",state="started",task=""} 9.0'
+    assert b.until(lambda: line in b.metrics.render().decode())
+
+    b.cluster.kubelet = []
+    ticks = len(b.ticks)
+    assert b.until(lambda: len(b.ticks) > ticks + 1)
+    assert line in b.metrics.render().decode()
+
+
+def test_the_health_of_the_loop_is_that_of_its_threads(bench):
+    b = bench()
+    assert b.loop.livez() == (False, "the operator's loop has ended")
+    assert b.loop.readyz()[0] is False
+
+    b.loop.start()
+
+    assert b.until(lambda: b.loop.readyz()[0])
+    assert b.loop.livez() == (True, "1 brokers served")
+    b.loop._loops[next(iter(b.loop._loops))]._ticked_at -= 1000
+    assert "has not ticked for" in b.loop.livez()[1]
+
+
+def test_an_api_that_is_away_keeps_everything_as_it_was(bench, caplog):
+    b = bench()
+    b.loop.start()
+    assert b.until(lambda: bool(b.ticks))
+
+    b.cluster.reads = ClusterError("no answer from the API")
+    b.loop.poke("shop", "mails")
+    ticks = len(b.ticks)
+
+    assert b.until(lambda: len(b.ticks) > ticks + 1)
+    assert sum("no answer" in r.message for r in caplog.records) == 1
+
+
+@pytest.mark.server("redis")
+def test_messages_in_a_real_redis_become_replicas_within_a_tick(redis_server):
+    from celeriac_operator.fleet.brokers import connect
+
+    cluster = MemoryCluster(pool())
+    cluster.secrets["shop", "redis", "url"] = redis_server.url
+    ticks: list[Tick] = []
+    loop = OperatorLoop(cluster, metrics=OperatorMetrics(version="1"), connect=connect, watch=ticks.append)
+    loop.start()
+    try:
+        end = time.monotonic() + 10
+        while not ticks and time.monotonic() < end:
+            time.sleep(0.05)
+        import redis
+
+        with redis.Redis.from_url(redis_server.url) as client:
+            client.lpush("mails", *["{}"] * 100)
+        pushed = time.monotonic()
+        while not cluster.scaled and time.monotonic() < end:
+            time.sleep(0.02)
+        took_s = time.monotonic() - pushed
+    finally:
+        loop.stop()
+
+    assert cluster.scaled == [("mails", 10)]
+    assert ticks[-1].signals.queues[0].ready == 100
+    assert took_s < 2.0
