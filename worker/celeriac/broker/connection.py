@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -92,7 +93,9 @@ def broker_errors(address: BrokerAddress) -> Iterator[None]:
     """Turn what kombu, py-amqp, redis-py and sockets raise into BrokerUnavailable, with `from`."""
     try:
         yield
-    except RECOVERABLE as error:
+    except recoverable() as error:
+        if isinstance(error, BrokerUnavailable):
+            raise
         raise unavailable(address, error) from error
     except (ValueError, KeyError, ImportError) as error:  # kombu reads a URL as it connects
         if isinstance(error, BrokerUnavailable | ImproperlyConfigured):
@@ -110,21 +113,19 @@ def unavailable(address: BrokerAddress, error: BaseException) -> BrokerUnavailab
     )
 
 
-def _recoverable() -> tuple[type[BaseException], ...]:
-    kinds: list[type[BaseException]] = [OSError, EOFError, KombuError]
+@cache
+def recoverable() -> tuple[type[BaseException], ...]:
+    """What a broken connection raises, whatever the broker; for `except recoverable()`.
+
+    A function, because redis-py is slow to import and a client should not pay for it before it connects.
+    """
+    from amqp.exceptions import AMQPError
+
+    kinds: list[type[BaseException]] = [OSError, EOFError, KombuError, AMQPError, BrokerUnavailable]
     try:
         from redis.exceptions import RedisError  # an extra: RabbitMQ users do without
 
         kinds.append(RedisError)
     except ImportError:
-        pass
-    from amqp.exceptions import AMQPError
-
-    kinds.append(AMQPError)
+        return tuple(kinds)
     return tuple(kinds)
-
-
-#: What a broken connection raises, whatever the broker.
-RECOVERABLE: tuple[type[BaseException], ...] = _recoverable()
-#: The same, and what this module makes of it.
-UNAVAILABLE: tuple[type[BaseException], ...] = (*RECOVERABLE, BrokerUnavailable)

@@ -12,10 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import kombu
-from kombu.exceptions import KombuError
 from kombu.utils.json import dumps as json_dumps
 
-from celeriac.broker.connection import RECOVERABLE, BrokerAddress, broker_errors, connect
+from celeriac.broker.connection import BrokerAddress, broker_errors, connect, recoverable
 from celeriac.broker.producer import KombuProducer, Producer
 from celeriac.broker.topology import dead_queue_name, declare_queue
 from celeriac.exceptions import NotSupported
@@ -326,7 +325,7 @@ class KombuConsumer:
                 self._connection.release()
             else:
                 self._connection.collect()  # without a farewell: the broker may have fallen silent
-        except (*RECOVERABLE, KombuError, AttributeError) as error:  # it is broken already: nothing more to free
+        except (*recoverable(), AttributeError) as error:  # it is broken already: nothing more to free
             log.debug("releasing a broken connection: %s", error)
 
 

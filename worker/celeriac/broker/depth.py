@@ -7,7 +7,7 @@ from typing import Any
 
 import orjson
 
-from celeriac.broker.connection import RECOVERABLE, BrokerAddress, broker_errors, connect
+from celeriac.broker.connection import BrokerAddress, broker_errors, connect, recoverable
 from celeriac.broker.topology import dead_queue_name
 from celeriac.exceptions import BrokerUnavailable
 from celeriac.wire.message import SENT_AT
@@ -79,7 +79,7 @@ class DepthProbe:
         if connection is not None:
             try:
                 connection.release()
-            except RECOVERABLE as error:  # it was broken: that may be why we close it
+            except recoverable() as error:  # it was broken: that may be why we close it
                 log.debug("closing a broken connection: %s", error)
 
     def _open(self) -> bool:

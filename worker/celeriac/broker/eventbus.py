@@ -7,7 +7,7 @@ from typing import Any
 
 import kombu
 
-from celeriac.broker.connection import RECOVERABLE, BrokerAddress, broker_errors, connect
+from celeriac.broker.connection import BrokerAddress, broker_errors, connect, recoverable
 from celeriac.exceptions import BrokerUnavailable
 from celeriac.wire.event import EXCHANGE
 
@@ -91,5 +91,5 @@ class EventReceiver:
         if connection is not None:
             try:
                 connection.release()
-            except RECOVERABLE as error:  # it was broken: that may be why we close it
+            except recoverable() as error:  # it was broken: that may be why we close it
                 log.debug("closing a broken connection: %s", error)

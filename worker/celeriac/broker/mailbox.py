@@ -7,7 +7,7 @@ from typing import Any
 
 from kombu import pidbox
 
-from celeriac.broker.connection import RECOVERABLE, BrokerAddress, broker_errors, connect
+from celeriac.broker.connection import BrokerAddress, broker_errors, connect, recoverable
 from celeriac.broker.eventbus import EventSender
 from celeriac.exceptions import BrokerUnavailable
 from celeriac.wire.control import EXCHANGE, Command
@@ -56,7 +56,7 @@ class Mailbox:
         if connection is not None:
             try:
                 connection.release()
-            except RECOVERABLE as error:  # it was broken: that is why we drop it
+            except recoverable() as error:  # it was broken: that is why we drop it
                 log.debug("closing a broken connection: %s", error)
 
     def close(self) -> None:

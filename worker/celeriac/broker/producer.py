@@ -14,7 +14,7 @@ from kombu.compression import compress
 from kombu.utils.json import dumps as json_dumps
 
 from celeriac.broker.codec import encode
-from celeriac.broker.connection import RECOVERABLE, UNAVAILABLE, BrokerAddress, connect, unavailable
+from celeriac.broker.connection import BrokerAddress, connect, recoverable, unavailable
 from celeriac.broker.topology import declare_queue
 from celeriac.exceptions import BrokerUnavailable
 from celeriac.wire.message import TaskMessage
@@ -100,7 +100,7 @@ class RedisProducer:
                 else:
                     queues.client.execute_command("LPUSH", queues.list_key(queue, queues.step_of(priority)), envelope)
                 return
-            except UNAVAILABLE as error:
+            except recoverable() as error:
                 if time.monotonic() + pause_s >= deadline:
                     raise _too_late(self._address, queue, self._timeout_s, error) from error
                 time.sleep(pause_s)
@@ -186,7 +186,7 @@ class KombuProducer:
                         confirm_timeout=max(0.1, deadline - time.monotonic()), **kept,
                     )  # fmt: skip
                 return
-            except UNAVAILABLE as error:
+            except recoverable() as error:
                 if self._given is not None:
                     raise
                 self._drop()
@@ -209,7 +209,7 @@ class KombuProducer:
             if connection is not None and self._given is None:
                 try:
                     connection.collect()  # without a farewell: the broker may have fallen silent
-                except RECOVERABLE:
+                except recoverable():
                     return  # it was broken: that is why we drop it
 
     def close(self) -> None:
