@@ -325,8 +325,10 @@ class KombuConsumer:
                 self._connection.release()
             else:
                 self._connection.collect()  # without a farewell: the broker may have fallen silent
-        except (*recoverable(), AttributeError) as error:  # it is broken already: nothing more to free
+        except recoverable() as error:  # it is broken already: nothing more to free
             log.debug("releasing a broken connection: %s", error)
+        except AttributeError as error:  # py-amqp, when the socket went away between two of its steps
+            log.debug("releasing a half-closed connection: %s", error)
 
 
 def payload(delivery: Delivery) -> bytes | str:
