@@ -27,7 +27,7 @@ NAMES: Mapping[str, str] = {
     "celeriac_worker_slots_busy": "Bodies it runs now.",
     "celeriac_worker_reserved": "Messages claimed and not started.",
     "celeriac_worker_draining": "1 while the operator drains this worker.",
-    "celeriac_broker_up": "1 while the broker answers.",
+    "celeriac_worker_broker_up": "1 while the broker answers.",
     "celeriac_build": "Version (info).",
 }
 

@@ -203,7 +203,7 @@ def _endpoint(conf: Any, loop: Loop, keeper: Keeper, totals: Totals) -> Endpoint
             "celeriac_worker_slots_busy": float(len(loop.running())),
             "celeriac_worker_reserved": float(loop.reserved()),
             "celeriac_worker_draining": float(loop.drain_state() is not None),
-            "celeriac_broker_up": float(loop.broker_up),
+            "celeriac_worker_broker_up": float(loop.broker_up),
         }
 
     state = WorkerState(
