@@ -203,7 +203,8 @@ def _hook(task: Task, name: str, *args: Any) -> None:
 
 def _retry(asked: Retry, request: Request) -> RetryAsked:
     error = asked.exc
-    text = "".join(tracebacks.format_exception(error)) if error is not None else ""
+    # As Celery: where the retry was asked for, with what led to it above (its __context__).
+    text = "".join(tracebacks.format_exception(type(asked), asked, _own_frames_cut(asked)))
     if asked.sig is None:  # raised by hand, without Task.retry
         when = asked.when
         wait_s = float(when) if isinstance(when, int | float) else 0.0
