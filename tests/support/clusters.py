@@ -62,7 +62,10 @@ class Cluster:
         return run("kubectl", "--namespace", self.namespace, *arguments, text=text, timeout_s=timeout_s)
 
     def helm(self, *arguments: str | Path, timeout_s: float = 300) -> str:
-        return run("helm", "--namespace", self.namespace, *arguments, timeout_s=timeout_s)
+        try:
+            return run("helm", "--namespace", self.namespace, *arguments, timeout_s=timeout_s)
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.story()}") from None
 
     def apply(self, *items: Mapping[str, Any] | str) -> None:
         """Create or change objects: maps, or YAML as a user would write it."""

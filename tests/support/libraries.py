@@ -6,6 +6,7 @@ Both run the same module of tasks, tests/compat/peer/shop.py, unless told otherw
 import functools
 import json
 import os
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -95,14 +96,14 @@ class Client:
 
     def __init__(self, library: str, place: Place, log: Path) -> None:
         self.library = library
-        self.child = Child(
-            [python_of(library), str(PEER / "driver.py")],
-            log=log,
-            env={**environment(library, place), "CLIENT": "1"},
-            cwd=log.parent,
-            talks=True,
-        )
-        self._answer()
+        self.child_env = {**environment(library, place), "CLIENT": "1"}
+        driver = [python_of(library), PEER / "driver.py"]
+        self.child = Child(driver, log=log, env=self.child_env, cwd=log.parent, talks=True)
+        try:
+            self._answer()
+        except AssertionError:
+            self.close()
+            raise
 
     def send(self, task: str, *args: Any, kwargs: dict[str, Any] | None = None, **options: Any) -> str:
         return self._ask(send=task, args=args, kwargs=kwargs or {}, options=options)["id"]
@@ -123,7 +124,18 @@ class Client:
         return seen
 
     def ping(self, nodes: list[str] | None = None, *, timeout_s: float = 2.0) -> Any:
-        return self._ask(ping=nodes, timeout_s=timeout_s)["value"]
+        """What `inspect ping` answers: through Celery's `app.control`, through our command line."""
+        if self.library == "celery":
+            return self._ask(ping=nodes, timeout_s=timeout_s)["value"]
+        destination = ["-d", ",".join(nodes)] if nodes else []
+        asked = ["-A", "shop", "inspect", "ping", "--json", "-t", str(timeout_s), *destination]
+        answer = subprocess.run(
+            [python_of(self.library), "-m", "celeriac", *asked],
+            env={**os.environ, **{name: value for name, value in self.child_env.items() if value is not None}},
+            capture_output=True, text=True, check=False, timeout=30,
+        )  # fmt: skip
+        assert answer.returncode == 0, answer.stderr
+        return json.loads(answer.stdout)
 
     def close(self) -> None:
         self.child.kill()
