@@ -153,9 +153,9 @@ def _learn_queue(known: QueueMemory, sample: QueueSample, limited: Sequence[Limi
         classes={limit.task: _learn_class(known, limit, at, claims=claims[limit.task], kept=kept) for limit in limited},
         other_claims=known.other_claims * kept + others,
     )
-    if last is None:
-        return queue  # a baseline: what lies there did not arrive now
     passed_s = at - known.sampled_at
+    if last is None or passed_s <= 0:
+        return queue  # a baseline: what lies there did not arrive now
     done = max(0, sample.completed - last.completed)
     # What came in is what is there now and was not, and what went for good meanwhile. Retries and redeliveries cancel
     # out: they leave one count for another. A retry that waits for its time leaves all of these counts and is owed.
