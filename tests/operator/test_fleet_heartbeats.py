@@ -254,13 +254,25 @@ def test_a_silent_worker_keeps_its_claims_and_one_that_said_good_bye_has_none():
     assert (offline.busy, offline.stopping) == (0, True)
 
 
-def test_work_in_flight_is_what_workers_run_where_the_broker_has_nothing_leased():
+@pytest.mark.parametrize(
+    ("depth", "busy", "reserved", "expected"),
+    [
+        pytest.param(QueueDepth(ready=9), 3, 2, (5, 1), id="nothing leased: what the workers hold"),
+        pytest.param(QueueDepth(leased=10), 2, 0, (10, 6), id="leased beyond the slots is reserved"),
+        pytest.param(QueueDepth(leased=10, expired=3), 2, 0, (10, 3), id="what expired is neither"),
+        pytest.param(
+            QueueDepth(leased=2), 0, 0, (2, 0), id="leased within the slots runs, whatever the heartbeat says"
+        ),
+    ],
+)
+def test_work_in_flight_is_leased_or_held_and_beyond_the_slots_it_is_reserved(depth, busy, reserved, expected):
     fleet = Fleet(started_at=T0)
-    fleet.hear(beat(1, at=T0 + 5, up_s=4, busy=3, reserved=2), T0 + 5)
+    fleet.hear(beat(1, at=T0 + 5, up_s=4, slots=4, busy=busy, reserved=reserved), T0 + 5)
 
-    sample = queue_samples({"mails": QueueDepth(ready=9)}, fleet.workers(T0 + 5), fleet.totals(), T0 + 5)["mails"]
+    sample = queue_samples({"mails": depth}, fleet.workers(T0 + 5), fleet.totals(), T0 + 5)["mails"]
 
-    assert (sample.ready, sample.leased, sample.reserved, sample.consumers) == (9, 5, 2, 1)
+    assert (sample.leased, sample.reserved) == expected
+    assert sample.consumers == 1
 
 
 @pytest.mark.parametrize(

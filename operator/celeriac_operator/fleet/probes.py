@@ -16,9 +16,9 @@ def queue_samples(
 ) -> dict[str, QueueSample]:
     """Queue -> its sample.
 
-    Work in flight is the greater of what the broker has leased and what live workers run: some brokers cannot tell the
-    one
+    Work in flight is the greater of what the broker has leased and what live workers run: some brokers cannot tell the one
     (RabbitMQ without its management API), and with early acks there is nothing leased while a task runs.
+    What is leased beyond the live workers' slots is reserved, and so is what a dead worker held: it waits like the rest.
     """
     live = [worker for worker in workers if not worker.gone]
     return {
@@ -31,14 +31,16 @@ def _sample(
     name: str, depths: Mapping[str, QueueDepth], consumers: Sequence[Worker], totals: QueueTotals | None, now: float
 ) -> QueueSample:
     depth = depths[name]
-    running = sum(_share(worker, name, depths) * worker.beat.busy for worker in consumers)
-    waiting = sum(_share(worker, name, depths) * worker.beat.reserved for worker in consumers)
-    leased = max(depth.leased, round(running + waiting))
+    held = round(sum(_share(worker, name, depths) * (worker.beat.busy + worker.beat.reserved) for worker in consumers))
+    leased = max(depth.leased, held)
+    # The broker's number is fresh and the heartbeats' are not: slots bound what runs better than `busy` tells it.
+    slots = sum(_share(worker, name, depths) * worker.beat.slots for worker in consumers)
+    running = min(leased - depth.expired, round(slots))
     done = totals or QueueTotals()
     return QueueSample(
         name=name,
         ready=depth.ready,
-        reserved=min(leased, round(waiting)),
+        reserved=max(0, leased - depth.expired - running),
         leased=leased,
         expired=depth.expired,
         throttled=depth.throttled,

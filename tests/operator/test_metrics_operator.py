@@ -1,0 +1,174 @@
+"""The operator's /metrics: names and labels of the set, from the last tick; counters that only grow; gone pools vanish."""
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from celeriac.wire.event import QueueTotals, TaskTotals
+from celeriac_operator.metrics import FleetReading, OperatorMetrics, PoolReading
+from celeriac_operator.scaling.decision import Decision
+from celeriac_operator.scaling.signals import LimitedClass, PodSample, QueueSample, Signals, TargetSample
+
+MAILS = ("shop", "mails")
+
+
+def reading(at: float = 100.0, **more) -> PoolReading:
+    fields = {
+        "signals": Signals(
+            queues=(QueueSample(name="q", ready=7, reserved=2, leased=5, expired=1, delayed=3, dead=4, oldest_age_s=12.0, consumers=2),),
+            limited=(LimitedClass(task="send", queue="q", rate_per_s=10.0, throttled=6),),
+            pods=(
+                PodSample(name="a", slots=4, busy=3, heartbeat_age_s=1.0),
+                PodSample(name="b", slots=4, busy=0, heartbeat_age_s=1.0),
+                PodSample(name="c", ready=False, drain_state="draining", slots=4, busy=1, heartbeat_age_s=1.0),
+                PodSample(name="d", ready=False),
+            ),
+            target=TargetSample(replicas=4, ready_replicas=2),
+        ),
+        "decision": Decision(
+            desired=3, unclamped=12, replicas=None, summary="", limited_by="max", terms={"steady": 2.5, "backlog": 9.0},
+            predicted_drain_s=33.0,
+        ),
+        "min_replicas": 1,
+        "max_replicas": 3,
+        "objective": "DrainTime",
+        "objective_s": 60.0,
+        "at": at,
+        **more,
+    }  # fmt: skip
+    return PoolReading(**fields)
+
+
+def samples(metrics: OperatorMetrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(metrics.render().decode())
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+def metrics() -> OperatorMetrics:
+    return OperatorMetrics(version="1.2.3")
+
+
+def value(metrics: OperatorMetrics, name: str, **labels: str) -> float | None:
+    return samples(metrics).get((name, frozenset(labels.items())))
+
+
+POOL = {"namespace": "shop", "pool": "mails"}
+QUEUE = {**POOL, "queue": "q"}
+
+
+@pytest.mark.parametrize(
+    ("name", "labels", "expected"),
+    [
+        ("celeriac_queue_messages", {**QUEUE, "kind": "ready"}, 7),
+        ("celeriac_queue_messages", {**QUEUE, "kind": "reserved"}, 2),
+        ("celeriac_queue_messages", {**QUEUE, "kind": "running"}, 2),
+        ("celeriac_queue_messages", {**QUEUE, "kind": "expired"}, 1),
+        ("celeriac_queue_messages", {**QUEUE, "kind": "delayed"}, 3),
+        ("celeriac_queue_messages", {**QUEUE, "kind": "dead"}, 4),
+        ("celeriac_queue_oldest_task_age_seconds", QUEUE, 12),
+        ("celeriac_queue_consumers", QUEUE, 2),
+        ("celeriac_pool_replicas", {**POOL, "kind": "desired"}, 3),
+        ("celeriac_pool_replicas", {**POOL, "kind": "unclamped"}, 12),
+        ("celeriac_pool_replicas", {**POOL, "kind": "current"}, 4),
+        ("celeriac_pool_replicas", {**POOL, "kind": "ready"}, 2),
+        ("celeriac_pool_replicas", {**POOL, "kind": "starting"}, 1),
+        ("celeriac_pool_replicas", {**POOL, "kind": "draining"}, 1),
+        ("celeriac_pool_replicas", {**POOL, "kind": "idle"}, 1),
+        ("celeriac_pool_replicas", {**POOL, "kind": "min"}, 1),
+        ("celeriac_pool_replicas", {**POOL, "kind": "max"}, 3),
+        ("celeriac_pool_slots", POOL, 8),
+        ("celeriac_pool_slots_busy", POOL, 4),
+        ("celeriac_pool_demand_slots", {**POOL, "term": "backlog"}, 9),
+        ("celeriac_pool_demand_slots", {**POOL, "term": "eta"}, 0),
+        ("celeriac_pool_limited_by", {**POOL, "reason": "max"}, 1),
+        ("celeriac_pool_limited_by", {**POOL, "reason": "none"}, 0),
+        ("celeriac_pool_predicted_drain_seconds", POOL, 33),
+        ("celeriac_pool_slo_target_seconds", {**POOL, "objective": "DrainTime"}, 60),
+        ("celeriac_ratelimit_limit_per_second", {**QUEUE, "limit": "send"}, 10),
+        ("celeriac_ratelimit_throttled_messages", {**QUEUE, "limit": "send"}, 6),
+    ],
+    ids=lambda field: (
+        field if isinstance(field, str) else next(reversed(field.values())) if isinstance(field, dict) else ""
+    ),
+)
+def test_a_pools_last_tick_is_shown(metrics, name, labels, expected):
+    metrics.pool_decided(MAILS, reading())
+
+    assert value(metrics, name, **labels) == expected
+
+
+def test_what_happened_to_a_pool_is_counted(metrics):
+    metrics.pool_scaled(MAILS, direction="up", reason="none")
+    metrics.pool_scaled(MAILS, direction="up", reason="none")
+    metrics.pool_drain_ended(MAILS, outcome="idle", took_s=7.0)
+    metrics.pool_pod_started(MAILS, cold_start_s=12.0)
+
+    assert value(metrics, "celeriac_pool_scale_actions_total", **POOL, direction="up", reason="none") == 2
+    assert value(metrics, "celeriac_pool_drains_total", **POOL, outcome="idle") == 1
+    assert value(metrics, "celeriac_pool_drains_total", **POOL, outcome="lost") == 0
+    assert value(metrics, "celeriac_pool_drain_seconds_sum", **POOL) == 7
+    assert value(metrics, "celeriac_pool_cold_start_seconds_bucket", **POOL, le="10.0") == 0
+    assert value(metrics, "celeriac_pool_cold_start_seconds_bucket", **POOL, le="20.0") == 1
+    assert value(metrics, "celeriac_pool_cold_start_seconds_count", **POOL) == 1
+
+
+def test_slot_seconds_add_up_over_ticks(metrics):
+    metrics.pool_decided(MAILS, reading(at=100.0))
+    metrics.pool_decided(MAILS, reading(at=105.0))
+
+    assert value(metrics, "celeriac_pool_busy_slot_seconds_total", **POOL) == 20
+    assert value(metrics, "celeriac_pool_idle_slot_seconds_total", **POOL) == 20
+
+
+def test_the_fleets_totals_are_by_task_where_workers_tell_tasks(metrics):
+    fleet = FleetReading(
+        queues={
+            (MAILS, "q"): QueueTotals(started=9, succeeded=8, redelivered=1, wait_s=4.5, waits=9, busy_s=3.0),
+            (("shop", "stock"), "s"): QueueTotals(started=5, succeeded=5),
+        },
+        tasks={(MAILS, "q", "send"): TaskTotals(queue="q", started=9, succeeded=8, retried=1, throttled=3)},
+    )
+
+    metrics.broker_ticked("redis:6379", took_s=0.01, fleet=fleet)
+
+    name = "celeriac_fleet_tasks_total"
+    assert value(metrics, name, **QUEUE, task="send", state="succeeded") == 8
+    assert value(metrics, name, **QUEUE, task="", state="redelivered") == 1
+    assert value(metrics, name, **QUEUE, task="", state="succeeded") is None  # or a sum would count it twice
+    assert value(metrics, name, namespace="shop", pool="stock", queue="s", task="", state="succeeded") == 5
+    assert value(metrics, "celeriac_fleet_task_wait_seconds_sum", **QUEUE) == 4.5
+    assert value(metrics, "celeriac_fleet_task_wait_seconds_count", **QUEUE) == 9
+    assert value(metrics, "celeriac_fleet_busy_slot_seconds_total", **QUEUE) == 3
+    assert value(metrics, "celeriac_fleet_ratelimit_throttled_total", **QUEUE, limit="send") == 3
+
+
+def test_a_broker_is_up_or_down_and_its_errors_are_counted(metrics):
+    metrics.broker_probed("redis:6379", took_s=0.004)
+    assert value(metrics, "celeriac_broker_up", broker="redis:6379") == 1
+
+    metrics.broker_failed("redis:6379")
+
+    assert value(metrics, "celeriac_broker_up", broker="redis:6379") == 0
+    assert value(metrics, "celeriac_broker_probe_errors_total", broker="redis:6379") == 1
+    assert value(metrics, "celeriac_broker_probe_seconds_count", broker="redis:6379") == 1
+
+
+def test_a_pool_that_is_gone_leaves_no_series(metrics):
+    metrics.pool_decided(MAILS, reading())
+    metrics.pool_scaled(MAILS, direction="up", reason="none")
+
+    metrics.pool_gone(MAILS)
+
+    assert "mails" not in metrics.render().decode()
+
+
+def test_the_operator_tells_of_itself(metrics):
+    metrics.leads(True)
+    metrics.error("Forbidden")
+
+    assert value(metrics, "celeriac_build_info", component="operator", version="1.2.3") == 1
+    assert value(metrics, "celeriac_operator_leader") == 1
+    assert value(metrics, "celeriac_operator_reconcile_errors_total", error="Forbidden") == 1
