@@ -6,13 +6,14 @@ that a Role in the served namespaces is all the operator needs.
 """
 
 import asyncio
-import datetime
 import logging
+import ssl
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import aiohttp
 import kopf
 
 from celeriac_operator.cluster.client import KubeClient
@@ -21,11 +22,11 @@ from celeriac_operator.errors import NotFound
 
 log = logging.getLogger("celeriac_operator.watch")
 
-#: Seconds after which kopf asks for the credentials again: a service account's token is rotated within the hour.
-LOGIN_AGAIN_S = 600.0
 #: Seconds between two tries with credentials that were refused, and before watches that failed are begun again.
 REFUSED_S = 5.0
 RESTART_S = (1.0, 5.0, 15.0, 30.0)
+#: Seconds kopf is given to end its tasks, twice: first to end them, then to have them cancelled.
+END_S = 5.0
 
 
 class Watches:
@@ -79,9 +80,10 @@ class Watches:
         failures = 0
         while not self._ending.is_set():
             began_at = time.monotonic()
+            loop = asyncio.new_event_loop()
             try:
                 require_crd(self._client)  # kopf passes over a kind that is not served, and never looks again
-                asyncio.run(self._watch())
+                loop.run_until_complete(self._watch())
             # kopf raises whatever its innermost task raised: aiohttp's errors, its own, RuntimeError. The index gets no
             # news meanwhile, which `Watches.running` and the sweep tell; the loop goes on with what it knows.
             except Exception as error:  # noqa: BLE001
@@ -92,22 +94,38 @@ class Watches:
                 self._ending.wait(wait_s)
             finally:
                 self._running = False
+                loop.run_until_complete(loop.shutdown_asyncgens())
+                loop.run_until_complete(loop.shutdown_default_executor())
+                loop.close()
 
     async def _watch(self) -> None:
         self._event_loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
         if self._ending.is_set():
             return
-        self._running = True
-        await kopf.operator(
-            registry=registry_of(self._client, self._index, self._poke),
-            settings=settings_of(),
-            standalone=True,
-            clusterwide=not self._namespaces,
-            namespaces=self._namespaces,
-            stop_flag=self._stop,
-        )
+        before = asyncio.all_tasks()
+        async with await session_of(self._client) as session:
+            roots = await kopf.spawn_tasks(
+                registry=registry_of(self._client, session, self._index, self._poke),
+                settings=settings_of(),
+                standalone=True,
+                clusterwide=not self._namespaces,
+                namespaces=self._namespaces,
+                stop_flag=self._stop,
+            )
+            whole = asyncio.create_task(kopf.run_tasks(roots, ignored=before))
+            self._running = True
+            await asyncio.wait(roots, return_when=asyncio.FIRST_COMPLETED)  # told to stop, or one failed
+            self._running = False
+            # kopf waits for all of its tasks without a limit, and some of them can wait for each other.
+            for _ in range(2):
+                await asyncio.wait([whole], timeout=END_S)
+                if whole.done():
+                    break
+                whole.cancel()
         if not self._ending.is_set():
+            if whole.done():
+                whole.result()  # raises what failed
             raise RuntimeError("kopf ended without being told to")
 
 
@@ -136,10 +154,54 @@ def settings_of() -> kopf.OperatorSettings:
     return settings
 
 
-def registry_of(client: KubeClient, index: ClusterIndex, poke: Callable[[str, str], None]) -> kopf.OperatorRegistry:
+async def session_of(client: KubeClient) -> aiohttp.ClientSession:
+    """A session to the client's server, as the client's user; it stays good however often the token changes.
+
+    kopf's own sessions are closed at each change of credentials, which fails every watch that is open at that moment.
+    """
+    known = await asyncio.to_thread(client.credentials)  # an exec plug-in may take its time
+    context = ssl.create_default_context(cafile=known.ca_path)
+    if known.certificate_path:
+        context.load_cert_chain(known.certificate_path, known.key_path)
+    if not known.verify:
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0, ssl=context), middlewares=(Authorized(client),), proxy=known.proxy_url
+    )
+
+
+class Authorized:
+    """Puts the client's authorization on each request, as it is at that moment; a 401 is tried again, never passed on."""
+
+    def __init__(self, client: KubeClient) -> None:
+        self._client = client
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        while True:
+            authorization = (await asyncio.to_thread(self._client.credentials)).authorization
+            if authorization:
+                request.headers["Authorization"] = authorization
+            response = await handler(request)
+            if response.status != 401:
+                return response
+            response.close()
+            log.warning("the Kubernetes API at %s does not accept our credentials", self._client.server)
+            await asyncio.sleep(REFUSED_S)
+
+
+def registry_of(
+    client: KubeClient, session: aiohttp.ClientSession, index: ClusterIndex, poke: Callable[[str, str], None]
+) -> kopf.OperatorRegistry:
     """The login, and one handler for every kind that is watched."""
     registry = kopf.OperatorRegistry()
-    kopf.on.login(registry=registry, id="login")(Login(client).connection)
+
+    async def login(**_: Any) -> kopf.AiohttpSession:
+        return kopf.AiohttpSession(server=client.server, aiohttp_session=session)
+
+    kopf.on.login(registry=registry, id="login")(login)
     feed = Feed(index, poke)
     for path, plural in WATCHED.values():
         group, version = ("", "v1") if path == "/api/v1" else path.removeprefix("/apis/").split("/")
@@ -157,10 +219,8 @@ class Feed:
     async def seen(self, event: Mapping[str, Any], resource: kopf.Resource, **_: Any) -> None:
         """An object was listed, added, modified or deleted."""
         body = event["object"]
-        if event["type"] == "DELETED":
-            concerned = self._index.drop(body["metadata"]["uid"])
-        else:
-            concerned = self._index.put(str(resource.kind), body)
+        gone = event["type"] == "DELETED"
+        concerned = self._index.drop(body["metadata"]["uid"]) if gone else self._index.put(str(resource.kind), body)
         for namespace, name in concerned:
             self._poke(namespace, name)
 
@@ -168,33 +228,3 @@ class Feed:
 def _not_about_signals(record: logging.LogRecord) -> bool:
     """Drops kopf's warning that it cannot handle signals in a thread: the main thread does, and tells it."""
     return not record.getMessage().startswith("OS signals are ignored")
-
-
-class Login:
-    """The client's own credentials for kopf, as fresh as they are whenever kopf asks."""
-
-    def __init__(self, client: KubeClient) -> None:
-        self._client = client
-        self._asked_at = float("-inf")
-
-    async def connection(self, **_: Any) -> kopf.ConnectionInfo:
-        """Called at start, at expiry and after a 401. Called again at once, it waits: the last ones were refused."""
-        since_s = time.monotonic() - self._asked_at
-        if since_s < REFUSED_S:
-            log.warning("the Kubernetes API at %s does not accept our credentials", self._client.server)
-            await asyncio.sleep(REFUSED_S)
-        self._asked_at = time.monotonic()
-        known = await asyncio.to_thread(self._client.credentials)  # an exec plug-in may take its time
-        scheme, _space, token = known.authorization.partition(" ")
-        return kopf.ConnectionInfo(
-            server=known.server,
-            ca_path=known.ca_path,
-            insecure=not known.verify,
-            scheme=scheme or None,
-            token=token or None,
-            certificate_path=known.certificate_path,
-            private_key_path=known.key_path,
-            proxy_url=known.proxy_url,
-            # Never equal to an earlier one, so that kopf does not take a repeated login for a hopeless one.
-            expiration=datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=LOGIN_AGAIN_S),
-        )
