@@ -289,6 +289,17 @@ def test_the_workers_command_is_celerys() -> None:
     ]  # fmt: skip
 
 
+def test_the_operator_gets_the_default_brokers_url_from_a_secret() -> None:
+    found = objects(OPERATOR, {"broker": {"existingSecret": "redis", "existingSecretKey": "broker"}})
+
+    env = the("Deployment", found)["spec"]["template"]["spec"]["containers"][0]["env"]
+
+    assert {
+        "name": "CELERIAC_OPERATOR_BROKER_URL",
+        "valueFrom": {"secretKeyRef": {"name": "redis", "key": "broker"}},
+    } in env
+
+
 def test_one_failed_readiness_probe_is_enough_to_see_a_drain() -> None:
     container = the("Deployment", objects(WORKER))["spec"]["template"]["spec"]["containers"][0]
 
