@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from celeriac import states
 from celeriac.broker.codec import JSON, decode, encode
+from celeriac.exceptions import EncodeError
 from celeriac.wire.result import ResultMeta, from_wire
 
 
@@ -20,13 +21,20 @@ class MemoryBackend:
         self._changed = threading.Condition()
 
     def store(self, records: Sequence[tuple[ResultMeta, bytes | None]]) -> list[Exception | None]:
+        errors: list[Exception | None] = []
         with self._changed:
             for meta, encoded in records:
+                try:
+                    payload = encoded if encoded is not None else self.encode(meta)
+                except EncodeError as error:
+                    errors.append(error)
+                    continue
+                errors.append(None)
                 if self._status.get(meta.task_id) != states.SUCCESS:
-                    self._records[meta.task_id] = encoded if encoded is not None else self.encode(meta)
+                    self._records[meta.task_id] = payload
                     self._status[meta.task_id] = meta.status
             self._changed.notify_all()
-        return [None] * len(records)
+        return errors
 
     def encode(self, meta: ResultMeta) -> bytes:
         return encode(meta.to_wire(), "json")[2]

@@ -3,6 +3,7 @@
 The PUBLISH is part of the format: Celery's clients subscribe to the key before they send.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,6 +18,8 @@ from celeriac.broker.codec import decode, encode
 from celeriac.broker.connection import BrokerAddress, connect, redacted
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, DecodeError, EncodeError
 from celeriac.wire.result import KEY_PREFIX, ResultMeta, from_wire
+
+log = logging.getLogger(__name__)
 
 #: A stored SUCCESS stays (a redelivered task may end otherwise); everything else is replaced. One record's error is its own.
 _STORE = """
@@ -93,27 +96,39 @@ class RedisBackend:
         return self._read(payload) if payload is not None else None
 
     def wait(self, task_id: str, timeout_s: float | None, interval_s: float) -> ResultMeta | None:
+        """See ResultBackend. The first contact has to work; an outage after it is waited out."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        key = self._prefix + task_id
-        with self._errors(), self._open().pubsub(ignore_subscribe_messages=True) as channel:
-            channel.subscribe(key)
-            channel.get_message(timeout=1.0)  # the confirmation: what is published from here on is seen
-            while True:
-                found = self.fetch(task_id)  # what was published before; and whatever a lost connection has hidden
-                if found is not None and found.status in states.READY_STATES:
-                    return found
-                until = time.monotonic() + max(interval_s, 1.0)
-                while (now := time.monotonic()) < until:
-                    left_s = until - now if deadline is None else min(until, deadline) - now
-                    if left_s <= 0:
-                        return None
-                    message = channel.get_message(timeout=left_s)
-                    if message is not None and message["type"] == "message":
-                        told = self._read(message["data"])
-                        if told.status in states.READY_STATES:
-                            return told
-                if deadline is not None and time.monotonic() >= deadline:
+        reached = False
+        while True:
+            try:
+                with self._errors(), self._open().pubsub(ignore_subscribe_messages=True) as channel:
+                    channel.subscribe(self._prefix + task_id)
+                    channel.get_message(timeout=1.0)  # the confirmation: what is published from here on is seen
+                    reached = True
+                    return self._listen(channel, task_id, deadline, interval_s)
+            except BackendUnavailable as error:
+                if not reached or (deadline is not None and time.monotonic() >= deadline):
+                    raise
+                log.warning("%s; still waiting for the result of %s", error, task_id)
+                time.sleep(0.5)
+
+    def _listen(self, channel: Any, task_id: str, deadline: float | None, interval_s: float) -> ResultMeta | None:
+        while True:
+            found = self.fetch(task_id)  # what was published before; and whatever a lost connection has hidden
+            if found is not None and found.status in states.READY_STATES:
+                return found
+            until = time.monotonic() + max(interval_s, 1.0)
+            while (now := time.monotonic()) < until:
+                left_s = until - now if deadline is None else min(until, deadline) - now
+                if left_s <= 0:
                     return None
+                message = channel.get_message(timeout=left_s)
+                if message is not None and message["type"] == "message":
+                    told = self._read(message["data"])
+                    if told.status in states.READY_STATES:
+                        return told
+            if deadline is not None and time.monotonic() >= deadline:
+                return None
 
     def forget(self, task_id: str) -> None:
         with self._errors():
