@@ -1,5 +1,6 @@
 """Conditions as Kubernetes keeps them: a list by type, in which a transition has a time."""
 
+import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -30,11 +31,17 @@ def merged(
             "type": kind,
             "status": status,
             "reason": reason,
-            "message": message[:_LONGEST_MESSAGE],
+            # Never empty: an API server of 1.20 took "" in a custom resource's status for null, and refused the whole.
+            "message": (message or _words(reason))[:_LONGEST_MESSAGE],
             "observedGeneration": generation,
             "lastTransitionTime": was["lastTransitionTime"] if unchanged else moment(now),
         }
     return list(conditions.values())
+
+
+def _words(reason: str) -> str:
+    """NotStalled -> "not stalled"."""
+    return re.sub(r"(?<!^)(?=[A-Z])", " ", reason).lower()
 
 
 def moment(at: float) -> str:
