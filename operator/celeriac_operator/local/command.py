@@ -282,6 +282,7 @@ class _Session:
     ) -> int:
         """Drain and stop every worker, showing it, with the loop still listening to their last words."""
         cluster.close()
+        recorder.close()
         before = self._interrupts
         done = threading.Event()
 
@@ -295,6 +296,7 @@ class _Session:
             if self._interrupts > max(before, 1):
                 view.note("killing the workers")
                 processes.kill()
+                done.wait(5.0)
                 return EXIT_INTERRUPTED
         ticked = {tick.pool.key: tick.now for tick in recorder.ticks()}
         until = time.monotonic() + 3.0

@@ -1,5 +1,6 @@
 """The story of one local run, from the loop's ticks: what every view draws, and what the summary tells at the end."""
 
+import signal
 import threading
 import time
 from collections import deque
@@ -37,6 +38,7 @@ class Recorder:
     def __init__(self) -> None:
         self.started_at = time.time()
         self._lock = threading.Lock()
+        self._closed_at: float | None = None
         self._pools: dict[Key, _Pool] = {}
 
     def tick(self, tick: Tick) -> None:
@@ -87,17 +89,27 @@ class Recorder:
             ticks = [pool.tick for pool in self._pools.values()]
         return len(ticks) == pools and all(map(_idle, ticks))
 
-    def busy_when_told(self, exits: Iterable[Exit]) -> list[str]:
-        """Pods that were told to go while their last heartbeat told of running tasks and no finished drain."""
+    def close(self) -> None:
+        """From now on the person stops the run: a worker that is told to go while it is busy finishes within its grace."""
+        self._closed_at = time.time()
+
+    def killed_while_busy(self, exits: Iterable[Exit]) -> set[str]:
+        """Pods that did not live to finish: killed, or taken by a scale-in, with running tasks in their last heartbeat."""
         with self._lock:
-            pools = list(self._pools.values())
-        told = {end.pod for end in exits if end.signal_sent}
-        return sorted(
-            name
-            for pool in pools
-            for name, busy in pool.busy_at.items()
-            if name in told and busy and name not in pool.drained
-        )
+            busy = {name for pool in self._pools.values() for name, count in pool.busy_at.items() if count}
+            drained = {name for pool in self._pools.values() for name in pool.drained}
+        return {
+            end.pod
+            for end in exits
+            if end.grace_exceeded
+            or (end.pod in busy and end.signal_sent == signal.SIGKILL)
+            or (
+                end.pod in busy - drained and end.signal_sent == signal.SIGTERM and (end.code or not self._closing(end))
+            )
+        }
+
+    def _closing(self, end: Exit) -> bool:
+        return self._closed_at is not None and end.at >= self._closed_at
 
     def summary(
         self, *, outcome: str, scaled: Sequence[Scaled], happenings: Sequence[Happening], exits: Sequence[Exit]
@@ -105,7 +117,7 @@ class Recorder:
         """Everything as JSON types. Times are seconds since the start."""
         with self._lock:
             pools = {"/".join(key): pool for key, pool in sorted(self._pools.items())}
-        killed = set(self.busy_when_told(exits)) | {end.pod for end in exits if end.grace_exceeded}
+        killed = self.killed_while_busy(exits)
         return {
             "outcome": outcome,
             "seconds": round(time.time() - self.started_at, 3),

@@ -88,6 +88,7 @@ class PlainView:
         self._recorder = recorder
         self._stream = stream
         self._past = _Past()
+        self._writes: dict[str, str] = {}
         self._lines: dict[str, str] = {}
         self._progress_at: dict[str, float] = {}
 
@@ -101,9 +102,10 @@ class PlainView:
         ticks = {tick.pool.name: tick for tick in self._recorder.ticks()}
         for item in self._past.news(scaled, happenings):
             if isinstance(item, Scaled):
-                why = f": {ticks[item.pool].decision.summary}" if item.pool in ticks else ""
-                self._say(item.at, f"{item.pool}: {item.before} -> {item.after} replicas{why}")
-            elif item.reason not in SCALED:
+                self._writes[item.pool] = f"{item.before} -> {item.after} replicas"
+            elif item.reason in SCALED:  # it follows the write, and has the reason
+                self._say(item.at, f"{item.pool}: {self._writes.get(item.pool, item.reason)}: {item.message}")
+            else:
                 self._say(item.at, f"{item.pool}: {item.reason}: {item.message}")
         for name, tick in ticks.items():
             line = work_line(tick, self._recorder.rate_per_s(tick.pool.key))
