@@ -39,11 +39,10 @@ class Plan:
 def plan(signals: Signals, spec: WorkerPoolSpec, memory: Memory, desired: int, now: float) -> Plan:
     target = signals.target
     alive = [pod for pod in signals.pods if not pod.deleting and pod.phase not in ("Succeeded", "Failed")]
-    leaving = desired <= target.replicas < len(alive)  # a scale-in just written: its pods must not claim again
-    nobody = Plan(
-        memory=replace(memory, drain_id="", marked=()),
-        undrain=tuple(sorted(x.name for x in alive if x.drain_state and not (leaving and x.drain_state == "drained"))),
-    )
+    # A scale-in just written is still under way: the drained pods it takes must not claim again.
+    leaving = desired <= target.replicas < len(alive)
+    echoing = {pod.name for pod in alive if pod.drain_state and not (leaving and pod.drain_state == "drained")}
+    nobody = Plan(memory=replace(memory, drain_id="", marked=()), undrain=tuple(sorted(echoing)))
     if desired >= target.replicas:
         return replace(nobody, replicas=None if desired == target.replicas else desired)
     if spec.scale_down.selection is Selection.ANY:
@@ -69,7 +68,7 @@ def plan(signals: Signals, spec: WorkerPoolSpec, memory: Memory, desired: int, n
         replicas=write if choice.gone else None,
         drain=tuple(sorted(names)),
         drain_id=drain_id,
-        undrain=tuple(sorted(pod.name for pod in alive if pod.drain_state and pod.name not in names)),
+        undrain=tuple(sorted(echoing - names)),
         overdue=tuple(
             sorted(
                 pod.name

@@ -113,8 +113,8 @@ def demand(tick: Tick, demand: Demand, memory: Memory) -> Course:
     quiet_s = tick.now - max([quiet_since, *arrivals])
     after_s = spec.scale_to_zero.after_s
     if tick.replicas == 0 or quiet_s >= after_s:
-        asleep = replace(course, asleep=True)
-        return asleep.to(0, "none", "nothing to do" if tick.replicas == 0 else f"nothing to do for {quiet_s:.0f} s")
+        said = "nothing to do" if tick.replicas == 0 else f"nothing to do for {quiet_s:.0f} s"
+        return replace(course, pods=0, limited_by="none", said=(said,), asleep=True)
     return course.to(
         max(1, course.pods),
         "scale_to_zero",

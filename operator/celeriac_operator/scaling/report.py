@@ -32,7 +32,7 @@ class Facts:
 def summary(facts: Facts, said: tuple[str, ...]) -> str:
     """12 pods: steady 20.0 (40/s x 0.5 s) + ... = 45.1 slots / 4 per pod; from 9"""
     replicas, plan = facts.tick.replicas, facts.plan
-    parts = [f"{facts.desired} pods: {said[0]}", *said[1:]]
+    parts = [f"{facts.desired} {'pod' if facts.desired == 1 else 'pods'}: {said[0]}", *said[1:]]
     if plan.waiting:
         parts.append(plan.waiting)
     if plan.replicas is not None:
