@@ -7,10 +7,12 @@ tests/support, which pytest puts on the path.
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
 from servers import Missing, RabbitServer, RedisServer, ValkeyServer
+from sites import Site
 
 
 def give_up(reason: str) -> NoReturn:
@@ -86,6 +88,17 @@ def rabbitmq(rabbitmq_node: RabbitServer) -> Iterator[RabbitVhost]:
     """A RabbitMQ virtual host of this test's own."""
     with rabbitmq_node.vhost() as url:
         yield RabbitVhost(url=url, node=rabbitmq_node)
+
+
+@pytest.fixture
+def site(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
+    """On the broker that the parameter names, else Redis; results in Redis (with RabbitMQ too)."""
+    kind = getattr(request, "param", "redis")
+    redis = request.getfixturevalue("redis_server")
+    server = redis if kind == "redis" else request.getfixturevalue("rabbitmq")
+    site = Site(broker=server.url, backend=redis.url.replace("/0", "/1"), server=server, folder=tmp_path)
+    with site.closing:
+        yield site
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

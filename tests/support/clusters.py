@@ -131,13 +131,8 @@ class Cluster:
 
 
 def _gather(child: Child, broker: Broker, sights: list[Sight]) -> None:
-    """Decode the JSON documents that kubectl prints one after another; each is stamped when its last line came."""
-    decoder, buffer = json.JSONDecoder(), ""
+    """One line of JSON for each event, stamped when it came."""
     assert child.process.stdout
     for line in child.process.stdout:
-        buffer += line.decode()
-        if line != b"}\n":
-            continue
-        event, _ = decoder.raw_decode(buffer)
-        buffer = ""
+        event = json.loads(line)
         sights.append(Sight(event=event["type"], at=broker.now(), item=event["object"]))
