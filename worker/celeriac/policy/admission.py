@@ -40,7 +40,7 @@ def admit(
     if not known:
         return Discard(_unknown(headers))
     starts = headers.get(STARTS)
-    if starts and starts >= max_starts:
+    if isinstance(starts, int) and starts >= max_starts:
         error = WorkerLostError(f"the message was started {starts} times and its worker was lost each time")
         return Discard(Unreadable(error, "too_many_starts"))
     if revoked:

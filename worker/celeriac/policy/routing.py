@@ -26,8 +26,8 @@ def route(
     return {}
 
 
-def _is_pair(routes: Sequence[Any]) -> bool:
-    return len(routes) == 2 and isinstance(routes[0], str)
+def _is_pair(router: Any) -> bool:
+    return isinstance(router, list | tuple) and len(router) == 2 and isinstance(router[0], str)
 
 
 def _ask(router: Any, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
