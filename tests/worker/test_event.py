@@ -1,0 +1,99 @@
+"""Heartbeats on the wire: Celery's fields for everybody, ours under one key, and what a reader may meet."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celeriac.wire.event import (
+    OWN_FIELDS, DrainState, Heartbeat, QueueTotals, RateLimit, TaskTotals, heartbeat_from_wire, heartbeat_to_wire,
+)  # fmt: skip
+
+counts = st.integers(0, 2**40)
+seconds = st.floats(0, 1e9)
+names = st.text(min_size=1, max_size=10)
+
+queue_totals = st.builds(
+    QueueTotals, received=counts, started=counts, succeeded=counts, failed=counts, busy_s=seconds, waits=counts
+)
+task_totals = st.builds(TaskTotals, queue=names, started=counts, retried=counts, throttled=counts, run_s=seconds)
+heartbeats = st.builds(
+    Heartbeat,
+    hostname=names, timestamp=seconds, freq=seconds, active=counts, processed=counts, loadavg=st.tuples(seconds, seconds, seconds), pid=counts,
+    clock=counts, incarnation=names, namespace=names, pod=names, pod_uid=names, slots=counts, busy=counts, reserved=counts, held=counts,
+    queues=st.lists(names, max_size=3).map(tuple), state=st.sampled_from(["running", "draining", "drained", "stopping"]),
+    drain=st.none() | st.builds(DrainState, id=names, epoch=counts, state=names, expires_in_s=seconds),
+    longest_running_s=seconds, started_at=seconds, queue_totals=st.dictionaries(names, queue_totals, max_size=2),
+    task_totals=st.dictionaries(names, task_totals, max_size=2),
+    limits=st.lists(st.builds(RateLimit, task=names, per_s=seconds, scope=st.sampled_from(["worker", "cluster"])), max_size=2).map(tuple),
+)  # fmt: skip
+
+
+@given(heartbeats)
+def test_a_heartbeat_survives_the_wire_whole(beat: Heartbeat) -> None:
+    assert heartbeat_from_wire(json.loads(json.dumps(heartbeat_to_wire(beat)))) == beat
+
+
+def test_celerys_fields_stand_where_celerys_monitors_look_and_ours_under_one_key() -> None:
+    body = heartbeat_to_wire(Heartbeat(hostname="a@b", timestamp=1.0, slots=4, incarnation="i"), "worker-online")
+
+    assert body["type"] == "worker-online"
+    assert set(body) - {OWN_FIELDS} == {
+        "type", "hostname", "timestamp", "freq", "active", "processed", "loadavg", "pid", "clock", "utcoffset", "sw_ident", "sw_ver", "sw_sys",
+    }  # fmt: skip
+    assert (body[OWN_FIELDS]["slots"], body[OWN_FIELDS]["incarnation"]) == (4, "i")
+
+
+def test_a_stock_celery_workers_heartbeat_is_read_and_is_not_ours() -> None:
+    beat = heartbeat_from_wire(
+        {
+            "type": "worker-heartbeat", "hostname": "celery@x", "timestamp": 5.0, "freq": 2.0, "active": 3, "processed": 90, "loadavg": [1, 2, 3],
+            "sw_ident": "py-celery", "sw_ver": "5.7.0", "sw_sys": "Linux", "pid": 7, "clock": 11, "utcoffset": 0.0, "local_received": 5.1,
+        }
+    )  # fmt: skip
+
+    assert (beat.hostname, beat.active, beat.processed, beat.sw_ident) == ("celery@x", 3, 90, "py-celery")
+    assert not beat.ours
+    assert Heartbeat(hostname="a", timestamp=1.0, incarnation="i").ours
+
+
+def test_fields_of_a_newer_worker_are_passed_over() -> None:
+    body = heartbeat_to_wire(
+        Heartbeat(
+            hostname="a", timestamp=1.0, incarnation="i", drain=DrainState(id="m", epoch=1, state="drained", expires_in_s=5.0),
+            queue_totals={"q": QueueTotals(started=3)}, task_totals={"t": TaskTotals(started=2)}, limits=(RateLimit(task="t", per_s=1.0),),
+        )
+    )  # fmt: skip
+    own = body[OWN_FIELDS]
+    own["mood"] = "good"
+    for part in (own["drain"], own["queue_totals"]["q"], own["task_totals"]["t"], own["limits"][0]):
+        part["mood"] = "good"
+
+    beat = heartbeat_from_wire(body)
+
+    assert beat.drain is not None
+    assert (beat.drain.id, beat.queue_totals["q"].started, beat.task_totals["t"].started) == ("m", 3, 2)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param({"hostname": ...}, id="no hostname"),
+        pytest.param({"timestamp": ...}, id="no timestamp"),
+        pytest.param({"timestamp": None}, id="a timestamp that is null"),
+        pytest.param({"timestamp": "soon"}, id="a timestamp that is no number"),
+        pytest.param({OWN_FIELDS: "text"}, id="own fields that are text"),
+        pytest.param({OWN_FIELDS: {"queue_totals": [1]}}, id="totals that are a list"),
+        pytest.param({OWN_FIELDS: {"queue_totals": {"q": 7}}}, id="totals of a queue that are a number"),
+        pytest.param({OWN_FIELDS: {"drain": {"id": "m"}}}, id="half a drain mark"),
+        pytest.param({OWN_FIELDS: {"limits": [{}]}}, id="a limit without a task"),
+        pytest.param({"loadavg": 7}, id="a load that is a number"),
+    ],
+)
+def test_what_is_no_heartbeat_is_a_value_error(change: dict[str, Any]) -> None:
+    body = {"hostname": "a", "timestamp": 1.0, **change}
+
+    with pytest.raises(ValueError):
+        heartbeat_from_wire({name: value for name, value in body.items() if value is not ...})
