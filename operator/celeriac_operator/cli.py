@@ -247,9 +247,12 @@ def words(pool: str, found: dict[str, Any]) -> list[str]:
         lines.append(f"  queue {queue.get('name')}: {facts}")
     if "predictedDrainSeconds" in status:
         lines.append(f"  what waits is done in about {status['predictedDrainSeconds']} s")
-    conditions = status.get("conditions") or ()
-    return [*lines, *(f"  {c['type']}={c['status']} {c.get('reason', '')}: {c.get('message', '')}" for c in conditions)]
+    noted = [c for c in status.get("conditions") or () if c["status"] != ("True" if c["type"] in _GOOD else "False")]
+    return [*lines, *(f"  {c['type']}={c['status']} {c.get('reason', '')}: {c.get('message', '')}" for c in noted)]
 
+
+#: Conditions that are True when all is well; the others then are False.
+_GOOD = ("Ready", "BrokerReachable", "ScalingActive")
 
 _COUNTS = (
     ("now", "replicas"),

@@ -125,7 +125,7 @@ def fill(client: KubeClient, sweep: Sweep, stop: threading.Event) -> bool:
         except ClusterError as error:
             if str(error) != told:
                 told = str(error)
-                log.error("waiting for the cluster: %s", told)  # noqa: TRY400 - the message says it all
+                log.error("waiting for the cluster: %s", told)
             stop.wait(START_RETRY_S)
         else:
             return True

@@ -129,7 +129,7 @@ def test_a_server_that_is_away_is_unreachable_and_found_again_when_it_is_back(ap
 def test_an_answer_that_is_not_json_names_the_suspect(api, client):
     api.fail("GET", DEPLOYMENTS, status=200, body=b"<html>Log in, please</html>")
 
-    with pytest.raises(errors.ServerFailed, match="not JSON; is http://.* really a Kubernetes API"):
+    with pytest.raises(errors.ServerFailed, match=r"not JSON; is http://.* really a Kubernetes API"):
         client.get(DEPLOYMENTS)
 
 

@@ -63,7 +63,7 @@ def test_what_is_there_and_what_comes_and_goes_is_in_the_index(api, watches, ind
 def test_a_new_pool_pokes_the_loop_and_our_own_status_does_not(api, watches, index, poked, eventually):
     watches.start()
     api.put("workerpools", worker_pool())
-    eventually(lambda: poked)
+    eventually(lambda: len(poked))
     poked.clear()
 
     api.put("workerpools", {**api.get("workerpools", "mails"), "status": {"replicas": 3}})
@@ -89,7 +89,7 @@ def test_only_served_namespaces_are_asked_for_and_neither_namespaces_nor_crds(ap
     api.put("workerpools", worker_pool())
 
     watches.start()
-    eventually(lambda: index.pools())
+    eventually(lambda: len(index.pools()))
 
     listed = {path for path, _ in api.sent("GET") if re.search(r"/v1(alpha1)?/.", path)}
     assert listed == {f"{path}/namespaces/shop/{plural}" for path, plural in WATCHED.values()}
@@ -134,7 +134,7 @@ def test_watches_that_fail_begin_again(api, watches, index, eventually, caplog):
 def test_refused_credentials_are_tried_again_until_they_are_accepted(api, watches, index, eventually, caplog):
     api.put("workerpools", worker_pool())
     watches.start()
-    eventually(lambda: index.pools())
+    eventually(lambda: len(index.pools()))
 
     fault = api.fail("GET", "/workerpools$", status=401)
     api.close_watches()

@@ -78,9 +78,12 @@ def test_reading_target_and_pods_asks_the_server_nothing_but_who_else_scales(wor
         assert world.target.replicas == 2
         assert len(world.pods) == 2
 
-    asked = {path.rsplit("/", 1)[-1] for path, _ in world.api.sent("GET")}
-    assert asked == {"horizontalpodautoscalers", "scaledobjects"}
-    assert len(world.api.requests) == 2
+    assert [path for path, _ in world.api.sent("GET")] == [
+        "/apis/autoscaling/v1",
+        "/apis/autoscaling/v1/namespaces/shop/horizontalpodautoscalers",
+        "/apis/keda.sh/v1alpha1",
+    ]
+    assert len(world.api.requests) == 3
 
 
 def test_a_missing_target_is_an_error_in_the_sample_and_clears_by_itself(world):

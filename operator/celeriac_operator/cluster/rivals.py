@@ -74,6 +74,9 @@ class Rivals:
             seen.until = now + FRESH_S  # other threads answer from what there is while this one asks
         group, plural = AUTOSCALERS[kind]
         try:
+            self._client.get(
+                group
+            )  # open to all: where it is not served, a list would be Forbidden instead of NotFound
             found = _targets(kind, namespace, self._client.items(f"{group}/namespaces/{namespace}/{plural}"))
         except NotFound:  # no KEDA in this cluster
             found, seen.until = {}, now + ABSENT_S
