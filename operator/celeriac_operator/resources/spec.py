@@ -13,10 +13,11 @@ from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, TypeVar
 
+from celeriac_operator.errors import OperatorError
 from celeriac_operator.resources.cron import Cron, zone_of
 
 
-class SpecError(ValueError):
+class SpecError(OperatorError):
     """A spec that cannot be acted on. `problems`: one sentence a fault: the field, what it holds, what it may hold."""
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -449,6 +450,7 @@ class _Fields:
         self.raw: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {}
         if not isinstance(raw, Mapping):
             problems.append(f"{path} is {_shown(raw)}, must be an object")
+            self.problems = []  # said: that its fields are missing too would be noise
 
     def __contains__(self, name: str) -> bool:
         return self.raw.get(name) is not None
@@ -542,9 +544,7 @@ class _Fields:
             return value
         if isinstance(value, str) and re.fullmatch(r"(100|[1-9][0-9]?)%", value):
             return value
-        self.problem(
-            name, f'is {_shown(value)}, must be a number of pods from 1 to 10000 or a percentage from "1%" to "100%"'
-        )
+        self.problem(name, f'is {_shown(value)}, must be 1 to 10000 pods or "1%" to "100%"')
         return default
 
     def choice(self, name: str, default: _Choice) -> _Choice:

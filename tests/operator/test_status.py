@@ -1,0 +1,238 @@
+"""The status that a decision leaves: its fields against the CRD, its history, and when it is worth a write."""
+
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+
+from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.resources.status import fault_status, noticeable, status_of, worth_writing
+from celeriac_operator.scaling.decision import decide
+from celeriac_operator.scaling.memory import Memory
+from celeriac_operator.scaling.signals import LimitedClass, PodSample, QueueSample, Signals, TargetSample
+
+AT = 1_767_261_600.0  # 2026-01-01T10:00:00Z
+CRD = Path(__file__).parents[2] / "charts/celeriac-operator/files/crds/workerpools.celeriac.dev.yaml"
+SCHEMA = yaml.safe_load(CRD.read_text())["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
+
+
+def spec_of(**fields: Any) -> WorkerPoolSpec:
+    return WorkerPoolSpec.parse({"targetRef": {"name": "w"}, "queues": [{"name": "mails"}, {"name": "bulk"}], **fields})
+
+
+def sees(replicas: int = 2, **fields: Any) -> Signals:
+    pods = tuple(
+        PodSample(name=f"w-{i}", node=f"celeriac@w-{i}", heartbeat_age_s=1.0, slots=4, busy=i, queues=("mails", "bulk"))
+        for i in range(replicas)
+    )
+    usual: dict[str, Any] = {
+        "sampled_at": AT,
+        "queues": (
+            QueueSample(name="mails", ready=7, leased=3, reserved=1, delayed=4, dead=2, oldest_age_s=47.3),
+            QueueSample(name="bulk", throttled=5),
+        ),
+        "limited": (LimitedClass(task="crawl", queue="bulk", rate_per_s=0.5, throttled=5),),
+        "pods": pods,
+        "target": TargetSample(replicas=replicas, ready_replicas=replicas, name="w"),
+    }
+    return Signals(**{**usual, **fields})
+
+
+def told(
+    signals: Signals,
+    before: dict[str, Any] | None = None,
+    *,
+    now: float = AT,
+    memory: Memory | None = None,
+    **spec: Any,
+) -> dict[str, Any]:
+    decision = decide(signals, spec_of(**spec), memory or Memory(), now)
+    return status_of(decision, signals, spec_of(**spec), before or {}, 3, now)
+
+
+def strict(schema: Any) -> Any:
+    """The schema with unknown fields refused: the API server would prune them without a word."""
+    if isinstance(schema, dict):
+        closed = {name: strict(part) for name, part in schema.items()}
+        return {**closed, "additionalProperties": False} if "properties" in closed else closed
+    return [strict(part) for part in schema] if isinstance(schema, list) else schema
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        told(sees()),
+        told(sees(0)),
+        told(sees(broker_ok=False, broker_error="refused", sampled_at=AT - 100)),
+        told(sees(target=TargetSample(error="no such Deployment"))),
+        told(sees(9), maxReplicas=5, minReplicas=1),
+        fault_status({}, "InvalidSpec", "spec.queues is missing", 3, AT),
+    ],
+    ids=["work", "zero", "broker away", "no target", "too many", "fault"],
+)
+def test_every_field_of_a_status_is_in_the_schema(status: dict[str, Any]) -> None:
+    errors = [error.message for error in jsonschema.Draft202012Validator(strict(SCHEMA)).iter_errors(status)]
+
+    assert errors == []
+
+
+def test_figures_are_integers_or_rounded_strings() -> None:
+    status = told(sees())
+
+    assert status["backlog"] == 7 + 1 + 5
+    assert status["oldest"] == "45s"
+    mails = status["queues"][0]
+    assert (mails["ready"], mails["reserved"], mails["running"], mails["delayed"], mails["dead"]) == (7, 1, 2, 4, 2)
+    assert (mails["oldestAgeSeconds"], mails["serviceSeconds"], mails["arrivalRate"]) == (45, "1", "0")
+    assert (status["replicas"], status["readyReplicas"], status["idleReplicas"]) == (2, 2, 1)
+    assert status["queueNames"] == "mails, bulk"
+    assert status["decision"]["time"] == "2026-01-01T10:00:00Z"
+    assert set(status["decision"]["terms"]) <= {"steady", "headroom", "backlog", "eta", "floor", "cap"}
+
+
+def test_a_status_that_would_only_have_a_new_time_is_the_old_one() -> None:
+    before = told(sees())
+
+    after = told(sees(), before, now=AT)
+
+    assert after == before
+    assert not worth_writing(before, after, written_s_ago=3600)
+
+
+@pytest.mark.parametrize(
+    ("signals", "spec", "expected"),
+    [
+        (sees(2), {"minReplicas": 2, "maxReplicas": 2}, "Steady"),
+        (sees(0, queues=(QueueSample(name="mails"),), limited=()), {}, "Asleep"),
+        (sees(1), {"minReplicas": 4}, "ScalingUp"),
+        (sees(9), {"maxReplicas": 5}, "Draining"),
+        (sees(2), {"mode": "Paused"}, "Paused"),
+        (sees(2), {"mode": "DryRun"}, "DryRun"),
+        (sees(2), {"replicas": 2}, "Override"),
+        (sees(2, broker_ok=False, sampled_at=AT - 100), {}, "BrokerUnreachable"),
+        (sees(target=TargetSample(error="no such Deployment")), {}, "TargetUnavailable"),
+        (sees(target=TargetSample(replicas=2, foreign_manager="HPA x")), {}, "Conflict"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_state_is_one_word(signals: Signals, spec: dict[str, Any], expected: str) -> None:
+    assert told(signals, **spec)["state"] == expected
+
+
+def test_a_target_that_cannot_be_read_leaves_the_counts_as_they_were() -> None:
+    before = told(sees(2))
+
+    after = told(sees(target=TargetSample(error="forbidden"), pods=()), before)
+
+    assert (after["replicas"], after["readyReplicas"]) == (2, 2)
+    assert after["history"] == before["history"]
+
+
+def test_a_write_goes_into_the_history_with_its_reason() -> None:
+    status = told(sees(1), minReplicas=4)
+
+    (change,) = status["history"]
+    assert (change["time"], change["from"], change["to"]) == ("2026-01-01T10:00:00Z", 1, 4)
+    assert "minReplicas 4" in change["reason"]
+
+
+def test_a_write_that_was_refused_and_is_tried_again_is_one_change() -> None:
+    before = told(sees(1), minReplicas=4)
+
+    after = told(sees(1), before, now=AT + 5, minReplicas=4)
+
+    assert len(after["history"]) == 1
+
+
+def test_our_own_change_is_not_taken_for_somebody_else_s() -> None:
+    before = told(sees(1), minReplicas=4)
+
+    after = told(sees(4), before, now=AT + 5, minReplicas=4, maxReplicas=4)
+
+    assert len(after["history"]) == 1
+
+
+def test_a_change_by_somebody_else_goes_into_the_history_with_a_name() -> None:
+    before = told(sees(2), minReplicas=2, maxReplicas=2)
+
+    after = told(
+        sees(3, target=TargetSample(replicas=3, contested_by="helm")), before, now=AT + 5, minReplicas=3, maxReplicas=3
+    )
+
+    assert after["history"][-1] == {
+        "time": "2026-01-01T10:00:05Z",
+        "from": 2,
+        "to": 3,
+        "reason": "changed by helm",
+    }
+
+
+def test_the_history_keeps_the_last_ten_changes() -> None:
+    status: dict[str, Any] = {}
+    for i in range(13):
+        status = told(sees(1), status, now=AT + i, minReplicas=2 + i, maxReplicas=100)
+
+    assert [change["to"] for change in status["history"]] == list(range(5, 15))
+
+
+BEFORE = told(sees(2), minReplicas=2, maxReplicas=2)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, False),
+        ({"backlog": 900, "oldest": "90s"}, False),
+        ({"replicas": 3}, True),
+        ({"readyReplicas": 1}, True),
+        ({"desiredReplicas": 3}, True),
+        ({"observedGeneration": 4}, True),
+        ({"state": "Paused"}, True),
+        ({"decision": {**BEFORE["decision"], "summary": "other words"}}, False),
+        ({"decision": {**BEFORE["decision"], "limitedBy": "step"}}, True),
+        ({"conditions": [{**condition, "message": "other words"} for condition in BEFORE["conditions"]]}, False),
+        ({"conditions": [{**condition, "reason": "Other"} for condition in BEFORE["conditions"]]}, True),
+        ({"history": [{"time": "t", "from": 1, "to": 2}]}, True),
+    ],
+    ids=[
+        "nothing",
+        "figures",
+        "replicas",
+        "ready replicas",
+        "desired replicas",
+        "a new generation",
+        "the state",
+        "the summary's words",
+        "what limits",
+        "a condition's words",
+        "a condition's reason",
+        "the history",
+    ],
+)
+def test_what_a_person_would_notice(change: dict[str, Any], expected: bool) -> None:
+    after = {**BEFORE, **change}
+
+    assert noticeable(BEFORE, after) is expected
+    assert worth_writing(BEFORE, after, written_s_ago=1) is expected
+    assert worth_writing(BEFORE, after, written_s_ago=30) is bool(change)
+
+
+def test_a_pool_that_cannot_be_served_keeps_what_was_known_and_says_why() -> None:
+    status = fault_status(BEFORE, "SecretNotFound", "Secret shop/redis does not exist", 4, AT + 60)
+
+    conditions = {condition["type"]: condition for condition in status["conditions"]}
+    assert (status["state"], status["observedGeneration"], status["replicas"]) == ("SecretNotFound", 4, 2)
+    assert (conditions["Ready"]["status"], conditions["Ready"]["reason"]) == ("False", "SecretNotFound")
+    assert conditions["Stalled"]["status"] == "True"
+    assert conditions["Stalled"]["message"] == "Secret shop/redis does not exist"
+
+
+def test_what_was_learnt_is_kept_in_the_status() -> None:
+    memory = Memory(cold_start_s=12.0, slots_per_pod=4.0)
+
+    status = told(sees(), memory=memory)
+
+    assert Memory.from_status(status).cold_start_s == 12
+    assert status["coldStartSeconds"] == 12
