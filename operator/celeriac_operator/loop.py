@@ -132,6 +132,7 @@ class PoolState:
     drains: dict[str, "_Drain"] = field(default_factory=dict)
     heard_pods: set[str] = field(default_factory=set)
     fault: tuple[str, str] = ("", "")
+    parsed: tuple[int, WorkerPoolSpec] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -509,7 +510,7 @@ class BrokerLoop:
 
         logged once per change, counted, tried again at the next tick.
         """
-        subject = "pool {}/{}: {}".format(*member.record.key, what)
+        subject = f"{_subject(member.record)}: {what}"
         try:
             yield
         except ClusterError as error:
@@ -624,14 +625,16 @@ class OperatorLoop:
         for record in records:
             state = self._state(record)
             try:
-                spec = WorkerPoolSpec.parse(record.spec)
+                spec = _spec_of(record, state)
                 target = self._target(record, spec, now)
             except SpecError as error:
                 self._fault(record, state, "InvalidSpec", "; ".join(error.problems), now)
             except _NoBroker as error:
                 self._fault(record, state, error.reason, str(error), now)
             else:
-                state.fault = ("", "")
+                if state.fault != ("", ""):
+                    self._changes.worked(_subject(record))
+                    state.fault = ("", "")
                 roster.setdefault(target, []).append(Member(record=record, spec=spec, state=state))
         self._drop({record.key for record in records})
         with self._lock:
@@ -700,7 +703,7 @@ class OperatorLoop:
         """Say what is wrong with a pool that cannot be served, once per change."""
         if state.fault == (reason, message):
             return
-        subject = "pool {}/{}".format(*record.key)
+        subject = _subject(record)
         self._changes.failed(subject, message)
         if not self._cluster.may_act():
             return
@@ -756,6 +759,17 @@ class _NoBroker(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def _subject(record: PoolRecord) -> str:
+    return f"pool {record.namespace}/{record.name}"
+
+
+def _spec_of(record: PoolRecord, state: PoolState) -> WorkerPoolSpec:
+    """The record's spec, parsed once a generation: the roster is looked at every second. Raises SpecError."""
+    if state.parsed is None or state.parsed[0] != record.generation:
+        state.parsed = (record.generation, WorkerPoolSpec.parse(record.spec))
+    return state.parsed[1]
 
 
 def split_shared(sights: Sequence[Sight]) -> dict[Key, dict[str, float]]:

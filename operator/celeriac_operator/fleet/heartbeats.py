@@ -327,11 +327,14 @@ class Ears:
         while not self._stopping.is_set():
             try:
                 bodies = self._receiver.drain(0.5)
-            except (BrokerUnavailable, ImproperlyConfigured) as error:
+            # Whatever a broker or somebody's event makes the transport raise: deaf ears would hold every pool for ever.
+            except Exception as error:
                 self._listening_since = None
-                if str(error) != self._error:
-                    self._error = str(error)
-                    log.warning("cannot hear heartbeats: %s", error)
+                known = isinstance(error, BrokerUnavailable | ImproperlyConfigured)
+                text = str(error) if known else repr(error)
+                if text != self._error:
+                    self._error = text
+                    log.warning("cannot hear heartbeats: %s", text, exc_info=None if known else error)
                 self._stopping.wait(pause_s)
                 pause_s = min(pause_s * 2, 10.0)
                 continue
