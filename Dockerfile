@@ -29,6 +29,7 @@ RUN python -m venv /opt/celeriac
 # Dependencies first, installed for an empty package of the same metadata: a change in our source keeps this layer.
 COPY requirements/dev.txt requirements/dev.txt
 COPY pyproject.toml README.md LICENSE ./
+COPY charts/celeriac-operator/files/crds charts/celeriac-operator/files/crds
 RUN mkdir -p worker/celeriac operator/celeriac_operator \
  && echo '__version__ = "0"' > worker/celeriac/__init__.py
 
