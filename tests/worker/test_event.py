@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celeriac.wire.event import (
-    OWN_FIELDS, DrainState, Heartbeat, QueueTotals, RateLimit, TaskTotals, heartbeat_from_wire, heartbeat_to_wire,
+    OWN_FIELDS,
+    DrainState,
+    Heartbeat,
+    QueueTotals,
+    RateLimit,
+    TaskTotals,
+    heartbeat_from_wire,
+    heartbeat_to_wire,
 )  # fmt: skip
 
 counts = st.integers(0, 2**40)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, assert_never
 from celeriac import states
 from celeriac.exceptions import NotRegistered, TaskRevokedError
 from celeriac.policy.outcome import Failed, Ignored, Outcome, Rejected, RetryAsked, Revoked, Succeeded, Unreadable
-from celeriac.wire.message import DEATH, STARTS, TaskMessage, compose
+from celeriac.wire.message import DEATH, STARTS, TaskMessage, compose, parse_time
 from celeriac.wire.result import ResultMeta, exception_to_wire
 
 ACK = "ack"
@@ -96,11 +96,11 @@ def settle(
 def _again(asked: RetryAsked, headers: Mapping[str, Any], rules: Rules, queue: str, now: float) -> TaskMessage:
     """The same call once more: same id, one retry more; everything that the message carried stays."""
     options = dict(asked.options)
-    own = {name: value for name, value in headers.items() if name not in _COMPOSED and name != STARTS}
-    hard, soft = (headers.get("timelimit") or (None, None))[:2]
-    expires = options.pop("expires", None) or (
-        datetime.fromisoformat(headers["expires"]) if headers.get("expires") else None
-    )
+    own = {name: value for name, value in headers.items() if name not in _COMPOSED and name not in _OF_ONE_DELIVERY}
+    limits, retries = headers.get("timelimit"), headers.get("retries")
+    hard, soft = limits if isinstance(limits, list | tuple) and len(limits) == 2 else (None, None)
+    expires_at = parse_time(headers.get("expires"))
+    expires = options.pop("expires", None) or (datetime.fromtimestamp(expires_at, UTC) if expires_at else None)
     return compose(
         id=headers["id"],
         task=headers["task"],
@@ -111,10 +111,11 @@ def _again(asked: RetryAsked, headers: Mapping[str, Any], rules: Rules, queue: s
         sent_at=now,
         priority=options.pop("priority", None) or 0,
         serializer=options.pop("serializer", None) or rules.serializer,
-        reply_to=options.pop("reply_to", ""),
+        compression=options.pop("compression", None) or headers.get("compression"),
+        reply_to=options.pop("reply_to", None) or "",
         eta=datetime.fromtimestamp(asked.due_at, UTC) if asked.due_at > now else None,
         expires=expires,
-        retries=(headers.get("retries") or 0) + 1,
+        retries=(retries if isinstance(retries, int) else 0) + 1,
         time_limit=options.pop("time_limit", hard),
         soft_time_limit=options.pop("soft_time_limit", soft),
         root_id=headers.get("root_id"),
@@ -123,11 +124,13 @@ def _again(asked: RetryAsked, headers: Mapping[str, Any], rules: Rules, queue: s
         group_index=headers.get("group_index"),
         shadow=headers.get("shadow"),
         ignore_result=bool(headers.get("ignore_result")),
-        headers={**own, **options.pop("headers", {})},
+        headers={**own, **(options.pop("headers", None) or {})},
         embed=options.pop("embed", None),
     )
 
 
+#: Headers that say how a message was delivered or packed, not what was asked for.
+_OF_ONE_DELIVERY = frozenset([STARTS, DEATH, "redelivered", "compression"])
 _COMPOSED = frozenset(
     [
         "lang",

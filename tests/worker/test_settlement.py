@@ -1,0 +1,319 @@
+"""What follows from each outcome: what is stored, published, acknowledged and told. The one table of a task's fate."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celeriac.exceptions import DecodeError, NotRegistered
+from celeriac.policy.outcome import Failed, Ignored, Outcome, Rejected, RetryAsked, Revoked, Succeeded, Unreadable
+from celeriac.policy.settlement import ACK, DEAD, DEATH, REQUEUE, Rules, Settlement, settle
+from celeriac.wire.message import SENT_AT, STARTS, TaskMessage, compose
+
+NOW = 1_700_000_000.0
+NOW_TEXT = datetime.fromtimestamp(NOW, UTC).isoformat()
+KEEP, IGNORE, ERRORS_ONLY = Rules(), Rules(ignore_result=True), Rules(ignore_result=True, store_errors=True)
+NEXT = compose(id="n1", task="t.next", args=(), kwargs={}, queue="q2", origin="o", sent_at=NOW)
+EMBED = {"callbacks": [{"task": "t.after"}], "errbacks": None, "chain": [{"task": "t.last"}], "chord": None}
+
+SUCCEEDED = Succeeded(None, b'{"status": "SUCCESS"}')
+FAILED = Failed(ValueError("bad"), "Traceback: bad")
+RETRY = RetryAsked(OSError("away"), "Traceback: away", NOW + 30, (1, 2), {"z": 3}, {"embed": EMBED})
+
+
+def headers(**changes: Any) -> dict[str, Any]:
+    message = compose(id="a1", task="t.add", args=(1,), kwargs={}, queue="q", origin="gen1@here", sent_at=NOW - 9)
+    return {**message.headers, **changes}
+
+
+def settled(outcome: Outcome, rules: Rules = KEEP, **changes: Any) -> Settlement:
+    return settle(outcome, headers(**changes), rules, queue="q", hostname="w@here", now=NOW)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "state", "stored", "publishes", "then", "dies"),
+    [
+        pytest.param(SUCCEEDED, "succeeded", "SUCCESS", 0, ACK, None, id="succeeded"),
+        pytest.param(Succeeded(None, b"{}", (NEXT,)), "succeeded", "SUCCESS", 1, ACK, None, id="succeeded, with a successor"),
+        pytest.param(FAILED, "failed", "FAILURE", 0, ACK, None, id="failed"),
+        pytest.param(Failed(ValueError(), "", True, (NEXT,)), "failed", "FAILURE", 1, ACK, None, id="failed, with an error callback"),
+        pytest.param(RETRY, "retried", "RETRY", 1, ACK, None, id="asked for a retry"),
+        pytest.param(RetryAsked(None, "", NOW, (), {}, {}), "retried", "RETRY", 1, ACK, None, id="asked for a retry without a reason"),
+        pytest.param(Rejected("no", True), "requeued", None, 0, REQUEUE, None, id="rejected, to be requeued"),
+        pytest.param(Rejected("no", False), "rejected", None, 0, DEAD, "rejected", id="rejected"),
+        pytest.param(Ignored(), "ignored", None, 0, ACK, None, id="ignored"),
+        pytest.param(Revoked("revoked"), "revoked", "REVOKED", 0, ACK, None, id="revoked"),
+        pytest.param(Revoked("expired"), "expired", "REVOKED", 0, ACK, None, id="expired"),
+        pytest.param(Unreadable(DecodeError("x"), "malformed"), "dead_lettered", "FAILURE", 0, DEAD, "malformed", id="malformed"),
+        pytest.param(Unreadable(NotRegistered("x"), "unknown_task"), "dead_lettered", "FAILURE", 0, DEAD, "unknown_task", id="unknown"),
+    ],
+)  # fmt: skip
+def test_each_outcome_has_its_settlement(
+    outcome: Outcome, state: str, stored: str | None, publishes: int, then: str, dies: str | None
+) -> None:
+    settlement = settled(outcome)
+
+    assert settlement.state == state
+    assert (settlement.store.status if settlement.store else None) == stored
+    assert len(settlement.publish) == publishes
+    assert settlement.then == then
+    assert (settlement.death["reason"] if settlement.death else None) == dies
+
+
+@pytest.mark.parametrize(
+    ("outcome", "rules", "stored"),
+    [
+        pytest.param(Succeeded(None, None), IGNORE, None, id="a success that nobody wants"),
+        pytest.param(FAILED, IGNORE, None, id="a failure that nobody wants"),
+        pytest.param(RETRY, IGNORE, None, id="a retry that nobody wants"),
+        pytest.param(Revoked("revoked"), IGNORE, None, id="a revoke that nobody wants"),
+        pytest.param(Unreadable(DecodeError("x"), "malformed"), IGNORE, None, id="an unreadable one that nobody wants"),
+        pytest.param(FAILED, ERRORS_ONLY, "FAILURE", id="a failure, when errors are wanted"),
+        pytest.param(Revoked("revoked"), ERRORS_ONLY, "REVOKED", id="a revoke, when errors are wanted"),
+        pytest.param(RETRY, ERRORS_ONLY, None, id="a retry, when only errors are wanted"),
+    ],
+)
+def test_ignored_results_are_not_stored(outcome: Outcome, rules: Rules, stored: str | None) -> None:
+    store = settled(outcome, rules).store
+
+    assert (store.status if store else None) == stored
+
+
+def test_a_success_is_stored_as_the_bytes_that_were_encoded_where_it_ran() -> None:
+    settlement = settled(SUCCEEDED)
+
+    assert settlement.encoded == SUCCEEDED.record
+    assert settlement.store is not None
+    assert settlement.store.task_id == "a1"
+
+
+# -- records
+
+
+def test_a_failure_record_says_what_was_raised_when_and_where() -> None:
+    store = settled(FAILED).store
+
+    assert store is not None
+    assert store.result == {"exc_type": "ValueError", "exc_message": ["bad"], "exc_module": "builtins"}
+    assert (store.traceback, store.date_done) == ("Traceback: bad", NOW_TEXT)
+
+
+def test_a_retry_record_shows_its_cause_and_is_not_done() -> None:
+    store = settled(RETRY).store
+
+    assert store is not None
+    assert (store.result["exc_type"], store.traceback, store.date_done) == ("OSError", "Traceback: away", None)
+
+
+def test_a_record_knows_its_group_and_its_parent() -> None:
+    store = settled(FAILED, group="g1", parent_id="p1").store
+
+    assert store is not None
+    assert store.extra == {"group_id": "g1", "parent_id": "p1"}
+
+
+def test_an_extended_record_tells_the_call() -> None:
+    store = settled(FAILED, Rules(result_extended=True), retries=2).store
+
+    assert store is not None
+    assert store.extra == {
+        "name": "t.add",
+        "args": "(1,)",
+        "kwargs": "{}",
+        "worker": "w@here",
+        "retries": 2,
+        "queue": "q",
+    }
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind"),
+    [
+        pytest.param(Unreadable(NotRegistered("t.add"), "unknown_task"), "NotRegistered", id="unknown"),
+        pytest.param(Revoked("expired"), "TaskRevokedError", id="expired"),
+    ],
+)
+def test_celerys_own_errors_are_written_as_celerys(outcome: Outcome, kind: str) -> None:
+    store = settled(outcome).store
+
+    assert store is not None
+    assert (store.result["exc_type"], store.result["exc_module"]) == (kind, "celery.exceptions")
+
+
+# -- dead letters
+
+
+def test_a_dead_letter_says_why_where_when_and_how_often_it_was_started() -> None:
+    death = settled(Unreadable(DecodeError("x" * 5000), "malformed"), **{STARTS: 3}).death
+
+    assert death == {"reason": "malformed", "detail": "x" * 1000, "queue": "q", "at": NOW, "by": "w@here", "starts": 3}
+
+
+def test_a_message_without_an_id_becomes_a_dead_letter_without_a_record() -> None:
+    settlement = settle(Unreadable(DecodeError("x"), "malformed"), {}, KEEP, queue="q", hostname="w@here", now=NOW)
+
+    assert (settlement.then, settlement.store) == (DEAD, None)
+
+
+# -- the next try
+
+
+def again(asked: RetryAsked = RETRY, rules: Rules = KEEP, **changes: Any) -> TaskMessage:
+    [message] = settled(asked, rules, **changes).publish
+    return message
+
+
+def test_a_retry_is_the_same_call_with_one_retry_more() -> None:
+    first = headers(
+        retries=2,
+        shadow="s",
+        root_id="r",
+        parent_id="p",
+        group="g",
+        group_index=4,
+        timelimit=[30, 20],
+        ignore_result=True,
+    )
+
+    message = again(**first)
+
+    same = (
+        "id",
+        "task",
+        "root_id",
+        "parent_id",
+        "group",
+        "group_index",
+        "shadow",
+        "origin",
+        "timelimit",
+        "ignore_result",
+        "lang",
+    )
+    assert {name: message.headers[name] for name in same} == {name: first[name] for name in same}
+    assert message.headers["retries"] == 3
+    assert message.queue == "q"
+    assert message.body == ((1, 2), {"z": 3}, EMBED)
+
+
+def test_a_retry_waits_until_it_is_due() -> None:
+    message = again()
+
+    assert (message.due_at, message.headers["eta"]) == (NOW + 30, datetime.fromtimestamp(NOW + 30, UTC).isoformat())
+    assert message.headers[SENT_AT] == NOW
+
+
+def test_a_retry_that_is_due_already_has_no_eta() -> None:
+    message = again(RETRY._replace(due_at=NOW), eta="2020-01-01T00:00:00+00:00")
+
+    assert (message.due_at, message.headers["eta"]) == (None, None)
+
+
+def test_custom_headers_travel_with_every_try() -> None:
+    assert again(tenant={"a": [1]}, stamps={"x": 1}).headers["tenant"] == {"a": [1]}
+    assert again(stamps={"x": 1}).headers["stamps"] == {"x": 1}
+
+
+@pytest.mark.parametrize("expires", ["2030-01-01T00:00:00+00:00", "2030-01-01T02:00:00+02:00", "2030-01-01T00:00:00"])
+def test_a_retry_expires_when_the_call_did(expires: str) -> None:
+    message = again(expires=expires)
+
+    assert datetime.fromisoformat(message.headers["expires"]) == datetime(2030, 1, 1, tzinfo=UTC)
+    assert message.expiration_s == datetime(2030, 1, 1, tzinfo=UTC).timestamp() - NOW
+
+
+def test_a_retry_is_a_delivery_of_its_own() -> None:
+    message = again(**{STARTS: 3, "redelivered": True, DEATH: {"reason": "replayed"}})
+
+    assert not {STARTS, "redelivered", DEATH} & set(message.headers)
+
+
+def test_a_compressed_call_is_compressed_again_and_not_only_marked_so() -> None:
+    message = again(compression="application/x-gzip")
+
+    assert message.compression == "application/x-gzip"
+    assert "compression" not in message.headers
+
+
+@pytest.mark.parametrize(
+    ("options", "field", "value"),
+    [
+        pytest.param({"queue": "other"}, "queue", "other", id="queue"),
+        pytest.param({"priority": 6}, "priority", 6, id="priority"),
+        pytest.param({"serializer": "yaml"}, "serializer", "yaml", id="serializer"),
+        pytest.param({"reply_to": "r"}, "reply_to", "r", id="reply_to"),
+        pytest.param({"expires": datetime.fromtimestamp(NOW + 5, UTC)}, "expiration_s", 5.0, id="expires"),
+    ],
+)
+def test_a_retrys_own_options_win(options: dict[str, Any], field: str, value: object) -> None:
+    assert getattr(again(RETRY._replace(options=options)), field) == value
+
+
+def test_a_retrys_own_limits_and_headers_win() -> None:
+    options = {"time_limit": 9, "headers": {"tenant": "b"}}
+
+    message = again(RETRY._replace(options=options), timelimit=[30, 20], tenant="a", colour="red")
+
+    assert message.headers["timelimit"] == [9, 20]
+    assert (message.headers["tenant"], message.headers["colour"]) == ("b", "red")
+
+
+def test_a_retry_is_written_as_its_type_says() -> None:
+    assert again(rules=Rules(serializer="pickle")).serializer == "pickle"
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {"timelimit": 5},
+        {"timelimit": [1]},
+        {"timelimit": None},
+        {"retries": "two"},
+        {"retries": None},
+        {"group": 7},
+        {"lang": None},
+    ],
+    ids=repr,
+)
+def test_strange_headers_of_another_client_do_not_stop_a_retry(strange: dict[str, Any]) -> None:
+    assert again(**strange).id == "a1"
+
+
+# -- nothing is ever lost
+
+outcomes = st.one_of(
+    st.builds(Succeeded, st.none(), st.none() | st.binary(), st.sampled_from([(), (NEXT,)])),
+    st.builds(Failed, st.builds(ValueError, st.text()), st.text(), st.booleans(), st.sampled_from([(), (NEXT,)])),
+    st.builds(RetryAsked, st.none() | st.builds(OSError), st.text(), st.floats(0, 4e9), st.just(()), st.just({}), st.just({})),
+    st.builds(Rejected, st.text(), st.booleans()),
+    st.just(Ignored()),
+    st.builds(Unreadable, st.builds(DecodeError, st.text()), st.text()),
+    st.builds(Revoked, st.sampled_from(["revoked", "expired"])),
+)  # fmt: skip
+
+
+@given(outcome=outcomes, rules=st.builds(Rules, st.booleans(), st.booleans(), st.booleans()))
+def test_a_message_that_goes_has_ended_well_or_left_something_behind(outcome: Outcome, rules: Rules) -> None:
+    settlement = settled(outcome, rules)
+
+    follow = getattr(outcome, "follow", ())
+    assert settlement.publish[: len(follow)] == follow
+    match outcome:
+        case RetryAsked():
+            assert [message.id for message in settlement.publish] == ["a1"]
+        case Rejected(_, requeue) if requeue:
+            assert settlement.then == REQUEUE
+        case Rejected() | Unreadable():
+            assert settlement.then == DEAD
+            assert settlement.death
+            assert settlement.death["reason"] is not None
+        case Failed() | Revoked():
+            assert settlement.store is not None or (rules.ignore_result and not rules.store_errors)
+        case Succeeded():
+            assert settlement.encoded == outcome.record
+            assert (settlement.store is None) == (outcome.record is None)
+        case _:
+            assert settlement == Settlement("ignored")
+    assert (settlement.death is not None) == (settlement.then == DEAD)
