@@ -10,9 +10,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from celeriac.result import AsyncResult
 from examples.indexer import library
 from examples.indexer.tasks import index_file, publish_summary
+
+from celeriac.result import AsyncResult
 
 #: A task of which nothing is heard this long after the burst counts as lost.
 PATIENCE_S = 60.0
@@ -30,7 +31,10 @@ def main() -> None:
     took_s = time.time() - started_at
     print(f"submitted {len(sent)} tasks in {took_s:.1f} s ({len(sent) / took_s:.0f} a second)", flush=True)
 
-    options.ledger.write_text(json.dumps(collect(sent, until_at=time.time() + PATIENCE_S)))
+    ledger = collect(sent, until_at=time.time() + PATIENCE_S)
+    unfinished = options.ledger.with_suffix(".part")
+    unfinished.write_text(json.dumps(ledger))
+    unfinished.rename(options.ledger)  # whoever waits for it never sees half of it
     print(f"every result is in, {time.time() - started_at:.1f} s after the first task was sent", flush=True)
 
 
