@@ -293,9 +293,9 @@ class BrokerLoop:
         totals = self._fleet.totals()
         if not error:
             self._samples = queue_samples(self._depths, workers, totals, now)
-        shares = split_shared(seen)
+        shares, by_task = split_shared(seen), _by_task(totals)
         for sight in seen:
-            signals = self._signals(sight, workers, totals, shares=shares, error=error, now=now)
+            signals = self._signals(sight, workers, by_task, shares=shares, error=error, now=now)
             with self._guard(sight.member, "acting for it"):
                 self._serve(sight.member, signals, totals, now)
         self._forget({member.record.key for member in members})
@@ -339,7 +339,7 @@ class BrokerLoop:
         self,
         sight: Sight,
         workers: Sequence[Worker],
-        totals: FleetTotals,
+        by_task: Mapping[str, TaskTotals],
         *,
         shares: Mapping[Key, Mapping[str, float]],
         error: str,
@@ -357,7 +357,7 @@ class BrokerLoop:
                 names,
                 workers,
                 self._depths,
-                _by_task(totals),
+                by_task,
                 {limit.task: limit.rate_per_s for limit in spec.rate_limits},
             ),
             pods=sight.pods,

@@ -139,6 +139,8 @@ class Fleet:
 
     def _count(self, seen: _Incarnation) -> None:
         for queue, totals in seen.beat.queue_totals.items():
+            if totals == seen.queues.get(queue):
+                continue
             known = self._by_queue.get(queue, QueueTotals())
             self._by_queue[queue] = _plus(known, _grown(totals, seen.queues.get(queue)))
             seen.queues[queue] = _most(totals, seen.queues.get(queue))
@@ -168,11 +170,15 @@ class Fleet:
 
     def _credit(self, seen: _Incarnation, owner: Owner) -> None:
         for queue, totals in seen.beat.queue_totals.items():
+            if totals == seen.owned_queues.get(queue) and (owner, queue) in self._owned:
+                continue
             known = self._owned.get((owner, queue), QueueTotals())
             self._owned[owner, queue] = _plus(known, _grown(totals, seen.owned_queues.get(queue)))
             seen.owned_queues[queue] = _most(totals, seen.owned_queues.get(queue))
         for task, counts in seen.beat.task_totals.items():
             at = (owner, counts.queue, task)
+            if counts == seen.owned_tasks.get(task) and at in self._owned_tasks:
+                continue
             known_counts = self._owned_tasks.get(at, TaskTotals(queue=counts.queue))
             self._owned_tasks[at] = _plus(known_counts, _grown(counts, seen.owned_tasks.get(task)))
             seen.owned_tasks[task] = _most(counts, seen.owned_tasks.get(task))
@@ -274,8 +280,12 @@ def _plus(a: Totals, b: Totals) -> Totals:
     return replace(a, **{name: getattr(a, name) + getattr(b, name) for name in _numbers(a)})
 
 
-def _numbers(totals: QueueTotals | TaskTotals) -> list[str]:
-    return [spec.name for spec in fields(totals) if spec.name != "queue"]
+def _numbers(totals: QueueTotals | TaskTotals) -> tuple[str, ...]:
+    return _QUEUE_NUMBERS if isinstance(totals, QueueTotals) else _TASK_NUMBERS
+
+
+_QUEUE_NUMBERS = tuple(spec.name for spec in fields(QueueTotals))
+_TASK_NUMBERS = tuple(spec.name for spec in fields(TaskTotals) if spec.name != "queue")
 
 
 class Receiver(Protocol):
