@@ -9,7 +9,14 @@ from pathlib import Path
 import settings_page
 
 ROOT = Path(__file__).resolve().parents[2]
-PACKAGES = (ROOT / "worker" / "celeriac", ROOT / "operator" / "celeriac_operator")
+#: Where a path of the architecture page may begin.
+BASES = (
+    ROOT / "worker" / "celeriac",
+    ROOT / "operator" / "celeriac_operator",
+    ROOT / "worker",
+    ROOT / "operator",
+    ROOT,
+)
 
 #: `path.py` or `path.py: function`, `path.py: Class.method`, as docs/architecture.md writes them.
 REFERENCE = re.compile(r"`(?P<path>[\w./-]+\.(?:py|yaml|lua))(?:: (?P<names>[\w., /]+))?`")
@@ -41,7 +48,7 @@ def test_the_architecture_page_names_only_what_exists() -> None:
 
 def _problems(path: str, names: str | None) -> list[str]:
     """What is wrong with one reference. A path may be relative to a package or to the root of the tree."""
-    file = next((base / path for base in (*PACKAGES, ROOT) if (base / path).is_file()), None)
+    file = next((base / path for base in BASES if (base / path).is_file()), None)
     if file is None:
         return [f"{path}: no such file"]
     if not names:
