@@ -135,6 +135,22 @@ def test_a_broker_that_falls_silent_for_a_while_loses_nothing(site) -> None:
     assert worker.returncode is None
 
 
+@pytest.mark.parametrize("site", ["rabbitmq"], indirect=True)
+def test_a_rabbitmq_that_misses_its_heartbeats_is_left_and_found_again(site) -> None:
+    submit(site, 100)
+    worker = site.worker("-P", "threads", "-c", "4", broker_heartbeat="1")
+    wait_for_ends(site, 10)
+
+    site.server.pause()
+    worker.wait_for("cannot reach the broker", timeout_s=15)
+    site.server.resume()
+
+    wait_for_ends(site, 100)
+    assert_nothing_is_left(site)
+    assert set(site.ledger.ends()) == set(range(100))
+    assert worker.returncode is None
+
+
 @both
 def test_sigterm_during_an_outage_ends_within_the_grace(site) -> None:
     submit(site, 100)

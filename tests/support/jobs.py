@@ -3,10 +3,15 @@
 BROKER, BACKEND, LEDGER come from the environment; settings from CELERIAC_*. Lines: `start|end <number> <pid> <time>`.
 """
 
+import faulthandler
 import os
+import signal
 import time
 
 from celeriac import Celeriac
+
+# `kill -USR1` prints where every thread of a worker is.
+faulthandler.register(signal.SIGUSR1)
 
 app = Celeriac("jobs", broker=os.environ["BROKER"], backend=os.environ.get("BACKEND"))
 

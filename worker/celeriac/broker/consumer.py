@@ -169,12 +169,12 @@ class KombuConsumer:
         if self._address.is_memory:
             return None
         with self._lock, broker_errors(self._address):
-            return int(self._connection.connection.sock.fileno())
+            return int(self._raw.sock.fileno())
 
     def _drain(self, limit: int) -> None:
         while len(self._ready) < limit:
             try:
-                self._connection.drain_events(timeout=0)
+                self._connection.transport.drain_events(self._raw, timeout=0)
             except (TimeoutError, BlockingIOError, InterruptedError):
                 return
 
@@ -266,7 +266,13 @@ class KombuConsumer:
     def renew(self) -> list[Delivery]:
         with self._lock, broker_errors(self._address):
             if self._address.heartbeat_s:
-                self._connection.heartbeat_check()
+                if not self._raw.connected:
+                    raise ConnectionResetError("the connection is gone")
+                try:
+                    self._connection.transport.heartbeat_check(self._raw)
+                except recoverable():
+                    self._discard_connection(orderly=False)  # so that the next claim fails too, and the loop reconnects
+                    raise
         return []
 
     def sweep(self) -> int:
@@ -298,6 +304,8 @@ class KombuConsumer:
     def _connect(self) -> None:
         self._connection = connect(self._address)
         with broker_errors(self._address):
+            #: Used instead of kombu's own property, which reconnects in silence, without the consumer.
+            self._raw: Any = self._connection.connection
             self._generation += 1
             self._open.clear()
             self._ready.clear()
