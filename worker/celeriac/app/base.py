@@ -40,7 +40,8 @@ class Celeriac:
     main      the module that tasks of `__main__` are named after. broker, backend: URLs, before everything else.
     profile   celery or kubernetes: which defaults hold; CELERIAC_PROFILE unless given.
 
-    Settings, strongest first: those given here, config_from_object and conf, CELERIAC_* variables, the profile's defaults.
+    Settings, strongest first: those given here, config_from_object, CELERIAC_* variables, the profile's defaults. What is set on
+    `conf` replaces them all.
     """
 
     Task: type[BaseTask] = BaseTask
@@ -52,10 +53,11 @@ class Celeriac:
         self.main = main
         chosen = profile or os.environ.get("CELERIAC_PROFILE") or "celery"
         self.conf = config.Settings(config.from_environment(os.environ), profile=chosen)
+        given = {"broker_url": broker, "result_backend": backend, "include": include}
+        self._given = {name: value for name, value in given.items() if value is not None} | settings
+        self.conf.update(self._given)
         if config_source is not None:
             self.config_from_object(config_source)
-        given = {"broker_url": broker, "result_backend": backend, "include": include}
-        self.conf.update({name: value for name, value in given.items() if value is not None} | settings)
         if task_cls is not None:
             self.Task = task_cls
         self._tasks: dict[str, BaseTask] = {}
@@ -71,8 +73,8 @@ class Celeriac:
 
     def task(self, *args: Any, **options: Any) -> Any:
         """Make a function a task: `@app.task` or `@app.task(bind=True, max_retries=5, …)`. Options become attributes."""
-        if len(args) == 1 and callable(args[0]) and not options:
-            return self._define(args[0], {})
+        if len(args) == 1 and callable(args[0]):
+            return self._define(args[0], options)
         if args:
             raise TypeError("@app.task takes named options only, for example @app.task(name='add')")
         return lambda function: self._define(function, options)
@@ -155,6 +157,7 @@ class Celeriac:
                     return
                 raise ImproperlyConfigured(f"cannot read settings from {source!r}: {error}") from error
         self.conf.update(config.from_object(source, namespace))
+        self.conf.update(self._given)
 
     def config_from_envvar(self, variable: str, silent: bool = False) -> None:
         """Take settings from the module that an environment variable names."""
@@ -220,6 +223,8 @@ class Celeriac:
         """The message of one call: routed, with ids and times. Everything that varies is rolled here."""
         conf = self.conf
         wall = time.time()
+        if expires is None and task_type is not None:
+            expires = task_type.expires
         if countdown is not None or eta is not None or expires is not None:
             now = datetime.fromtimestamp(wall, UTC)
             eta = moment(countdown, now) if countdown is not None else moment(eta, now)
@@ -258,8 +263,8 @@ class Celeriac:
             eta=eta,
             expires=expires,
             retries=options.pop("retries", 0),
-            time_limit=options.pop("time_limit", None),
-            soft_time_limit=options.pop("soft_time_limit", None),
+            time_limit=options.pop("time_limit", task_type.time_limit if task_type else None),
+            soft_time_limit=options.pop("soft_time_limit", task_type.soft_time_limit if task_type else None),
             root_id=options.pop("root_id", None) or (parent.root_id or parent.id if parent is not None else None),
             parent_id=options.pop("parent_id", None) or (parent.id if parent is not None else None),
             group=options.pop("group_id", None),

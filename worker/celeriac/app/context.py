@@ -18,6 +18,7 @@ class Request:
         "_task",
         "_utc",
         "args",
+        "awaits_call",
         "called_directly",
         "delivery_info",
         "embed",
@@ -47,6 +48,8 @@ class Request:
         self.called_directly = called_directly
         self.logfile = None
         self.loglevel = None
+        #: Whether the next Task.__call__ is the worker's own, through a __call__ of the user's, and no call inside the body.
+        self.awaits_call = False
         #: Set by Task.retry: what the worker publishes when the body has ended.
         self.retry_asked: Any = None
 

@@ -4,7 +4,6 @@ import inspect
 import logging
 import random
 import sys
-import time
 import traceback as tracebacks
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -75,6 +74,9 @@ class Task:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the body here and now."""
         outer = current.get()
+        if outer is not None and outer.awaits_call and outer._task is self:
+            outer.awaits_call = False
+            return self.run(*args, **kwargs)
         token = current.set(Request(self, args=args, kwargs=kwargs, called_directly=True, outer=outer))
         try:
             return self.run(*args, **kwargs)
@@ -126,13 +128,21 @@ class Task:
             outer=current.get(),
             delivery_info={"is_eager": True},
         )
+        request.awaits_call = self._overrides_call
         token = current.set(request)
+        again: Any = None
         try:
-            value = self.run(*args, **kwargs)
+            try:
+                value = self(*args, **kwargs) if self._overrides_call else self.run(*args, **kwargs)
+            except self.autoretry_for as error:
+                if not isinstance(error, (Retry, Ignore, Reject)):
+                    self.autoretry(error)
+                raise
+            if request.retry_asked is not None:
+                raise request.retry_asked
             meta = ResultMeta(task_id, states.SUCCESS, value)
         except Retry as asked:
-            again = asked.sig
-            return self.apply(again[0], again[1], task_id=task_id, throw=throw, retries=retries + 1, **options)
+            meta, again = ResultMeta(task_id, states.RETRY, asked), asked.sig
         except (Ignore, Reject):
             meta = ResultMeta(task_id, states.IGNORED)
         except Exception as error:
@@ -141,6 +151,8 @@ class Task:
             meta = ResultMeta(task_id, states.FAILURE, error, tracebacks.format_exc())
         finally:
             current.reset(token)
+        if again is not None:  # outside of the handler: what the next try sees as the active exception is its own
+            return self.apply(again[0], again[1], task_id=task_id, throw=throw, retries=retries + 1, **options)
         return EagerResult(task_id, meta, name=self.name)
 
     def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -189,12 +201,14 @@ class Task:
                 task_kwargs=request.kwargs,
             )
         wait_s = self.default_retry_delay if countdown is None and eta is None else countdown
-        now = time.time()
-        due_at = eta.timestamp() if eta is not None else now + float(wait_s or 0)
+        now = datetime.now(UTC)
+        due = moment(eta if eta is not None else wait_s or 0.0, now) or now
+        if options.get("expires") is not None:
+            options["expires"] = moment(options["expires"], now)
         again = (
             tuple(request.args) if args is None else tuple(args),
             dict(request.kwargs) if kwargs is None else dict(kwargs),
-            due_at,
+            due.timestamp(),
             options,
         )
         asked = Retry(exc=exc, when=eta if eta is not None else wait_s, is_eager=request.is_eager, sig=again)
@@ -260,6 +274,13 @@ class Task:
         ):  # fmt: skip
             if getattr(cls, name) is None:
                 setattr(cls, name, conf[setting])
+        for name in (
+            "autoretry_for",
+            "dont_autoretry_for",
+            "throws",
+        ):  # one class or a list will do; `except` wants a tuple
+            kinds = getattr(cls, name) or ()
+            setattr(cls, name, (kinds,) if isinstance(kinds, type) else tuple(kinds))
         try:
             parse_rate(cls.rate_limit)
         except ValueError as error:

@@ -7,12 +7,11 @@ from typing import Any
 from kombu import serialization
 from kombu.compression import decompress
 from kombu.exceptions import ContentDisallowed as KombuContentDisallowed
-from kombu.exceptions import DecodeError as KombuDecodeError
 from kombu.exceptions import EncodeError as KombuEncodeError
 from kombu.utils.json import dumps as json_dumps
 from kombu.utils.json import loads as json_loads
 
-from celeriac.exceptions import ContentDisallowed, DecodeError, EncodeError
+from celeriac.exceptions import ContentDisallowed, DecodeError, EncodeError, ImproperlyConfigured
 
 JSON = "application/json"
 _TYPE_MARK = '"__type__"'
@@ -60,19 +59,19 @@ def decode(
         return serialization.loads(payload, content_type, encoding, accept=accept)
     except KombuContentDisallowed as error:
         raise ContentDisallowed(str(error)) from error
-    except (KombuDecodeError, ValueError, TypeError, KeyError, LookupError, RecursionError, OSError) as error:
+    except Exception as error:  # bytes of a stranger: zlib, decimal and others each raise their own
         raise DecodeError(f"the body cannot be read as {content_type}: {error}") from error
 
 
 def content_types(names: Collection[str]) -> frozenset[str]:
     """The content types that accept_content's names (json, pickle, …) or types stand for.
 
-    Raises ValueError for a name nobody knows.
+    Raises ImproperlyConfigured for a name nobody knows.
     """
     found = set()
     for name in names:
         if name not in _CONTENT_TYPES and "/" not in name:
-            raise ValueError(
+            raise ImproperlyConfigured(
                 f"accept_content: {name!r} is not a serializer; known: {', '.join(sorted(_CONTENT_TYPES))}"
             )
         found.add(_CONTENT_TYPES.get(name, name))

@@ -6,19 +6,20 @@ Knows no broker, no store and no metrics; `encode` is given, so that a result th
 import logging
 import time
 import traceback as tracebacks
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from celeriac import signals, states
 from celeriac.app.base import Celeriac
 from celeriac.app.context import Request, current
-from celeriac.app.task import Task
-from celeriac.broker.codec import decode
+from celeriac.app.task import Task, moment
+from celeriac.broker.codec import decode, encode
 from celeriac.broker.consumer import Delivery, payload
 from celeriac.exceptions import ContentDisallowed, DecodeError, EncodeError, Ignore, NotSupported, Reject, Retry
 from celeriac.policy.outcome import Failed, Ignored, Outcome, Rejected, RetryAsked, Succeeded, Unreadable
 from celeriac.policy.settlement import Rules, success_meta
-from celeriac.wire.message import split_body
+from celeriac.wire.message import TaskMessage, split_body
 from celeriac.wire.result import ResultMeta
 from celeriac.worker.successors import after_failure, after_success
 
@@ -96,6 +97,7 @@ class Executor:
                 "exchange": "", "routing_key": delivery.queue, "priority": delivery.properties.get("priority"), "redelivered": delivery.redelivered
             },
         )  # fmt: skip
+        request.awaits_call = task._overrides_call
         token = current.set(request)
         try:
             outcome = self._run(task, request, rules, delivery.queue)
@@ -121,14 +123,15 @@ class Executor:
                 raise request.retry_asked
             outcome: Outcome = self._succeeded(task, request, value, rules, queue)
         except Retry as asked:
-            outcome = _retry(asked, request)
+            try:
+                outcome = _retry(asked, request, rules)
+            except Exception as error:  # noqa: BLE001 - a next try that cannot be written is this one's failure
+                outcome = self._failed(task, request, error)
         except Ignore:
             outcome = Ignored()
         except Reject as error:
             outcome = Rejected(str(error.reason) if error.reason is not None else "rejected by the task", error.requeue)
-        except Exception as error:  # noqa: BLE001 - a task's error is an outcome
-            outcome = self._failed(task, request, error)
-        except SystemExit as error:  # exit() in a task ends the task, not the worker
+        except BaseException as error:  # noqa: BLE001 - a task's error is an outcome; exit() ends the task, not the worker
             outcome = self._failed(task, request, error)
         if (
             task._hooked
@@ -146,7 +149,10 @@ class Executor:
                 success_meta(request.headers, states.SUCCESS, value, None, rules, queue, self._hostname, time.time())
             )
         embed = request.embed
-        follow = after_success(self._app, request, value) if embed.get("callbacks") or embed.get("chain") else ()
+        follow: tuple[TaskMessage, ...] = ()
+        if embed.get("callbacks") or embed.get("chain"):
+            follow = after_success(self._app, request, value)
+            _check_writable(follow)
         if signals.task_success.receivers:
             signals.task_success.send(sender=task, result=value)
         return Succeeded(None, record, follow)
@@ -155,7 +161,15 @@ class Executor:
         text = "".join(tracebacks.format_exception(type(error), error, _own_frames_cut(error)))
         if isinstance(error, SystemExit):
             error = RuntimeError(f"the task called exit({error.code!r})")
-        follow = after_failure(self._app, request) if request.embed.get("errbacks") else ()
+        follow: tuple[TaskMessage, ...] = ()
+        if request.embed.get("errbacks"):
+            try:
+                follow = after_failure(self._app, request)
+                _check_writable(follow)
+            except Exception:
+                log.exception(
+                    "%s[%s]: its error callbacks cannot be called; it failed all the same", task.name, request.id
+                )
         return Failed(error, text, isinstance(error, task.throws), follow)
 
     def _tell(self, task: Task, request: Request, outcome: Outcome) -> None:
@@ -197,21 +211,30 @@ def _hook(task: Task, name: str, *args: Any) -> None:
     if name in task._hooked:
         try:
             getattr(task, name)(*args)
-        except Exception:
+        except (Exception, SystemExit):
             log.exception("%s.%s raised; the task's outcome stands", task.name, name)
 
 
-def _retry(asked: Retry, request: Request) -> RetryAsked:
+def _retry(asked: Retry, request: Request, rules: Rules) -> RetryAsked:
+    """The next try. Raises EncodeError when it could not be published, TypeError or OverflowError for a time that is none."""
     error = asked.exc
     # As Celery: where the retry was asked for, with what led to it above (its __context__).
     text = "".join(tracebacks.format_exception(type(asked), asked, _own_frames_cut(asked)))
-    if asked.sig is None:  # raised by hand, without Task.retry
-        when = asked.when
-        wait_s = float(when) if isinstance(when, int | float) else 0.0
-        due_at = when.timestamp() if when is not None and not isinstance(when, int | float) else time.time() + wait_s
-        return RetryAsked(error, text, due_at, request.args, request.kwargs, {"embed": request.embed})
-    args, kwargs, due_at, options = asked.sig
-    return RetryAsked(error, text, due_at, args, kwargs, {"embed": request.embed, **options})
+    args, kwargs, options = request.args, request.kwargs, {}
+    if asked.sig is not None:
+        args, kwargs, due_at, options = asked.sig
+    else:  # raised by hand, without Task.retry
+        due_at = (moment(asked.when or 0.0, datetime.now(UTC)) or datetime.now(UTC)).timestamp()
+    kept = {"embed": request.embed, "priority": request.delivery_info.get("priority"), "reply_to": request.reply_to}
+    encode((args, kwargs, request.embed), options.get("serializer") or rules.serializer)
+    encode(options.get("headers"), "json")
+    return RetryAsked(error, text, due_at, args, kwargs, {**kept, **options})
+
+
+def _check_writable(messages: Iterable[TaskMessage]) -> None:
+    """Raise EncodeError for a message that could not be published: here it is its task's failure, later it would be the worker's."""
+    for message in messages:
+        encode(message.body, message.serializer)
 
 
 def _own_frames_cut(error: BaseException) -> Any:
