@@ -129,8 +129,8 @@ class Settings:
             self[name] = value
 
     def __setitem__(self, name: str, value: Any) -> None:
-        name = _OLD.get(name, name)
-        setting = BY_NAME.get(name) or BY_NAME.get(name.lower())
+        today = _OLD.get(name, name)
+        setting = BY_NAME.get(today) or BY_NAME.get(today.lower())
         if setting is None:
             self._own[name] = value
             return

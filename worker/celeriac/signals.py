@@ -26,7 +26,7 @@ class Signal:
         """Call `fun(signal=…, sender=…, **named)` at each send; usable as a decorator. sender: only from that one."""
         if fun is None:
             return lambda later: self.connect(later, sender=sender, weak=weak, dispatch_uid=dispatch_uid)
-        key = dispatch_uid or (id(getattr(fun, "__self__", None)), id(getattr(fun, "__func__", fun)))
+        key = _key(fun, sender, dispatch_uid)
         reference: Callable[[], Receiver | None]
         if not weak:
             reference = lambda: fun  # noqa: E731
@@ -34,13 +34,13 @@ class Signal:
             reference = weakref.WeakMethod(fun)
         else:
             reference = weakref.ref(fun)
-        self.disconnect(dispatch_uid=key)
-        self.receivers = [*self.receivers, (key, sender, reference)]
+        kept = [entry for entry in self.receivers if entry[0] != key]
+        self.receivers = [*kept, (key, sender, reference)]
         return fun
 
     def disconnect(self, fun: Any = None, *, sender: Any = None, dispatch_uid: Any = None) -> bool:
-        """Stop calling `fun`; whether it was connected."""
-        key = dispatch_uid or (id(getattr(fun, "__self__", None)), id(getattr(fun, "__func__", fun)))
+        """Stop calling `fun` (for that sender); whether it was connected."""
+        key = _key(fun, sender, dispatch_uid)
         kept = [entry for entry in self.receivers if entry[0] != key]
         gone = len(kept) != len(self.receivers)
         self.receivers = kept
@@ -50,7 +50,7 @@ class Signal:
         """Call every receiver; what each returned, or the exception it raised."""
         answers = []
         for _, wanted, reference in self.receivers:
-            if wanted is not None and wanted is not sender:
+            if wanted is not None and wanted is not sender and wanted != sender:  # a task by its name, too
                 continue
             receiver = reference()
             if receiver is None:
@@ -64,6 +64,12 @@ class Signal:
 
     def __repr__(self) -> str:
         return f"<Signal {self.name}>"
+
+
+def _key(fun: Any, sender: Any, dispatch_uid: Any) -> Any:
+    """What tells one connection from another: the same function may listen to several senders."""
+    function = (id(getattr(fun, "__self__", None)), id(getattr(fun, "__func__", fun)))
+    return dispatch_uid or function, sender if isinstance(sender, str) else id(sender)
 
 
 before_task_publish = Signal("before_task_publish")
