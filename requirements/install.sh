@@ -27,9 +27,8 @@ total=$(grep -c '^[A-Za-z]' "$pins")
 echo "$environment: installing $total pinned packages, once (about a minute)"
 
 # The pins are complete, so nothing has to be resolved; should a Python of another version need one more, pip check tells.
-# What is used is compiled when it is first imported: less than everything.
 {
-    "$environment/bin/python" -m pip install --disable-pip-version-check --no-input --no-deps --no-compile --requirement "$pins" &&
+    "$environment/bin/python" -m pip install --disable-pip-version-check --no-input --no-deps --requirement "$pins" &&
         { "$environment/bin/python" -m pip check ||
             "$environment/bin/python" -m pip install --disable-pip-version-check --no-input --requirement "$pins"; }
 } >"$log" 2>&1 &
