@@ -1,10 +1,8 @@
 """Observe, decide, act, report: one thread per broker serves every pool that names it.
 
 The cluster is a Protocol, so that the same loop runs over the Kubernetes API and over processes on one machine. A tick
-reads
-all of a broker's queues in one round trip, joins them with heartbeats and pods, asks the pure `decide` for each pool,
-and
-carries out what it says. Nothing that is wrong with one pool, one broker or one request stops another.
+reads all of a broker's queues in one round trip, joins them with heartbeats and pods, asks the pure `decide` for each
+pool, and carries out what it says. Nothing that is wrong with one pool, one broker or one request stops another.
 
     kopf's indexes, or local mode          OperatorLoop                      BrokerLoop (one per broker)
     ────────────── poke ──────────────▶    which pool has which broker  ──▶  tick: probe, join, decide, apply, report
@@ -398,10 +396,7 @@ class BrokerLoop:
             )
 
     def _apply(self, member: Member, signals: Signals, decision: Decision) -> None:
-        """Carry out a decision. The order matters:
-
-        marks first, so that a ReplicaSet that shrinks knows whom to take.
-        """
+        """Carry out a decision: marks before the scale, so that a ReplicaSet that shrinks knows whom to take."""
         nodes = {pod.name: pod.node for pod in signals.pods if pod.node}
         try:
             lift_drain(
@@ -414,9 +409,8 @@ class BrokerLoop:
                 epoch=self._epoch(),
             )
             self._changes.worked(f"commands over {self.name}")
-        except BrokerUnavailable as error:
-            # Level-based: the next tick says it again, and a mark that is not repeated expires. Nothing was committed
-            # yet.
+        except (BrokerUnavailable, ImproperlyConfigured) as error:
+            # The next tick says it again, and a mark that is not repeated expires: nothing hangs on this one.
             self._changes.failed(f"commands over {self.name}", str(error))
         self._mark(member, signals, decision)
         replicas = decision.replicas
@@ -444,8 +438,15 @@ class BrokerLoop:
         costs = dict.fromkeys((name for name in decision.drain if name in present), DOOMED_COST)
         costs |= dict.fromkeys((name for name in member.state.costs if name in present and name not in costs), 0)
         news = {name: cost for name, cost in costs.items() if member.state.costs.get(name, 0) != cost}
+        subject = f"{_subject(member.record)}: marking pods"
         if news:
-            self._cluster.mark_pods(member.record, news)
+            try:
+                self._cluster.mark_pods(member.record, news)
+            except ClusterError as error:
+                # Readiness decides who goes: the costs help where other pods are not ready, and tell people.
+                self._changes.failed(subject, str(error))
+                return
+            self._changes.worked(subject)
         member.state.costs = {name: cost for name, cost in costs.items() if cost}
 
     def _measure(self, member: Member, signals: Signals, decision: Decision, now: float) -> None:
@@ -486,17 +487,15 @@ class BrokerLoop:
     def _report(self, member: Member, signals: Signals, decision: Decision, now: float) -> None:
         """Events that are new, and the status where a person would notice, or in 30 s when only figures moved."""
         state, record = member.state, member.record
-        events = frozenset(decision.events)
-        for event in decision.events:
-            if event not in state.events:
-                self._cluster.event(record, *event)
-        state.events = events
         before = state.status if state.status is not None else record.status
         status = status_of(decision, signals, member.spec, before, record.generation, now)
-        if not worth_writing(before, status, written_s_ago=now - state.status_at):
-            return
-        self._cluster.write_status(record, status)
-        state.status, state.status_at = status, now
+        if worth_writing(before, status, written_s_ago=now - state.status_at):
+            self._cluster.write_status(record, status)
+            state.status, state.status_at = status, now
+        told, state.events = state.events, frozenset(decision.events)
+        for event in decision.events:
+            if event not in told:
+                self._cluster.event(record, *event)
 
     def _forget(self, present: set[Key]) -> None:
         gone = self._known - present
@@ -506,10 +505,7 @@ class BrokerLoop:
 
     @contextmanager
     def _guard(self, member: Member, what: str) -> Iterator[None]:
-        """What goes wrong with one pool stays with it:
-
-        logged once per change, counted, tried again at the next tick.
-        """
+        """What goes wrong with one pool stays with it: logged once per change, counted, tried again next tick."""
         subject = f"{_subject(member.record)}: {what}"
         try:
             yield
@@ -552,6 +548,7 @@ class OperatorLoop:
         self._retired: list[BrokerLoop] = []
         self._states: dict[Key, tuple[str, PoolState]] = {}
         self._secrets: dict[tuple[str, str, str], tuple[str | ClusterError, float]] = {}
+        self._poked: set[Key] = set()
         self._epoch = 0
         self._led = False
         self._ready = False
@@ -577,7 +574,8 @@ class OperatorLoop:
 
     def poke(self, namespace: str, name: str) -> None:
         """Something about this pool, its target or its pods changed: look again, now."""
-        del namespace, name  # the roster is small and the index warm: one look serves all who poked since the last
+        with self._lock:
+            self._poked.add((namespace, name))
         self._wake.set()
 
     def livez(self) -> tuple[bool, str]:
@@ -598,13 +596,14 @@ class OperatorLoop:
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            poked = self._wake.is_set()
             self._wake.clear()
+            with self._lock:
+                poked, self._poked = self._poked, set()
             try:
                 self.look()
-                if poked:
-                    for loop in self._loops.values():
-                        loop.poke()
+                for target, members in self._roster.items():
+                    if any(member.record.key in poked for member in members):
+                        self._loops[target].poke()
             except ClusterError as error:
                 self._metrics.error(type(error).__name__)
                 self._changes.failed("reading the pools", str(error))
@@ -708,15 +707,16 @@ class OperatorLoop:
         if not self._cluster.may_act():
             return
         try:
-            before = state.status if state.status is not None else record.status
-            status = fault_status(before, reason, message, record.generation, now)
-            self._cluster.write_status(record, status)
+            with state.lock:
+                before = state.status if state.status is not None else record.status
+                status = fault_status(before, reason, message, record.generation, now)
+                self._cluster.write_status(record, status)
+                # Only now: until the status is written, the next look tries again.
+                state.status, state.status_at, state.fault = status, now, (reason, message)
             self._cluster.event(record, "Warning", reason, message)
         except ClusterError as error:
             self._metrics.error(type(error).__name__)
-            self._changes.failed(f"{subject}: its status", str(error))
-            return  # `fault` stays as it was, so the next look tries again
-        state.status, state.status_at, state.fault = status, now, (reason, message)
+            self._changes.failed(f"{subject}: telling its fault", str(error))
 
     def _drop(self, present: set[Key]) -> None:
         for key in [key for key in self._states if key not in present]:
@@ -773,10 +773,7 @@ def _spec_of(record: PoolRecord, state: PoolState) -> WorkerPoolSpec:
 
 
 def split_shared(sights: Sequence[Sight]) -> dict[Key, dict[str, float]]:
-    """Pool -> queue -> its part of the demand, for queues that several pools consume:
-
-    by their slots, a pool at 0 as with one.
-    """
+    """Pool -> queue -> its part of the demand, of queues that several pools consume: by slots, none counting as one."""
     weights: dict[str, dict[Key, float]] = {}
     for sight in sights:
         slots = sum(pod.slots for pod in sight.pods if pod.ready and not pod.deleting)

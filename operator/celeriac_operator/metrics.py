@@ -402,10 +402,7 @@ def _slots(pods: Iterable[PodSample]) -> tuple[int, int]:
 
 
 def _states(totals: QueueTotals, *, with_runs: bool) -> dict[str, int]:
-    """State -> count, of those that no task type is known for; with_runs:
-
-    nor for the runs (stock workers tell none).
-    """
+    """State -> count, of what no task type is told for; with_runs: the runs too, which stock workers do not tell."""
     states = {
         "received": totals.received,
         "redelivered": totals.redelivered,

@@ -53,6 +53,7 @@ class MemoryCluster:
         self.events: list[tuple[str, str, str]] = []
         self.costs: list[Mapping[str, int]] = []
         self.refuses: ClusterError | None = None
+        self.refuses_marks: ClusterError | None = None
         self.reads: ClusterError | None = None
         self.leads = True
 
@@ -85,6 +86,8 @@ class MemoryCluster:
         self.scaled.append((pool.name, replicas))
 
     def mark_pods(self, pool: PoolRecord, costs: Mapping[str, int]) -> None:
+        if self.refuses_marks:
+            raise self.refuses_marks
         self.costs.append(costs)
 
     def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> None:
@@ -313,20 +316,21 @@ def test_a_broker_that_is_down_holds_the_pool_and_is_logged_once_without_its_pas
     assert b.cluster.scaled[0][1] == 10
 
 
-def test_scale_in_drains_first_and_writes_only_what_is_drained(bench):
+@pytest.mark.parametrize("refused", [None, Forbidden("cannot patch pods", status=403)], ids=["marks", "marks refused"])
+def test_scale_in_drains_first_and_writes_only_what_is_drained(bench, refused):
     b = bench()
+    b.cluster.refuses_marks = refused
     b.cluster.replicas["mails-worker"] = 2
     b.cluster.kubelet = [pod("mails-1"), pod("mails-2")]
-    b.broker.heartbeats = [heartbeat("mails-1", busy=1), heartbeat("mails-2")]
     b.broker.depths["mails"] = QueueDepth(leased=1)
-    b.loop.start()
     keep = beating(b, lambda: [heartbeat("mails-1", busy=1), heartbeat("mails-2", drain=echo(b))])
+    b.loop.start()
 
     assert b.until(lambda: any(c.method == "drain" for c in b.broker.commands), within_s=60)
     command = next(c for c in b.broker.commands if c.method == "drain")
     assert command.destination == ["celeriac@mails-2"]
     assert command.arguments["ttl_s"] == 60.0
-    assert {"mails-2": DOOMED_COST} in b.cluster.costs
+    assert b.cluster.costs == ([] if refused else [{"mails-2": DOOMED_COST}])
     assert b.cluster.scaled == []
 
     b.cluster.kubelet = [pod("mails-1"), pod("mails-2", ready=False)]

@@ -2,8 +2,7 @@
 
 Workers send cumulative totals, so a lost heartbeat loses nothing. This module turns them into increments: each process
 (incarnation) is subtracted from itself alone, what is gone keeps its share, and a restarted operator counts from where
-it
-found the workers. `Fleet` does no I/O and reads no clock; `Ears` is the thread that feeds it.
+it found the workers. `Fleet` does no I/O and reads no clock; `Ears` is the thread that feeds it.
 """
 
 import logging
@@ -76,8 +75,8 @@ class _Incarnation:
 class FleetTotals:
     """Sums over every incarnation ever heard, gone ones included, since this operator started. They only grow.
 
-    by_queue   all workers of a queue, whoever they belong to. owned, owned_tasks: split by pool (`NOBODY` for the
-    rest).
+    by_queue             all workers of a queue, whoever they belong to.
+    owned, owned_tasks   split by pool, `NOBODY` for workers of none.
     """
 
     by_queue: Mapping[str, QueueTotals]
@@ -123,8 +122,7 @@ class Fleet:
 
     def _first_sight(self, beat: Heartbeat, now: float) -> _Incarnation:
         # A worker that has been up for longer than we listen was counted by our predecessor, or by nobody: its totals
-        # so
-        # far are the baseline. Both durations are by one clock each, so that clocks need not agree.
+        # so far are the baseline. Both durations are by one clock each, so that clocks need not agree.
         born = beat.started_at > 0 and beat.timestamp - beat.started_at < now - self.started_at
         seen = _Incarnation(beat=beat, heard_at=now, first_heard_at=now, born=born)
         if not beat.ours:
@@ -146,10 +144,7 @@ class Fleet:
             seen.queues[queue] = _most(totals, seen.queues.get(queue))
 
     def own(self, incarnation: str, owner: Owner, queues: tuple[str, ...] = ()) -> None:
-        """Say whose worker this is. queues:
-
-        what its pool consumes, for a stock Celery worker, whose heartbeats name none.
-        """
+        """Say whose worker this is. queues: what its pool consumes, as stock Celery's heartbeats name none."""
         with self._lock:
             seen = self._incarnations.get(incarnation)
             if seen is None:

@@ -12,10 +12,8 @@ def match(pods: Sequence[PodRecord], workers: Iterable[Worker], *, namespace: st
     """Pod name -> its worker. A pod that nobody answers for is missing: it is counted, and never drained.
 
     By pod uid, else by namespace and pod name. A worker that tells no pod at all (a stock one, or one without the
-    downward
-    API) by the host part of its node name, which in a pod is the pod's name: the caller hands in the pods of one pool,
-    so that
-    a namesake elsewhere cannot be taken for it.
+    downward API) by the host part of its node name, which in a pod is the pod's name: the caller hands in the pods of
+    one pool, so that a namesake elsewhere cannot be taken for it.
     Of several processes in one pod (its container was restarted), the one that lives, and of those the youngest.
     """
     by_uid = {pod.uid: pod.name for pod in pods if pod.uid}
@@ -45,8 +43,7 @@ def _rank(worker: Worker) -> tuple[bool, float, float]:
 def pod_samples(pods: Sequence[PodRecord], matched: Mapping[str, Worker], now: float) -> tuple[PodSample, ...]:
     """The pods with what their workers last said of themselves.
 
-    A worker that fell silent keeps what it said, with its age: it may well be running. One that said good-bye runs
-    nothing.
+    A worker that fell silent keeps what it said, with its age: it may well be running. One that said good-bye does not.
     """
     return tuple(_sample(pod, matched.get(pod.name), now) for pod in pods)
 

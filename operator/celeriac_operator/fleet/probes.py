@@ -1,7 +1,4 @@
-"""The broker's queues as the decision sees them:
-
-one probe's depths, joined with what the fleet's heartbeats tell. Pure.
-"""
+"""The broker's queues as the decision sees them: a probe's depths, joined with what heartbeats tell. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -61,10 +58,7 @@ def _sample(
 
 
 def _share(worker: Worker, queue: str, depths: Mapping[str, QueueDepth]) -> float:
-    """The part of what a worker holds that is of this queue, in [0, 1];
-
-    evenly when the broker has nothing leased to tell.
-    """
+    """The part in [0, 1] of what a worker holds that is of this queue: as the broker has leased it, else evenly."""
     leased = {name: depths[name].leased for name in worker.beat.queues if name in depths}
     whole = sum(leased.values())
     return leased[queue] / whole if whole else 1.0 / len(worker.beat.queues)
@@ -79,10 +73,10 @@ def limited_classes(
 ) -> tuple[LimitedClass, ...]:
     """The rate-limited types of task on these queues, as live workers and the pool's spec know them.
 
-    task_totals   task -> sums over the fleet. rates: task -> starts a second that the spec sets; it beats what workers
-    say.
-    A limit per worker is multiplied by the workers that keep it; a limit of the cluster is one number whoever reports
-    it.
+    task_totals   task -> sums over the fleet.
+    rates         task -> starts a second that the spec sets; it beats what workers say.
+
+    A limit per worker is multiplied by the workers that keep it; a limit of the cluster is one number, whoever tells it.
     With nobody alive, the last worker heard speaks for the next one, so that a pool at zero still knows its limits.
     """
     wanted = set(queues)

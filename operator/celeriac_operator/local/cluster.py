@@ -173,8 +173,7 @@ def environment(workload: Workload, manifest: Manifest, broker_url: str, result_
     """What a process of this workload gets: the caller's environment, then the container's own.
 
     A Secret that is not in the file is the local broker's, when a pool names it as its broker or the variable holds a
-    URL of
-    broker or results; any other is a SetupError.
+    URL of broker or results; any other is a SetupError.
     """
     env = dict(os.environ)
     ours = {"CELERIAC_BROKER_URL": broker_url, "CELERIAC_RESULT_BACKEND": result_url}

@@ -137,7 +137,12 @@ class _Session:
         try:
             broker_url = self._broker(manifest)
             result_url = os.environ.get("CELERIAC_RESULT_BACKEND") or _results_beside(broker_url)
-            processes = Processes(logs=logs, on_change=lambda: loop.poke("", ""))
+
+            def poke() -> None:
+                for pool in manifest.pools:
+                    loop.poke(*pool.key)
+
+            processes = Processes(logs=logs, on_change=poke)
             cluster = LocalCluster(manifest, processes, broker_url=broker_url, result_url=result_url)
             metrics = OperatorMetrics(version=__version__)
             loop = OperatorLoop(cluster, metrics=metrics, default_broker_url=broker_url, watch=recorder.tick)
@@ -303,7 +308,8 @@ class _Session:
         while time.monotonic() < until and any(
             tick.now <= ticked[tick.pool.key] for tick in recorder.ticks() if tick.pool.key in ticked
         ):
-            loop.poke("", "")
+            for key in ticked:
+                loop.poke(*key)
             time.sleep(0.1)
         view.show(cluster.scaled(), cluster.happenings())
         return status

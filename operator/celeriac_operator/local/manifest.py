@@ -31,10 +31,7 @@ class SecretRef:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FieldRef:
-    """An environment variable's value that is a fact about the pod:
-
-    metadata.name, metadata.namespace, metadata.uid …
-    """
+    """An environment variable's value that is a fact about the pod: metadata.name, metadata.uid and the like."""
 
     path: str
 
@@ -190,10 +187,7 @@ _REFERENCE = re.compile(r"\$\$|\$\(([A-Za-z_][A-Za-z0-9_]*)\)")
 
 
 def expanded(text: str, env: Mapping[str, str]) -> str:
-    """The text with each $(NAME) replaced, as Kubernetes does in command, args and env:
-
-    an unknown name stays, $$ is one $.
-    """
+    """The text with each $(NAME) replaced, as in a pod's command, args and env: unknown names stay, $$ is one $."""
 
     def one(found: re.Match[str]) -> str:
         return "$" if found[0] == "$$" else env.get(found[1], found[0])

@@ -44,9 +44,10 @@ HEALTHY_S = 60.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Exit:
-    """A process that ended. signal_sent: what we had sent it, 0 for one that ended by itself; grace_exceeded:
+    """A process that ended.
 
-    SIGKILL came.
+    signal_sent      what we had sent it, 0 for one that ended by itself.
+    grace_exceeded   it was told to go and did not in time, so SIGKILL came.
     """
 
     pod: str
@@ -258,10 +259,7 @@ class Processes:
 
 
 def victims(pods: Sequence[_Pod], count: int, now: float) -> list[_Pod]:
-    """The pods a ReplicaSet would remove:
-
-    not running first, then not ready, then by deletion cost, then the youngest.
-    """
+    """The pods a ReplicaSet would remove: those not running, then not ready, then by deletion cost, then the youngest."""
 
     def order(pod: _Pod) -> tuple[bool, bool, int, float, float]:
         ready_s = now - pod.ready_at if pod.ready_at is not None else 0.0

@@ -1,7 +1,4 @@
-"""What a person sees of a local run:
-
-a live page on a terminal, a line per change elsewhere, or JSON lines for programs.
-"""
+"""What one sees of a local run: a live page on a terminal, a line per change elsewhere, JSON lines for programs."""
 
 import json
 import sys
