@@ -34,12 +34,15 @@ def now() -> float:
     return float(seconds + micros / 1e6)
 
 
-def submit(count: int, seconds: float) -> None:
+def submit(count: int, seconds: float, long: int, long_seconds: float) -> None:
+    """`long` tasks that take their time, then `count` quick ones."""
     LEDGER.set("ledger:first_at", now())
+    for number in range(long):
+        sell.delay(count + number, long_seconds)
     for number in range(count):
         sell.delay(number, seconds)
     LEDGER.set("ledger:last_at", now())
 
 
 if __name__ == "__main__":
-    submit(int(sys.argv[1]), float(sys.argv[2]))
+    submit(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))

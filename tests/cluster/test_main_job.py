@@ -14,6 +14,8 @@ from clusters import Cluster, Images, Sight
 from prometheus_client.parser import text_string_to_metric_families
 
 TASKS, SECONDS = 500, 0.2
+#: Tasks that still run when the quick ones are done: the pool shrinks around them.
+LONG, LONG_SECONDS = 2, 45.0
 #: The default interval of a pool, and what the issue allows beyond one tick.
 TICK_S, GRACE_S = 5.0, 1.0
 DEPLOYMENT = "shop-celeriac-worker"
@@ -109,11 +111,8 @@ def test_workers_and_operator_serve_metrics_while_tasks_run(cluster: Cluster) ->
     ledger = cluster.broker.client
     cluster.wait(lambda: ledger.hlen("ledger:done") >= 50, timeout_s=120, what="50 tasks done")
     operator = cluster.get("pods", selector="app.kubernetes.io/component=operator")[0]["metadata"]["name"]
-    worker = next(
-        pod["metadata"]["name"]
-        for pod in cluster.get("pods", selector="app.kubernetes.io/component=worker")
-        if any(status["ready"] for status in pod["status"].get("containerStatuses", ()))
-    )
+    cluster.wait(lambda: _ready_workers(cluster), timeout_s=60, what="a ready worker")
+    worker = _ready_workers(cluster)[0]
 
     of_worker = _samples(cluster.metrics(worker))
     of_operator = _samples(cluster.metrics(operator))
@@ -128,10 +127,31 @@ def test_workers_and_operator_serve_metrics_while_tasks_run(cluster: Cluster) ->
     assert {"celeriac_queue_messages", "celeriac_pool_demand_slots", "celeriac_fleet_tasks_total"} <= set(of_operator)
 
 
+def test_the_pool_shrinks_around_the_tasks_that_still_run(
+    cluster: Cluster, seen: dict[str, Any], measured: Say
+) -> None:
+    ledger = cluster.broker.client
+    cluster.wait(lambda: ledger.hlen("ledger:done") == TASKS, timeout_s=120, what=f"{TASKS} quick tasks done")
+    most = max(sight.item["spec"]["replicas"] for sight in seen["deployment"])
+
+    cluster.wait(lambda: cluster.replicas(DEPLOYMENT) < most, timeout_s=LONG_SECONDS, what="a scale-in")
+
+    running = ledger.hgetall("ledger:running")
+    live = {pod["metadata"]["name"] for pod in cluster.get("pods", selector="app.kubernetes.io/component=worker")}
+    measured(f"{most} -> {cluster.replicas(DEPLOYMENT)} replicas while {len(running)} long tasks ran")
+    assert len(running) == LONG
+    assert set(running.values()) <= live
+    assert all(
+        "deletionTimestamp" not in pod["metadata"]
+        for pod in cluster.get("pods", selector="app.kubernetes.io/component=worker")
+        if pod["metadata"]["name"] in running.values()
+    )
+
+
 def test_every_task_is_done_once(cluster: Cluster, seen: dict[str, Any], measured: Say) -> None:
     ledger = cluster.broker.client
 
-    cluster.wait(lambda: ledger.hlen("ledger:done") == TASKS, timeout_s=180, what=f"{TASKS} tasks done")
+    cluster.wait(lambda: ledger.hlen("ledger:done") == TASKS + LONG, timeout_s=120, what="all tasks done")
 
     replicas = [sight.item["spec"]["replicas"] for sight in seen["deployment"]]
     measured(f"replicas: {_changes(replicas)}; pods that worked: {len(set(ledger.hvals('ledger:pod')))}")
@@ -190,6 +210,68 @@ def test_an_upgrade_of_the_workers_leaves_replicas_to_the_operator(cluster: Clus
     assert cluster.replicas(DEPLOYMENT) == 0
 
 
+BAD = f"""
+apiVersion: celeriac.dev/v1alpha1
+kind: WorkerPool
+metadata: {{name: no-target}}
+spec:
+  targetRef: {{name: absent}}
+  broker: {{urlFrom: {{secretKeyRef: {{name: redis, key: url}}}}}}
+  queues: [{{name: other}}]
+---
+apiVersion: celeriac.dev/v1alpha1
+kind: WorkerPool
+metadata: {{name: no-key}}
+spec:
+  targetRef: {{name: {DEPLOYMENT}}}
+  broker: {{urlFrom: {{secretKeyRef: {{name: redis, key: uri}}}}}}
+  queues: [{{name: other}}]
+---
+apiVersion: celeriac.dev/v1alpha1
+kind: WorkerPool
+metadata: {{name: no-right}}
+spec:
+  targetRef: {{name: {DEPLOYMENT}}}
+  broker: {{urlFrom: {{secretKeyRef: {{name: not-allowed, key: url}}}}}}
+  queues: [{{name: other}}]
+"""
+
+
+def test_pools_that_cannot_work_say_why_and_recover_by_themselves(cluster: Cluster, measured: Say) -> None:
+    cluster.apply(BAD)
+
+    for name, words in {"no-target": "absent", "no-key": "'uri'", "no-right": "not-allowed"}.items():
+        cluster.wait(lambda name=name: _ready(cluster, name)[0] == "False", timeout_s=30, what=f"{name} not ready")
+        assert words in _ready(cluster, name)[1]
+        measured(f"{name}: {_ready(cluster, name)[1]}")
+    assert _ready(cluster, "shop")[0] == "True"
+
+    cluster.apply(_idle_deployment("absent"))
+
+    cluster.wait(lambda: _ready(cluster, "no-target")[0] == "True", timeout_s=40, what="recovery")
+    cluster.kubectl("delete", "workerpool", "no-target", "no-key", "no-right", "--timeout=20s")
+    cluster.kubectl("delete", "deployment", "absent", "--timeout=20s")
+
+
+def _ready(cluster: Cluster, pool: str) -> tuple[str, str]:
+    """Status and message of the condition Ready; two empty texts while there is none."""
+    for each in cluster.get("workerpool", pool).get("status", {}).get("conditions", ()):
+        if each["type"] == "Ready":
+            return each["status"], each["message"]
+    return "", ""
+
+
+def _idle_deployment(name: str) -> dict[str, Any]:
+    labels = {"app": name}
+    template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "none", "image": "none:1"}]}}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": name},
+        "spec": {"replicas": 0, "selector": {"matchLabels": labels}, "template": template},
+    }
+
+
 def test_uninstalling_leaves_nothing_but_the_crd(cluster: Cluster) -> None:
     cluster.kubectl("delete", "workerpool", "shop", "--timeout=20s")
 
@@ -200,12 +282,20 @@ def test_uninstalling_leaves_nothing_but_the_crd(cluster: Cluster) -> None:
     assert left == {"customresourcedefinition.apiextensions.k8s.io/workerpools.celeriac.dev"}
 
 
+def _ready_workers(cluster: Cluster) -> list[str]:
+    return [
+        pod["metadata"]["name"]
+        for pod in cluster.get("pods", selector="app.kubernetes.io/component=worker")
+        if any(status["ready"] for status in pod["status"].get("containerStatuses", ()))
+    ]
+
+
 def _submitter(image: str) -> dict[str, Any]:
     """The app pod: the workers' image and module, run as a Job that submits and ends."""
     container = {
         "name": "submit",
         "image": image,
-        "command": ["python", "/app/shop.py", str(TASKS), str(SECONDS)],
+        "command": ["python", "/app/shop.py", str(TASKS), str(SECONDS), str(LONG), str(LONG_SECONDS)],
         "env": [
             {"name": "CELERIAC_BROKER_URL", "valueFrom": {"secretKeyRef": {"name": "redis", "key": "url"}}},
         ],
