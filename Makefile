@@ -56,7 +56,7 @@ cluster-test: $(READY)  ## The same on a real Kubernetes; KUBECONFIG names it
 	@test -n "$$KUBECONFIG" || { echo "cluster-test: set KUBECONFIG to the cluster to test on"; exit 2; }
 	@$(PYTEST) tests/cluster
 
-image: $(READY)  ## Build the images of worker and operator (DOCKER=podman, IMAGE=, TAG= as needed)
+image:  ## Build the images of worker and operator (DOCKER=podman, IMAGE=, TAG= as needed)
 	$(DOCKER) build --target worker --tag $(IMAGE)-worker:$(TAG) .
 	$(DOCKER) build --target operator --tag $(IMAGE)-operator:$(TAG) .
 
