@@ -272,8 +272,7 @@ class BrokerLoop:
             self._ticked_at = time.monotonic()
             self._stopping.wait(max(0.0, FASTEST_TICK_S - (self._ticked_at - started)))
             self._wake.wait(max(0.0, self._interval_s - (time.monotonic() - started)))
-        self._side.probe.close()
-        self._side.post.close()
+        self._side.close()
 
     # -- one tick
 

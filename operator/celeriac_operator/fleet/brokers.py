@@ -29,6 +29,10 @@ class BrokerTarget:
     key: str = field(default="", repr=False)
 
     @property
+    def has_certificates(self) -> bool:
+        return bool(self.ca or self.cert or self.key)
+
+    @property
     def name(self) -> str:
         """Host, port and database: for logs and labels, so without user and password."""
         first = self.url.split(";")[0]
@@ -51,36 +55,42 @@ class Probe(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerSide:
-    """The three conversations. Each object is used by one thread only."""
+    """The three conversations. Each object is used by one thread only.
+
+    certificates   the directory their TLS files are in, while there are any.
+    """
 
     probe: Probe
     receiver: Receiver
     post: Post
+    certificates: tempfile.TemporaryDirectory[str] | None = None
+
+    def close(self) -> None:
+        """End what the tick uses; the receiver is closed by the thread that hears it."""
+        self.probe.close()
+        self.post.close()
+        if self.certificates is not None:
+            self.certificates.cleanup()
 
 
 def connect(target: BrokerTarget) -> BrokerSide:
     """The real ones. Nothing is sent before the first use, so a broker that is down costs a tick and not the start."""
     options: dict[str, Any] = {"global_keyprefix": target.key_prefix} if target.key_prefix else {}
-    ssl = _ssl(target)
+    certificates = tempfile.TemporaryDirectory(prefix="celeriac-tls-") if target.has_certificates else None
+    ssl = _ssl(target, Path(certificates.name)) if certificates else None
     return BrokerSide(
         probe=DepthProbe(target.url, transport_options=options, ssl=ssl),
         receiver=EventReceiver(target.url, transport_options=options, ssl=ssl),
         post=Mailbox(target.url, transport_options=options, ssl=ssl),
+        certificates=certificates,
     )
 
 
-def _ssl(target: BrokerTarget) -> dict[str, Any] | None:
-    """The transport's TLS options.
-
-    Redis and AMQP clients read certificates from files only, so they are written to private ones.
-    """
-    pem = {"ca_certs": target.ca, "certfile": target.cert, "keyfile": target.key}
-    if not any(pem.values()):
-        return None
-    folder = Path(tempfile.mkdtemp(prefix="celeriac-tls-"))  # mode 0700; lives as long as this process
+def _ssl(target: BrokerTarget, folder: Path) -> dict[str, str]:
+    """The transport's TLS options. Redis and AMQP clients read certificates from files only: ours to read alone."""
     prefix = "" if target.url.startswith(("amqp", "pyamqp")) else "ssl_"
-    options: dict[str, Any] = {}
-    for name, text in pem.items():
+    options: dict[str, str] = {}
+    for name, text in (("ca_certs", target.ca), ("certfile", target.cert), ("keyfile", target.key)):
         if text:
             path = folder / f"{name}.pem"
             path.touch(mode=0o600)
