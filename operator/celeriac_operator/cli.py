@@ -2,7 +2,10 @@
 
 import json
 import logging
+import os
 import re
+import signal
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -145,6 +148,9 @@ def run(
     log_level: str,
 ) -> None:
     """Run the operator until SIGTERM. Each option may be given in the environment as CELERIAC_OPERATOR_<OPTION>."""
+    if os.getpid() == 1:
+        # A container's first process ignores a signal that it does not handle, and importing takes a second.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     from celeriac_operator.main import Options, own_namespaces
     from celeriac_operator.main import run as run_operator
 

@@ -4,6 +4,7 @@ One story, told in the order of its tests: each stands on those before it.
 """
 
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -202,6 +203,24 @@ def test_the_pools_status_explains_itself_and_names_no_password(cluster: Cluster
 
 def pod_conditions(item: Mapping[str, Any]) -> list[dict[str, str]]:
     return list(item["status"]["conditions"])
+
+
+def test_a_worker_that_is_removed_while_its_app_is_imported_ends_at_once(cluster: Cluster, images: Images) -> None:
+    container = {
+        "name": "worker",
+        "image": images.worker,
+        "command": ["sh", "-c", "echo 'import time; time.sleep(50)' > /tmp/slow.py; exec celeriac -A slow worker"],
+        "env": [{"name": "PYTHONPATH", "value": "/tmp"}],
+    }
+    spec = {"terminationGracePeriodSeconds": 60, "containers": [container]}
+    cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "slow"}, "spec": spec})
+    cluster.wait(lambda: cluster.get("pod", "slow")["status"]["phase"] == "Running", timeout_s=30, what="the pod")
+    time.sleep(3)  # past the interpreter's own start, into the import
+
+    began = time.monotonic()
+    cluster.kubectl("delete", "pod", "slow", "--wait=true")
+
+    assert time.monotonic() - began < 15
 
 
 def test_an_upgrade_of_the_workers_leaves_replicas_to_the_operator(cluster: Cluster, images: Images) -> None:

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import os
+import signal
 import sys
 from importlib.metadata import entry_points
 from typing import Any
@@ -71,6 +72,10 @@ def main(
     ctx: click.Context, app_path: str | None, broker: str | None, result_backend: str | None, workdir: str | None
 ) -> None:
     """A task queue that speaks Celery's protocol, made for Kubernetes."""
+    if os.getpid() == 1:
+        # A container's first process ignores a signal that it does not handle: a pod removed while its app is still being
+        # imported would live on until SIGKILL. Nothing is claimed yet; the worker sets its own handler later.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if workdir:
         os.chdir(workdir)
     ctx.obj = _Given(app_path, broker, result_backend)
