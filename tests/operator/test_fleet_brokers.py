@@ -3,6 +3,7 @@
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -107,3 +108,33 @@ def test_amqp_and_redis_call_their_certificates_by_their_own_names():
 
     assert names["rediss://r:6379/0"] == {"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"}
     assert names["amqps://r:5671//"] == {"ca_certs", "certfile", "keyfile"}
+
+
+@pytest.mark.server("redis")
+def test_a_fleet_that_never_stops_talking_is_heard_all_the_same(redis_server):
+    import kombu
+
+    from celeriac.broker.eventbus import EventSender
+
+    side = connect(BrokerTarget(url=redis_server.url))
+    side.receiver.drain(0.05)
+    stop = threading.Event()
+
+    def talk() -> None:
+        with kombu.Connection(redis_server.url) as connection:
+            sender = EventSender(connection)
+            while not stop.is_set():
+                sender.send({"type": "task-started", "hostname": "celeriac@a"})
+
+    talker = threading.Thread(target=talk)
+    talker.start()
+    began = time.monotonic()
+    heard = sum(len(side.receiver.drain(0.2)) for _ in range(3))
+    took_s = time.monotonic() - began
+    stop.set()
+    talker.join()
+    side.receiver.close()
+    side.close()
+
+    assert heard > 0
+    assert took_s < 3.0

@@ -1,6 +1,7 @@
 """Celery's event exchange: sending events, and receiving those of all workers."""
 
 import logging
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -55,7 +56,9 @@ class EventReceiver:
                 if self._connection is None:
                     self._connect()
                 wait_s = timeout_s
-                while True:
+                until = time.monotonic() + timeout_s + 0.25
+                # A fleet that sends events without a pause (-E) must not keep us from handing them over.
+                while time.monotonic() < until:
                     try:
                         self._connection.drain_events(timeout=wait_s)
                         wait_s = 0.001
