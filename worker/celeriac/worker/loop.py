@@ -28,7 +28,7 @@ from celeriac.policy.ratelimit import parse_rate
 from celeriac.policy.settlement import ACK, DEAD, DEATH, Rules, Settlement, settle
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Observation, Totals
-from celeriac.wire.message import parse_time
+from celeriac.wire.message import parse_time, short_repr
 from celeriac.wire.result import ResultMeta
 from celeriac.worker.executor import Done, Job
 from celeriac.worker.limits import LOOK_S, Limit
@@ -78,6 +78,8 @@ class Loop:
         self._pending: list[Done] = []
         self._outstanding = 0
         self._held: list[tuple[float, int, Delivery]] = []
+        #: Claimed, and without a place since the broker or the store went away: admitted again. With whether their limit let them through.
+        self._unplaced: list[tuple[list[Delivery], bool]] = []
         self._numbers = itertools.count()
         self.revoked: dict[str, float] = {}
         # Life.
@@ -86,6 +88,8 @@ class Loop:
         self._asked_at: float | None = None
         self._cold = False
         self._mark: drain_policy.Mark | None = None
+        #: The drain mark under which the loop has seen that nothing is left here.
+        self._rested = ""
         self._epoch = 0
         self.broker_up = True
         self._again_at = 0.0
@@ -112,7 +116,7 @@ class Loop:
     def _turn(self, now: float) -> bool:
         """One round; whether anything moved."""
         self._shutdown(now)
-        if self._pool.waiting():
+        if self._pool.in_caller and self._pool.waiting():
             self._active(True)
             self._pool.run(SLICE_S)
             self._active(False)
@@ -122,11 +126,15 @@ class Loop:
             self._reconnect()
         moved = self.flush()
         if self._claiming(now):
+            self._rested = ""
+            moved |= self._admit_unplaced()
             moved |= self._release_held(time.time())
             moved |= self._release_limited(now)
             moved |= self._claim()
         elif self.phase == shutdown.RUNNING:
             moved |= self._give_back_unstarted()
+            mark = self._mark
+            self._rested = mark.id if mark is not None and not (self._outstanding or self._pending) else ""
         return moved
 
     def _claiming(self, now: float) -> bool:
@@ -144,18 +152,13 @@ class Loop:
         size = claim_size(
             free=free, slots=self._pool.slots, run_s=self._totals.recent_run_s, multiplier=self._multiplier
         )
-        self._consumer.allow(
-            size
-            + self._outstanding
-            - waiting
-            + len(self._held)
-            + sum(len(limit.held) for limit in self._limits.values())
-        )
+        self._consumer.allow(size + self._outstanding - waiting + self.held())
         if size <= waiting or waiting > size // 4:
             return False
         deliveries = self._consumer.claim(size - waiting)
         if not deliveries:
             return False
+        self._count_received(deliveries)
         self._admit(deliveries)
         return True
 
@@ -163,19 +166,41 @@ class Loop:
 
     def _admit(self, deliveries: Sequence[Delivery], *, limited: bool = False) -> None:
         """Each delivery runs, waits, or ends here. limited: their limit has let them through already."""
+        left = list(deliveries)  # those that have no place yet
+        try:
+            self._place(left, limited)
+        except (BrokerUnavailable, BackendUnavailable):
+            if left:
+                self._unplaced.append((left, limited))
+            raise
+
+    def _admit_unplaced(self) -> bool:
+        """Admit again what had no place when the broker or the store went away: nobody else would, while we renew its lease."""
+        unplaced, self._unplaced = self._unplaced, []
+        for place, (deliveries, limited) in enumerate(unplaced, 1):
+            try:
+                self._admit(deliveries, limited=limited)
+            except (BrokerUnavailable, BackendUnavailable):
+                self._unplaced += unplaced[place:]
+                raise
+        return bool(unplaced)
+
+    def _place(self, left: list[Delivery], limited: bool) -> None:
+        """Find a place for each of `left`, and take it out of there as soon as it has one."""
         now = time.time()
+        ended: list[Done] = []
         jobs: list[Job] = []
         park: list[tuple[Delivery, float]] = []
         throttle: list[tuple[Delivery, Limit]] = []
         types, revoked, max_starts = self._types, self.revoked, self._max_starts
-        for delivery in deliveries:
+        for delivery in left:
             headers = delivery.headers
             name = headers.get("task")
             entry = types.get(name) if isinstance(name, str) and isinstance(headers.get("id"), str) else None
             verdict = admit(
                 headers,
                 known=entry is not None,
-                revoked=bool(revoked) and headers.get("id") in revoked,
+                revoked=bool(revoked) and entry is not None and headers["id"] in revoked,
                 max_starts=max_starts,
                 now=now,
             )
@@ -191,21 +216,27 @@ class Loop:
                 park.append((delivery, verdict.due_at))
             else:
                 job = Job(entry.task if entry else _UNKNOWN, delivery, entry.rules if entry else _NO_RULES)
-                self._pending.append(Done(job, verdict.outcome, now, 0.0))  # type: ignore[union-attr]
-        self._count_received(deliveries)
+                ended.append(Done(job, verdict.outcome, now, 0.0))  # type: ignore[union-attr]
+        if ended:
+            with self._settling:
+                self._pending += ended
         if park:
+            left[:] = [delivery for delivery, _ in park + throttle] + [job.delivery for job in jobs]
             self._keep_until_due(park)
         if throttle:
+            left[:] = [delivery for delivery, _ in throttle] + [job.delivery for job in jobs]
             self._keep_throttled(throttle)
+        left[:] = [job.delivery for job in jobs]
         if jobs:
-            self._start(jobs)
+            self._start(jobs, left)
 
-    def _start(self, jobs: list[Job]) -> None:
+    def _start(self, jobs: list[Job], left: list[Delivery]) -> None:
         redelivered = next((job for job in jobs if job.delivery.starts), None)
         if redelivered is not None and len(jobs) > 1:
             # It may be what killed its worker: let nothing else go down with it.
             self._consumer.give_back([job.delivery for job in jobs if job is not redelivered])
             jobs = [redelivered]
+            left[:] = [redelivered.delivery]
         started = [
             self._started_meta(job)
             for job in jobs
@@ -218,13 +249,19 @@ class Loop:
             if early:
                 self._consumer.settle(early)
         except BackendUnavailable:
-            self._consumer.give_back([job.delivery for job in jobs])
+            self._consumer.give_back(left)
+            left.clear()
             raise
+        left.clear()
         if self._events.enabled:
             for job in jobs:
                 self._events.add("task-started", job.delivery.headers)
-        self._outstanding += len(jobs)
-        self._pool.submit(jobs)
+        self._submit(jobs)
+
+    def _submit(self, jobs: list[Job]) -> None:
+        with self._settling:
+            self._outstanding += len(jobs)
+            self._pool.submit(jobs)
 
     def _started_meta(self, job: Job) -> ResultMeta:
         return ResultMeta(job.delivery.headers["id"], states.STARTED, {"pid": os.getpid(), "hostname": self.hostname})
@@ -382,16 +419,28 @@ class Loop:
         requeue = [done.job.delivery for done, s in kept if not done.job.acked and s.then not in (ACK, DEAD)]
         if requeue:
             self._consumer.requeue(requeue)
-        for done, settlement in kept:
-            if done.job.acked:
-                self._follow_early(done, settlement)
+        unpublished = self._follow_early(kept)
+        if unpublished:
+            again += unpublished
+            kept = [pair for pair in kept if pair[0] not in unpublished]
         # 4. observe
         self._totals.settled([self._observation(done, settlement) for done, settlement in kept])
         self._tell(kept)
         return again
 
-    def _follow_early(self, done: Done, settlement: Settlement) -> None:
-        """What follows a message that was acknowledged before it ran: published on its own."""
+    def _follow_early(self, kept: Sequence[tuple[Done, Settlement]]) -> list[Done]:
+        """Publish what follows messages that were acknowledged before they ran. Returns those that the broker did not take."""
+        early = [(done, s) for done, s in kept if done.job.acked and (s.publish or s.then != ACK)]
+        for place, (done, settlement) in enumerate(early):
+            try:
+                self._publish_early(done, settlement)
+            except BrokerUnavailable as error:
+                log.error("what follows %s[%s] is kept: %s", *_named(done), error)
+                self._again_at = time.monotonic() + 1.0
+                return [done for done, _ in early[place:]]
+        return []
+
+    def _publish_early(self, done: Done, settlement: Settlement) -> None:
         for message in settlement.publish:
             self._app.producer.publish(message)
         delivery = done.job.delivery
@@ -428,7 +477,7 @@ class Loop:
                     task_log.info("%s[%s] succeeded in %.3f s", headers["task"], headers["id"], done.run_s)
             elif state in {"failed", "dead_lettered", "rejected"}:
                 quiet = isinstance(done.outcome, Failed) and done.outcome.expected
-                detail = settlement.traceback or repr(settlement.error or (settlement.death or {}).get("detail"))
+                detail = settlement.traceback or short_repr(settlement.error or (settlement.death or {}).get("detail"))
                 level = logging.INFO if quiet else logging.ERROR
                 task_log.log(
                     level, "%s[%s] %s: %s", headers.get("task"), headers.get("id"), state.replace("_", "-"), detail
@@ -442,7 +491,9 @@ class Loop:
                         exc=settlement.error,
                     )
             elif info:
-                task_log.info("%s[%s] %s: %r", headers.get("task"), headers.get("id"), state, settlement.error)
+                task_log.info(
+                    "%s[%s] %s: %s", headers.get("task"), headers.get("id"), state, short_repr(settlement.error)
+                )
             if self._events.enabled:
                 self._event(done, settlement)
 
@@ -451,9 +502,9 @@ class Loop:
         if state in {"succeeded", "ignored"}:
             add("task-succeeded", headers, result="", runtime=done.run_s)
         elif state in {"failed", "dead_lettered"}:
-            add("task-failed", headers, exception=repr(settlement.error), traceback=settlement.traceback)
+            add("task-failed", headers, exception=short_repr(settlement.error), traceback=settlement.traceback)
         elif state == "retried":
-            add("task-retried", headers, exception=repr(settlement.error), traceback=settlement.traceback)
+            add("task-retried", headers, exception=short_repr(settlement.error), traceback=settlement.traceback)
         elif state in {"revoked", "expired"}:
             add("task-revoked", headers, terminated=False, signum=None, expired=state == "expired")
         else:
@@ -462,20 +513,26 @@ class Loop:
     # -- give back
 
     def give_back_waiting(self) -> int:
-        """Return claimed jobs that have not started; how many."""
+        """Return claimed jobs that have not started; how many. What the broker does not take stays here, and runs here."""
         with self._settling:
             jobs = self._pool.take_back()
             self._outstanding -= len(jobs)
-        late = [job.delivery for job in jobs if not job.acked]
-        if late:
-            self._consumer.give_back(late)
-        for job in jobs:
-            if job.acked:  # acknowledged on admission, never started: publish it again
-                delivery = job.delivery
+        late = [job for job in jobs if not job.acked]
+        early = [job for job in jobs if job.acked]
+        try:
+            if late:
+                self._consumer.give_back([job.delivery for job in late])
+                late = []
+            while early:  # acknowledged on admission, never started: publish it again
+                delivery = early[0].delivery
                 self._app.producer.publish_raw(
                     delivery.queue, delivery.body, delivery.headers,
                     content_type=delivery.content_type, content_encoding=delivery.content_encoding, properties=delivery.properties,
                 )  # fmt: skip
+                del early[0]
+        finally:
+            if late or early:
+                self._submit(late + early)
         return len(jobs)
 
     def _give_back_unstarted(self) -> bool:
@@ -485,8 +542,14 @@ class Loop:
         for limit in self._limits.values():
             held += limit.held
             limit.held.clear()
+        unplaced, self._unplaced = self._unplaced, []
+        held += [delivery for deliveries, _ in unplaced for delivery in deliveries]
         if held:
-            self._consumer.give_back(held)
+            try:
+                self._consumer.give_back(held)
+            except BrokerUnavailable:
+                self._unplaced = [(held, True)]
+                raise
         return bool(self.give_back_waiting() or held)
 
     # -- shutdown and drain
@@ -517,7 +580,12 @@ class Loop:
                 signals.worker_shutting_down.send(
                     sender=self.hostname, sig="TERM", how="Cold" if self._cold else "Warm", exitcode=0
                 )
-            self._give_back_unstarted()
+            try:
+                self._give_back_unstarted()
+            except BrokerUnavailable as error:
+                log.error(
+                    "while shutting down: %s; what was claimed comes back by itself when its lease is over", error
+                )
         if step.requeue:
             self.abandon()
         self.phase = step.phase
@@ -565,7 +633,8 @@ class Loop:
         mark = drain_policy.still(self._mark, time.monotonic())
         if mark is None:
             return None
-        return mark, "draining" if self._outstanding or self._pending else "drained", mark.expires_at - time.monotonic()
+        at_rest = self._rested == mark.id and not (self._outstanding or self._pending)
+        return mark, "drained" if at_rest else "draining", mark.expires_at - time.monotonic()
 
     @property
     def state(self) -> str:
@@ -587,8 +656,12 @@ class Loop:
     def _reconnect(self) -> None:
         if not self._consumer.leased:  # what came on the old connection is delivered again
             with self._settling:
-                self._outstanding -= len(self._pool.take_back())
+                jobs = self._pool.take_back()
+                ours = [job for job in jobs if job.acked]  # nobody delivers these again
+                self._outstanding -= len(jobs) - len(ours)
+                self._pool.submit(ours)
             self._held.clear()
+            self._unplaced.clear()
             for limit in self._limits.values():
                 limit.held.clear()
         self._consumer.reconnect()
@@ -597,7 +670,7 @@ class Loop:
 
     def _sleep(self, now: float) -> None:
         """Until something may have to be done."""
-        if self._pool.waiting():
+        if self._pool.in_caller and self._pool.waiting():
             return
         until = now + NAP_S
         if now < self._again_at:
@@ -677,7 +750,11 @@ class Loop:
 
     def held(self) -> int:
         """Kept by this worker for their time or a limit."""
-        return len(self._held) + sum(len(limit.held) for limit in self._limits.values())
+        return (
+            len(self._held)
+            + sum(len(limit.held) for limit in self._limits.values())
+            + sum(len(deliveries) for deliveries, _ in self._unplaced)
+        )
 
     @property
     def slots(self) -> int:

@@ -14,6 +14,8 @@ class Pool(Protocol):
 
     name: str
     slots: int
+    #: Whether bodies run in the thread that calls run().
+    in_caller: bool
 
     def submit(self, jobs: list[Job]) -> None:
         """Queue jobs to be run, in order."""
@@ -42,6 +44,7 @@ class SoloPool:
 
     name = "solo"
     slots = 1
+    in_caller = True
 
     def __init__(self, executor: Executor) -> None:
         self._execute = executor.execute
@@ -88,6 +91,7 @@ class ThreadPool:
     """`slots` threads that run bodies; `wake` is called when one is done."""
 
     name = "threads"
+    in_caller = False
 
     def __init__(self, executor: Executor, slots: int, wake: Callable[[], None]) -> None:
         self.slots = slots
