@@ -100,8 +100,15 @@ def test_a_killed_workers_tasks_are_done_by_another_within_a_lease(site, pool: l
     assert took_s < 20
 
 
-@both
-@pools
+@pytest.mark.parametrize(
+    ("site", "pool"),
+    [
+        pytest.param("redis", ["-P", "solo"], id="redis-solo"),
+        pytest.param("redis", ["-P", "threads", "-c", "4"], id="redis-threads"),
+        pytest.param("rabbitmq", ["-P", "threads", "-c", "4"], id="rabbitmq-threads"),
+    ],
+    indirect=["site"],
+)
 def test_a_broker_killed_under_load_loses_nothing(site, pool: list[str]) -> None:
     submit(site, 120)
     worker = site.worker(*pool)

@@ -124,18 +124,21 @@ def test_a_dead_letter_keeps_its_body_and_headers_and_says_why(broker: Broker) -
 
 
 @every
-def test_what_is_given_back_is_the_next_to_be_claimed_in_the_same_order(broker: Broker) -> None:
+def test_what_is_given_back_is_claimed_again_in_order_and_counts_as_never_started(broker: Broker) -> None:
     broker.publish(*range(5))
     consumer = broker.consumer(prefetch=3)
     first = claim(consumer, 3)
 
     consumer.give_back(first)
 
-    assert consumer.open_claims() in (0, 3)  # RabbitMQ pushes them again at once
-    again = claim(broker.consumer() if broker.kind in ("redis", "valkey") else consumer, 3)
-    assert [delivery.starts for delivery in again] == [0, 0, 0]
-    if broker.kind != "memory":  # kombu's memory transport has a plain queue: back is the only end
-        assert numbers(again) == [0, 1, 2]
+    again = claim(broker.consumer() if broker.kind in ("redis", "valkey") else consumer, 5)
+    assert [delivery.starts for delivery in again] == [0] * 5
+    assert [delivery.redelivered for delivery in again if broker.kind != "memory"] == [False] * (
+        5 * (broker.kind != "memory")
+    )
+    # In front on Redis; RabbitMQ would count what it puts in front as redelivered, so there a fresh copy goes to the back.
+    expected = [0, 1, 2, 3, 4] if broker.kind in ("redis", "valkey") else [3, 4, 0, 1, 2]
+    assert numbers(again) == expected
 
 
 @every
@@ -590,7 +593,7 @@ def test_publishing_goes_on_when_the_broker_is_back_within_the_deadline(broker: 
     assert numbers(claim(broker.consumer(), 2)) == ["before", "during"]
 
 
-@servers
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)  # ten seconds each: the socket's own time-out
 def test_a_broker_that_has_fallen_silent_is_an_error_within_bounds(broker: Broker) -> None:
     producer = broker.producer(timeout_s=1.0)
     producer.publish(broker.message("before"))
