@@ -131,14 +131,10 @@ def test_what_is_given_back_is_claimed_again_in_order_and_counts_as_never_starte
 
     consumer.give_back(first)
 
-    again = claim(broker.consumer() if broker.kind in ("redis", "valkey") else consumer, 5)
-    assert [delivery.starts for delivery in again] == [0] * 5
-    assert [delivery.redelivered for delivery in again if broker.kind != "memory"] == [False] * (
-        5 * (broker.kind != "memory")
-    )
+    again = claim(broker.consumer() if broker.kind in ("redis", "valkey") else consumer, 3)
+    assert [delivery.starts for delivery in again] == [0, 0, 0]
     # In front on Redis; RabbitMQ would count what it puts in front as redelivered, so there a fresh copy goes to the back.
-    expected = [0, 1, 2, 3, 4] if broker.kind in ("redis", "valkey") else [3, 4, 0, 1, 2]
-    assert numbers(again) == expected
+    assert numbers(again) == ([0, 1, 2] if broker.kind in ("redis", "valkey") else [3, 4, 0])
 
 
 @every

@@ -5,6 +5,7 @@ names are both accepted.
 """
 
 import difflib
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -50,6 +51,18 @@ def _list(value: Any) -> list[Any]:
     return list(value)
 
 
+def _mapping(value: Any) -> dict[str, Any]:
+    if isinstance(value, str):
+        value = json.loads(value)  # from an environment variable
+    if not isinstance(value, Mapping):
+        raise TypeError(f"expected a mapping, got {value!r}")
+    return dict(value)
+
+
+def _urls(value: Any) -> str:
+    return value if isinstance(value, str) else ";".join(value)
+
+
 def _seconds(value: Any) -> float:
     return float(value.total_seconds() if hasattr(value, "total_seconds") else value)
 
@@ -61,13 +74,13 @@ def _any(value: Any) -> Any:
 _S = Setting
 #: Every setting, in the order of the reference page.
 SETTINGS: tuple[Setting, ...] = (
-    _S("broker_url", _optional(str), None, "Where messages wait, e.g. redis://host:6379/0 or amqp://user@host//.", old=("BROKER_URL", "BROKER_HOST")),
-    _S("broker_transport_options", dict, {}, "Options of kombu's transport, e.g. global_keyprefix.", old=("BROKER_TRANSPORT_OPTIONS",)),
+    _S("broker_url", _optional(_urls), None, "Where messages wait, e.g. redis://host:6379/0 or amqp://user@host//.", old=("BROKER_URL",)),
+    _S("broker_transport_options", _mapping, {}, "Options of kombu's transport, e.g. global_keyprefix.", old=("BROKER_TRANSPORT_OPTIONS",)),
     _S("broker_use_ssl", _any, None, "TLS options for the broker, or True.", old=("BROKER_USE_SSL",)),
     _S("broker_connection_timeout", _seconds, 4.0, "Seconds to wait for one connection to the broker.", old=("BROKER_CONNECTION_TIMEOUT",)),
     _S("broker_heartbeat", _seconds, 120.0, "AMQP heartbeat interval in seconds.", kubernetes=10.0, old=("BROKER_HEARTBEAT",)),
     _S("result_backend", _optional(str), None, "Where results are stored, e.g. redis://host:6379/1; unset: results are not kept.", old=("CELERY_RESULT_BACKEND",)),
-    _S("result_backend_transport_options", dict, {}, "Options of the result store, e.g. global_keyprefix.", old=("CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS",)),
+    _S("result_backend_transport_options", _mapping, {}, "Options of the result store, e.g. global_keyprefix.", old=("CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS",)),
     _S("result_expires", _optional(_seconds), 86400.0, "Seconds until a stored result is forgotten.", old=("CELERY_TASK_RESULT_EXPIRES", "CELERY_AMQP_TASK_RESULT_EXPIRES")),
     _S("result_serializer", str, "json", "How results are written.", old=("CELERY_RESULT_SERIALIZER",)),
     _S("result_extended", _bool, False, "Store name, args, kwargs, worker, retries and queue with a result.", old=()),

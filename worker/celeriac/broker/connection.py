@@ -80,7 +80,10 @@ def connect(address: BrokerAddress) -> kombu.Connection:
         )
         try:
             connection.ensure_connection(
-                max_retries=1, interval_start=0, interval_step=0.1, reraise_as_library_errors=False
+                max_retries=max(1, address.url.count(";")),
+                interval_start=0,
+                interval_step=0.1,
+                reraise_as_library_errors=False,
             )
         except BaseException:
             connection.release()

@@ -15,7 +15,7 @@ import kombu
 from kombu.utils.json import dumps as json_dumps
 
 from celeriac.broker.connection import BrokerAddress, broker_errors, connect, recoverable
-from celeriac.broker.producer import KombuProducer, Producer
+from celeriac.broker.producer import KombuProducer, Producer, confirming
 from celeriac.broker.topology import dead_queue_name, declare_queue
 from celeriac.exceptions import NotSupported
 from celeriac.wire.message import DEATH, SENT_AT, STARTS, TaskMessage
@@ -95,6 +95,12 @@ class Consumer(Protocol):
     def count_throttled(self, queue: str, task: str) -> int:
         """How many of them wait."""
 
+    def throttled_tasks(self, queue: str) -> list[str]:
+        """Tasks of which any wait, those included that have no limit here."""
+
+    def pause(self) -> None:
+        """Let the broker push nothing more, and return what it has pushed and nobody has claimed; the next claim resumes."""
+
     def take(self, key: str, per_s: float, burst: int, wanted: int) -> tuple[int, float]:
         """(tokens granted, seconds until the next) of a cluster-wide limit."""
 
@@ -152,14 +158,38 @@ class KombuConsumer:
         self._open: dict[int, Delivery] = {}
         self._prefetch = max(1, prefetch)
         self._generation = 0
+        self._consuming = False
         self._connect()
 
     # -- claiming
 
     def claim(self, limit: int) -> list[Delivery]:
         with self._lock, broker_errors(self._address):
+            if not self._consuming:
+                self._consume()
             self._drain(limit)
-            return [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
+            taken = [self._ready.popleft() for _ in range(min(limit, len(self._ready)))]
+            return [delivery for delivery in taken if not self._counted(delivery)]
+
+    def _counted(self, delivery: Delivery) -> bool:
+        """Whether it was redelivered, and is now on its queue again with one start more: published, confirmed, acknowledged.
+
+        RabbitMQ's classic queues do not count. What we give back ourselves is a fresh copy, so only a lost worker's messages
+        come here (what it had claimed and not started among them: the broker cannot tell).
+        """
+        if self._address.is_memory or not delivery.claim[1].delivery_info.get("redelivered"):
+            return False
+        self._copy(delivery, {**delivery.headers, STARTS: delivery.starts + 1, "redelivered": True})
+        return True
+
+    def _copy(self, delivery: Delivery, headers: Mapping[str, Any]) -> None:
+        """Publish the message to the back of its queue, then acknowledge this one."""
+        self._producer.publish_raw(
+            delivery.queue, delivery.body, headers,
+            content_type=delivery.content_type, content_encoding=delivery.content_encoding, properties=delivery.properties,
+        )  # fmt: skip
+        delivery.claim[1].ack()
+        self._open.pop(id(delivery.claim[1]), None)
 
     def arm(self) -> bool:
         with self._lock:
@@ -169,14 +199,21 @@ class KombuConsumer:
         if self._address.is_memory:
             return None
         with self._lock, broker_errors(self._address):
-            return int(self._raw.sock.fileno())
+            return int(self._live().sock.fileno())
 
     def _drain(self, limit: int) -> None:
         while len(self._ready) < limit:
+            live = self._live()
             try:
-                self._connection.transport.drain_events(self._raw, timeout=0)
+                self._connection.transport.drain_events(live, timeout=0)
             except (TimeoutError, BlockingIOError, InterruptedError):
                 return
+
+    def _live(self) -> Any:
+        """The connection under kombu's, if it still is one: kombu and py-amqp reconnect in silence, without our consumer."""
+        if not getattr(self._raw, "connected", True):
+            raise ConnectionResetError("the connection is gone")
+        return self._raw
 
     def _received(self, message: Any) -> None:
         headers = message.headers if isinstance(message.headers, dict) else {}
@@ -191,7 +228,7 @@ class KombuConsumer:
             content_type=message.content_type or "",
             content_encoding=message.content_encoding or "utf-8",
             starts=starts if isinstance(starts, int) else 0,
-            redelivered=bool(info.get("redelivered")),
+            redelivered=bool(info.get("redelivered") or headers.get("redelivered")),
         )
         self._open[id(message)] = delivery
         self._ready.append(delivery)
@@ -216,20 +253,19 @@ class KombuConsumer:
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         with self._lock, broker_errors(self._address):
             for delivery in deliveries:
-                if self._mine(delivery):
+                if not self._mine(delivery):
+                    continue
+                if self._address.is_memory:
                     delivery.claim[1].requeue()
                     self._open.pop(id(delivery.claim[1]), None)
+                else:  # a requeued message counts as redelivered, and it was never started
+                    self._copy(delivery, delivery.headers)
 
     def requeue(self, deliveries: Sequence[Delivery]) -> None:
         with self._lock, broker_errors(self._address):
             for delivery in deliveries:
-                if self._mine(delivery):  # basic.reject puts it in front: publish a copy to get to the back
-                    self._producer.publish_raw(
-                        delivery.queue, delivery.body, delivery.headers,
-                        content_type=delivery.content_type, content_encoding=delivery.content_encoding, properties=delivery.properties,
-                    )  # fmt: skip
-                    delivery.claim[1].ack()
-                    self._open.pop(id(delivery.claim[1]), None)
+                if self._mine(delivery):  # basic.reject would put it in front
+                    self._copy(delivery, delivery.headers)
 
     def _mine(self, delivery: Delivery) -> bool:
         generation, message = delivery.claim
@@ -249,6 +285,17 @@ class KombuConsumer:
     def count_throttled(self, queue: str, task: str) -> int:
         return 0
 
+    def throttled_tasks(self, queue: str) -> list[str]:
+        return []
+
+    def pause(self) -> None:
+        with self._lock, broker_errors(self._address):
+            if self._consuming:
+                self._consuming = False
+                self._consumer.cancel()
+                self.give_back(list(self._ready))
+                self._ready.clear()
+
     def take(self, key: str, per_s: float, burst: int, wanted: int) -> tuple[int, float]:
         raise NotSupported("this broker keeps no state: limits hold per worker")
 
@@ -258,18 +305,18 @@ class KombuConsumer:
             return  # near enough: a change means a new consumer
         with self._lock, broker_errors(self._address):
             self._prefetch = wanted
-            self._consumer.cancel()
-            self._consume()
+            if self._consuming:
+                self._consumer.cancel()
+                self._consume()
 
     # -- life
 
     def renew(self) -> list[Delivery]:
         with self._lock, broker_errors(self._address):
             if self._address.heartbeat_s:
-                if not self._raw.connected:
-                    raise ConnectionResetError("the connection is gone")
+                live = self._live()
                 try:
-                    self._connection.transport.heartbeat_check(self._raw)
+                    self._connection.transport.heartbeat_check(live)
                 except recoverable():
                     self._discard_connection(orderly=False)  # so that the next claim fails too, and the loop reconnects
                     raise
@@ -302,9 +349,8 @@ class KombuConsumer:
             self._discard_connection()
 
     def _connect(self) -> None:
-        self._connection = connect(self._address)
+        self._connection = connect(confirming(self._address))
         with broker_errors(self._address):
-            #: Used instead of kombu's own property, which reconnects in silence, without the consumer.
             self._raw: Any = self._connection.connection
             self._generation += 1
             self._open.clear()
@@ -325,6 +371,7 @@ class KombuConsumer:
         # RabbitMQ applies a per-consumer limit to consumers started after it was set.
         self._consumer.qos(prefetch_count=self._prefetch, apply_global=False)
         self._consumer.consume(no_ack=False)
+        self._consuming = True
         self._queue_by_tag = {tag: name for name, tag in self._consumer._active_tags.items()}
 
     def _discard_connection(self, *, orderly: bool = True) -> None:

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -100,13 +101,16 @@ class ControlNode:
     def _run(self) -> None:
         pause_s = 0.5
         while not self._stop.is_set():
+            began = time.monotonic()
             try:
                 self._serve()
-                pause_s = 0.5
+                return
             except BrokerUnavailable as error:
                 log.warning("remote control: %s; trying again in %.1f s", error, pause_s)
-                self._stop.wait(pause_s)
-                pause_s = min(10.0, pause_s * 2)
+            except Exception:  # whatever somebody broadcast: this worker must stay reachable
+                log.exception("remote control failed; opening it again in %.1f s", pause_s)
+            self._stop.wait(pause_s)
+            pause_s = 0.5 if time.monotonic() - began > 60.0 else min(10.0, pause_s * 2)
 
     def _serve(self) -> None:
         with broker_errors(self._address):
@@ -136,8 +140,10 @@ class ControlNode:
     def _heard(self, node: Any, body: Any, message: Any) -> None:
         try:
             node.handle_message(body, message)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            log.error("remote control: cannot read the command %r: %r", body, error)
+        except recoverable():
+            raise
+        except Exception as error:  # noqa: BLE001 - a stranger's command, or one whose answer cannot be written
+            log.error("remote control: the command %.200r failed: %r", body, error)
 
     @property
     def alive(self) -> bool:

@@ -95,7 +95,7 @@ class RedisProducer:
                     self._bind(queue)
                 if due_at is not None:
                     queues.client.zadd(
-                        queues.delayed_key(queue), {f"{queues.step_of(priority)} ".encode() + envelope: due_at}
+                        queues.delayed_key(queue), {queues.delayed_member(queues.step_of(priority), envelope): due_at}
                     )
                 else:
                     queues.client.execute_command("LPUSH", queues.list_key(queue, queues.step_of(priority)), envelope)
@@ -136,7 +136,7 @@ class KombuProducer:
     def __init__(
         self, address: BrokerAddress, *, connection: kombu.Connection | None = None, timeout_s: float = 5.0
     ) -> None:
-        self._address = _confirming(address)
+        self._address = confirming(address)
         self._given = connection
         self._timeout_s = timeout_s
         self._lock = threading.RLock()
@@ -230,7 +230,8 @@ _PROPERTIES = (
 )
 
 
-def _confirming(address: BrokerAddress) -> BrokerAddress:
+def confirming(address: BrokerAddress) -> BrokerAddress:
+    """The same, with publisher confirms where there are any."""
     if address.is_memory or "confirm_publish" in address.transport_options:
         return address
     from dataclasses import replace

@@ -31,7 +31,8 @@ class RedisConsumer:
         self._address = address
         self._node = node
         self._lease_s = lease_s
-        self._names = list(queues)
+        #: Queue -> (its lease set and lists, the tail of its records). Replaced whole: the control thread changes queues.
+        self._plan: dict[str, tuple[list[str], bytes]] = dict.fromkeys(queues, ([], b""))
         self._turn = 0
         self._batch = 0
         #: Unique to this process: a claim id is this, the batch, and the place in it.
@@ -46,20 +47,21 @@ class RedisConsumer:
     # -- claiming
 
     def claim(self, limit: int) -> list[Delivery]:
-        if limit <= 0 or not self._names:
+        queues, plan = self._queues, self._plan
+        if limit <= 0 or not plan:
             return []
-        queues = self._queues
-        self._turn = (self._turn + 1) % len(self._names)
-        names = self._names[self._turn :] + self._names[: self._turn]
+        names = list(plan)
+        self._turn = (self._turn + 1) % len(names)
+        names = names[self._turn :] + names[: self._turn]
         keys: list[str] = [queues.unacked, queues.unacked_index]
         for name in names:
-            keys += self._keys[name]
+            keys += plan[name][0]
         self._batch += 1
         prefix = f"{self._incarnation}.{self._batch}."
         with broker_errors(self._address):
             flat = queues.claim_script(
                 keys=keys,
-                args=[limit, prefix, self._lease_s, len(queues.steps), *(self._tails[name] for name in names)],
+                args=[limit, prefix, self._lease_s, len(queues.steps), *(plan[name][1] for name in names)],
             )
         found = []
         for place in range(0, len(flat), 2):
@@ -80,6 +82,10 @@ class RedisConsumer:
                 keys=keys, args=[limit, prefix, self._lease_s, self._tail(queue), task]
             )
         return [self._delivery(f"{prefix}{place}", queue, item) for place, item in enumerate(items, 1)], int(left)
+
+    def throttled_tasks(self, queue: str) -> list[str]:
+        with broker_errors(self._address):
+            return self._queues.throttled_tasks(queue)
 
     def count_throttled(self, queue: str, task: str) -> int:
         with broker_errors(self._address):
@@ -106,7 +112,7 @@ class RedisConsumer:
             if self._wake is None:
                 self._wake = _Wake(self._queues)
             try:
-                return self._wake.arm([key for name in self._names for key in self._queues.list_keys(name)])
+                return self._wake.arm([key for name in self._plan for key in self._queues.list_keys(name)])
             except BaseException:
                 self._drop_wake()
                 raise
@@ -129,10 +135,18 @@ class RedisConsumer:
             if publish or death is not None:
                 keys, args = queues.settle_args(delivery.queue, delivery.claim, self._pushes(delivery, publish, death))
                 queues.settle_script(keys=keys, args=args, client=pipe)
-        with broker_errors(self._address):
-            pipe.execute()
-        for entry in settled:
-            self._open.pop(entry.delivery.claim, None)
+        self._execute(pipe, [entry.delivery for entry in settled])
+
+    def _execute(self, pipe: Any, leaving: Sequence[Delivery]) -> None:
+        """Send it, and forget the claims it ends: before, so that no renewal in between takes them for lost."""
+        for delivery in leaving:
+            self._open.pop(delivery.claim, None)
+        try:
+            with broker_errors(self._address):
+                pipe.execute()
+        except BaseException:
+            self._open.update((delivery.claim, delivery) for delivery in leaving)
+            raise
 
     def _pushes(self, delivery: Delivery, publish: Sequence[Any], death: Any) -> list[tuple[str, str, float, bytes]]:
         queues = self._queues
@@ -141,7 +155,12 @@ class RedisConsumer:
             envelope, step = envelope_of(message), queues.step_of(message.priority)
             if message.due_at is not None:
                 pushes.append(
-                    ("delayed", queues.delayed_key(message.queue), message.due_at, f"{step} ".encode() + envelope)
+                    (
+                        "delayed",
+                        queues.delayed_key(message.queue),
+                        message.due_at,
+                        queues.delayed_member(step, envelope),
+                    )
                 )
             else:
                 pushes.append(("list", queues.list_key(message.queue, step), 0, envelope))
@@ -193,10 +212,7 @@ class RedisConsumer:
             runs[-1][1].extend([delivery.claim, len(self._tail(name)), step, score])
         for keys, args in runs:
             queues.move_script(keys=keys, args=args, client=pipe)
-        with broker_errors(self._address):
-            pipe.execute()
-        for delivery, _ in moves:
-            self._open.pop(delivery.claim, None)
+        self._execute(pipe, [delivery for delivery, _ in moves])
 
     # -- time
 
@@ -207,7 +223,17 @@ class RedisConsumer:
     def allow(self, count: int) -> None:
         """Claims say how many: nothing to do."""
 
+    def pause(self) -> None:
+        """Nothing is pushed: nothing to do."""
+
     def renew(self) -> list[Delivery]:
+        try:
+            return self._renew()
+        except BrokerUnavailable:
+            self._restore_from = time.monotonic() + self._lease_s  # others could not renew theirs either
+            raise
+
+    def _renew(self) -> list[Delivery]:
         queues, lost = self._queues, []
         for name, deliveries in by_queue(list(self._open.values())).items():
             claims = [delivery.claim for delivery in deliveries]
@@ -222,12 +248,19 @@ class RedisConsumer:
         return lost
 
     def sweep(self) -> int:
+        try:
+            return self._sweep()
+        except BrokerUnavailable:
+            self._restore_from = time.monotonic() + self._lease_s
+            raise
+
+    def _sweep(self) -> int:
         moved = 0
         with broker_errors(self._address):
-            for name in self._names:
+            for name in self._plan:
                 moved += self._queues.release_due(name)[0]
             if time.monotonic() >= self._restore_from:
-                for name in self._names:
+                for name in self._plan:
                     moved += self._restore(name)
         return moved
 
@@ -264,8 +297,7 @@ class RedisConsumer:
         return len(self._open)
 
     def set_queues(self, queues: Sequence[str]) -> None:
-        self._names = list(queues)
-        self._prepare()
+        self._prepare(queues)
 
     def reconnect(self) -> None:
         with self._lock:
@@ -285,14 +317,13 @@ class RedisConsumer:
         self._connection = connect(self._address)
         with broker_errors(self._address):
             self._queues = RedisQueues(self._connection)
-            self._prepare()
+            self._prepare(list(self._plan))
 
-    def _prepare(self) -> None:
+    def _prepare(self, names: Sequence[str]) -> None:
         queues = self._queues
-        self._keys = {name: [queues.lease_key(name), *queues.list_keys(name)] for name in self._names}
-        self._tails = {name: self._tail(name) for name in self._names}
-        for name in self._names:
+        for name in names:
             declare_queue(queues.channel, name)
+        self._plan = {name: ([queues.lease_key(name), *queues.list_keys(name)], self._tail(name)) for name in names}
 
     def _tail(self, queue: str) -> bytes:
         """What follows the envelope in kombu's record of a claim: [envelope, exchange, routing key]."""

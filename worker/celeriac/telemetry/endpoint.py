@@ -48,9 +48,9 @@ class Endpoint:
 
         try:
             self._server = ThreadingHTTPServer((host, port), Handler)
-        except OSError as error:
+        except (OSError, OverflowError) as error:
             raise ImproperlyConfigured(
-                f"cannot listen on {host}:{port}: {error.strerror}. Set worker_http_port to a free port, or 0 for none"
+                f"cannot listen on {host}:{port}: {error}. Set worker_http_port to a free port, or 0 for none"
             ) from error
         self._server.daemon_threads = True
         self._thread = threading.Thread(

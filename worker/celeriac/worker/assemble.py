@@ -13,6 +13,7 @@ from typing import Any
 
 from celeriac import __version__, signals
 from celeriac.app.base import Celeriac
+from celeriac.backends.base import ResultBackend
 from celeriac.broker.codec import content_types
 from celeriac.broker.connection import redacted
 from celeriac.broker.consumer import Consumer, open_consumer
@@ -59,11 +60,21 @@ def run_worker(app: Celeriac, options: Options) -> int:
     hostname = node_name(options.hostname)
     queues = list(options.queues) or [conf.task_default_queue]
     slots = options.concurrency or conf.worker_concurrency or _cpus()
+    if slots < 1:
+        raise ImproperlyConfigured(f"worker_concurrency is {slots}: a worker needs at least one slot")
+    if conf.task_lease < 1.0:
+        raise ImproperlyConfigured(
+            f"task_lease is {conf.task_lease:g} s: leases are renewed three times in that time; use 1 s or more"
+        )
     pool_name = options.pool or conf.worker_pool
     accept = content_types(conf.accept_content)
     address = replace(app.broker_address(), heartbeat_s=conf.broker_heartbeat)
     if not app.tasks:
         log.warning("no task is registered: is -A right, and do `imports` and `include` name the modules with tasks?")
+
+    limited = sorted(name for name, task in app.tasks.items() if task.time_limit or task.soft_time_limit)
+    if limited:
+        log.warning("time limits are not enforced by the %s pool yet; set on: %s", pool_name, ", ".join(limited))
 
     # 2. The road of a task: consumer, executor, pool, result store, loop.
     stop = threading.Event()
@@ -75,6 +86,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
     if consumer is None:
         return 0  # told to stop before the broker was there
     backend = app.backend
+    _check_backend(backend)
     totals = Totals(conf.worker_max_task_names)
     totals.known(queues, app.tasks)
     lamport = itertools.count(1)
@@ -106,7 +118,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
     control = None
     if conf.worker_enable_remote_control and not options.without_control:
         control = ControlNode(address, hostname, remote.handlers(), heart.tick, heart.bye)
-    endpoint = _endpoint(conf, loop, keeper, totals)
+    endpoint = _endpoint(conf, loop, keeper, control, totals)
 
     # 4. Run, and end.
     _on_signals(loop)
@@ -122,8 +134,11 @@ def run_worker(app: Celeriac, options: Options) -> int:
     signals.worker_ready.send(sender=loop)
     if stop.is_set():
         loop.stop()
-    loop.run()
-    return _end(app, loop, keeper, control, consumer, pool, endpoint, hostname)
+    try:
+        loop.run()
+    finally:
+        code = _end(app, loop, keeper, control, consumer, pool, endpoint, hostname)
+    return code
 
 
 def _end(
@@ -191,7 +206,16 @@ def _pool(name: str, executor: Executor, slots: int, wake: Wake) -> Pool:
     raise ImproperlyConfigured(f"pool {name!r} does not exist; choose solo or threads")
 
 
-def _endpoint(conf: Any, loop: Loop, keeper: Keeper, totals: Totals) -> Endpoint | None:
+def _check_backend(backend: ResultBackend) -> None:
+    """Raise ImproperlyConfigured for a result store that can never work; one that is down now is waited for when it is needed."""
+    if backend.keeps_results:
+        try:
+            backend.fetch("celeriac-start")
+        except BackendUnavailable as error:
+            log.warning("%s; results are kept until it is there", error)
+
+
+def _endpoint(conf: Any, loop: Loop, keeper: Keeper, control: ControlNode | None, totals: Totals) -> Endpoint | None:
     port = conf.worker_http_port
     if not port:
         return None
@@ -212,7 +236,7 @@ def _endpoint(conf: Any, loop: Loop, keeper: Keeper, totals: Totals) -> Endpoint
         limits=lambda: {name: limit.per_s for name, limit in loop.limits().items()},
     )
     return Endpoint(
-        conf.worker_http_host, port, livez=lambda: liveness(loop, keeper, time.monotonic()), readyz=lambda: readiness(loop),
+        conf.worker_http_host, port, livez=lambda: liveness(loop, keeper, control, time.monotonic()), readyz=lambda: readiness(loop),
         metrics=renderer(totals, state, __version__),
     )  # fmt: skip
 
@@ -221,10 +245,12 @@ def _endpoint(conf: Any, loop: Loop, keeper: Keeper, totals: Totals) -> Endpoint
 STUCK_S = 60.0
 
 
-def liveness(loop: Loop, keeper: Keeper, now: float) -> tuple[bool, str]:
+def liveness(loop: Loop, keeper: Keeper, control: ControlNode | None, now: float) -> tuple[bool, str]:
     """Alive: the keeper runs, and the loop turns or a body holds it. The broker's health plays no part."""
     if not keeper.alive:
         return False, "the keeper thread has ended"
+    if control is not None and not control.alive and loop.state != "stopping":
+        return False, "the control thread has ended"
     turned_s = now - loop.turned_at
     if turned_s > STUCK_S and not loop.running():
         return False, f"the loop has not turned for {turned_s:.0f} s"

@@ -226,6 +226,7 @@ def _retry(asked: Retry, request: Request, rules: Rules) -> RetryAsked:
     else:  # raised by hand, without Task.retry
         due_at = (moment(asked.when or 0.0, datetime.now(UTC)) or datetime.now(UTC)).timestamp()
     kept = {"embed": request.embed, "priority": request.delivery_info.get("priority"), "reply_to": request.reply_to}
+    int(options.get("priority") or 0)  # ValueError here is the task's failure
     encode((args, kwargs, request.embed), options.get("serializer") or rules.serializer)
     encode(options.get("headers"), "json")
     return RetryAsked(error, text, due_at, args, kwargs, {**kept, **options})

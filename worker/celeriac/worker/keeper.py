@@ -73,6 +73,9 @@ class Keeper:
             except (BrokerUnavailable, BackendUnavailable) as error:
                 log.debug("keeper: %s", error)  # the loop says it, once, and reconnects
                 renew_at = sweep_at = now + SWEEP_S
+            except Exception:  # leases must be renewed whatever happens: this thread may not end
+                log.exception("the keeper failed; it goes on")
+                renew_at = sweep_at = now + SWEEP_S
             if self._bodies.wait(max(0.0, min(renew_at, sweep_at) - time.monotonic())):
                 self._stopped.wait(SLICE_S)
 

@@ -154,16 +154,14 @@ class Remote:
 
     def revoke(self, task_id: Any = None, terminate: bool = False, **_: Any) -> Any:
         """Do not run these ids when they are claimed here."""
-        if terminate:
-            return {
-                "error": "terminate is not supported by this pool: the task will not start, but if it runs it runs on"
-            }
         now = time.time()
         known = self._loop.revoked
         for one in [task_id] if isinstance(task_id, str) else list(task_id or ()):
             known[one] = now
         while known and (len(known) > MAX_REVOKED or next(iter(known.values())) < now - REVOKE_TTL_S):
             del known[next(iter(known))]
+        if terminate:
+            return {"error": "revoked; but this pool cannot terminate: if it runs already, it runs on"}
         return {"ok": "tasks unknown" if not task_id else f"revoked {task_id}"}
 
     def rate_limit(self, task_name: str = "", rate_limit: Any = None, scope: str | None = None, **_: Any) -> Any:

@@ -6,7 +6,7 @@ a dead-letter list. Each move is one script, so no crash can lose one. Scripts n
     <queue>, <queue>SEP3 …               lists by priority step; LPUSH in, RPOP out            (kombu's)
     unacked, unacked_index              claim id -> [envelope, "", queue]; score              (kombu's)
     celeriac.leaseSEP<queue>            claim id -> end of its lease, by the server's clock
-    celeriac.delayedSEP<queue>          "<step> <envelope>" -> due time
+    celeriac.delayedSEP<queue>          "<step> <claim id or -> <envelope>" -> due time
     celeriac.throttledSEP<queue>        names of tasks with throttled messages (a set)
     celeriac.throttledSEP<queue>SEP<task>   their envelopes, first in, first out
     celeriac.limitSEP<key>              a rate limit's theoretical arrival time (GCRA)
@@ -30,6 +30,7 @@ CLAIM = """
 -- KEYS: unacked, unacked_index, then for each queue its lease set and its lists in order of priority
 -- ARGV: how many, claim id prefix, lease in s, lists per queue, then for each queue the tail ',"","<queue>"]' of its record
 local want, prefix, lease, per = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+if redis.call('HEXISTS', KEYS[1], prefix .. '1') == 1 then return {} end  -- sent again by the client: its leases will run out
 local t = redis.call('TIME')
 local now = t[1] + t[2] / 1000000
 local queues, n, out = (#KEYS - 2) / (per + 1), 0, {}
@@ -87,7 +88,7 @@ for a = 3, #ARGV, 4 do
     redis.call('ZREM', KEYS[3], id)
     local envelope = string.sub(record, 2, -(tonumber(ARGV[a + 1]) + 1))
     if ARGV[1] == 'front' then redis.call('RPUSH', KEYS[4], envelope)
-    elseif ARGV[1] == 'delayed' then redis.call('ZADD', KEYS[4], ARGV[a + 3], ARGV[a + 2] .. ' ' .. envelope)
+    elseif ARGV[1] == 'delayed' then redis.call('ZADD', KEYS[4], ARGV[a + 3], ARGV[a + 2] .. ' ' .. id .. ' ' .. envelope)
     else redis.call('LPUSH', KEYS[4], envelope) end
     if ARGV[1] == 'throttled' then redis.call('SADD', KEYS[5], ARGV[2]) end
     moved = moved + 1
@@ -147,8 +148,9 @@ local t = redis.call('TIME')
 local now = t[1] + t[2] / 1000000
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
 for i = 1, #due do
-  local space = string.find(due[i], ' ', 1, true)
-  local step, key = string.sub(due[i], 1, space - 1), KEYS[2]
+  local first = string.find(due[i], ' ', 1, true)
+  local space = string.find(due[i], ' ', first + 1, true)
+  local step, key = string.sub(due[i], 1, first - 1), KEYS[2]
   for s = 2, #ARGV do if ARGV[s] == step then key = KEYS[s] end end
   redis.call('LPUSH', key, string.sub(due[i], space + 1))
   redis.call('ZREM', KEYS[1], due[i])
@@ -162,6 +164,7 @@ CLAIM_THROTTLED = """
 -- KEYS: unacked, unacked_index, lease set, list, names     ARGV: how many, claim id prefix, lease in s, tail, task
 local t = redis.call('TIME')
 local ends = t[1] + t[2] / 1000000 + tonumber(ARGV[3])
+if redis.call('HEXISTS', KEYS[1], ARGV[2] .. '1') == 1 then return {redis.call('LLEN', KEYS[4])} end  -- sent again by the client
 local items = redis.call('RPOP', KEYS[4], ARGV[1]) or {}
 for i = 1, #items do
   local id = ARGV[2] .. i
@@ -260,6 +263,14 @@ class RedisQueues:
     def lease_key(self, queue: str) -> str:
         """The lease set of a queue's claims."""
         return f"{self.prefix}celeriac.lease{SEP}{queue}"
+
+    def delayed_member(self, step: int, envelope: bytes) -> bytes:
+        """What stands in the delayed set for a message that is published there. (A parked one carries its claim id.)"""
+        return f"{step} - ".encode() + envelope
+
+    def throttled_tasks(self, queue: str) -> list[str]:
+        """Names of the tasks that have throttled messages."""
+        return [name.decode() for name in self.client.smembers(self.throttled_key(queue))]
 
     def delayed_key(self, queue: str) -> str:
         """The set of a queue's messages that are not due."""
