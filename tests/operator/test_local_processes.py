@@ -11,6 +11,7 @@ import pytest
 
 from celeriac_operator.errors import Conflict, NotFound, SetupError
 from celeriac_operator.local.cluster import LocalCluster, environment
+from celeriac_operator.local.guard import Guard
 from celeriac_operator.local.manifest import Program, expanded, read_manifest
 from celeriac_operator.local.processes import Processes, argv_of
 from celeriac_operator.resources.spec import WorkerPoolSpec
@@ -38,12 +39,15 @@ def python(code: str, **more: object) -> Program:
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
-    kept = Processes(logs=tmp_path, on_change=lambda: None)
+    guard = Guard()
+    guard.start()
+    kept = Processes(logs=tmp_path, guard=guard, on_change=lambda: None)
     kept.start()
     yield kept
     kept.kill()
     kept.stop(timeout_s=10)
     kept.close()
+    guard.stop()
 
 
 def until(holds: Callable[[], bool], within_s: float = 10.0) -> bool:

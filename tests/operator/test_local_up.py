@@ -215,6 +215,32 @@ def test_a_broker_that_is_down_at_start_is_waited_for(up, redis_server):
     assert "BrokerUnreachable" in out
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGHUP], ids=["killed", "terminal closed"])
+def test_nothing_outlives_it_however_it_ends(up, number):
+    up.start("--plain", "--run", up.producer(40, 1.0))
+    assert up.until_done(2)
+    assert len(up.left_running()) >= 3
+
+    up.process.send_signal(number)
+    up.end()
+
+    assert wait_for(lambda: up.left_running() == [])
+
+
+@pytest.mark.slow
+def test_a_reader_that_goes_away_ends_it_in_order(up):
+    up.start("--json", "--run", up.producer(40, 0.2))
+    assert up.until_done(2)
+
+    up.process.stdout.close()
+    status = up.process.wait(20)
+    err = up.process.stderr.read()
+    up.process.stderr.close()
+
+    assert (status, up.summary()["outcome"], err) == (0, "interrupted", "")
+
+
 def test_a_file_with_a_wrong_field_is_refused_with_status_1(up):
     (up.folder / "pool.yaml").write_text(POOL.replace("maxReplicas", "maxReplica"))
 

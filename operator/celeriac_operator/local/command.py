@@ -9,7 +9,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,10 +24,11 @@ from celeriac.telemetry.endpoint import Endpoint
 from celeriac_operator.errors import SetupError
 from celeriac_operator.local.cluster import LocalCluster
 from celeriac_operator.local.embedded import EmbeddedValkey
+from celeriac_operator.local.guard import Guard
 from celeriac_operator.local.manifest import Manifest, read_manifest
 from celeriac_operator.local.processes import Processes
 from celeriac_operator.local.recorder import Recorder
-from celeriac_operator.local.view import View, view_for
+from celeriac_operator.local.view import Enduring, View, view_for
 from celeriac_operator.loop import OperatorLoop
 from celeriac_operator.metrics import OperatorMetrics
 from celeriac_operator.resources.spec import WorkerPoolSpec
@@ -125,7 +127,7 @@ class _Session:
         self._as_json = as_json
         self._plain = plain
         self._interrupts = 0
-        self._undo: list[Callable[[], None]] = []
+        self._undo = ExitStack()
 
     def run(self) -> int:
         """Start, watch, stop; the exit status."""
@@ -133,33 +135,36 @@ class _Session:
         _check_targets(manifest, self._path)
         logs = self._log_directory()
         recorder = Recorder()
-        view = view_for(recorder, as_json=self._as_json, plain=self._plain)
+        view = Enduring(view_for(recorder, as_json=self._as_json, plain=self._plain), on_loss=self._interrupt)
         try:
-            broker_url = self._broker(manifest)
+            guard = Guard()
+            guard.start()
+            self._undo.callback(guard.stop)
+            broker_url = self._broker(manifest, guard)
             result_url = os.environ.get("CELERIAC_RESULT_BACKEND") or _results_beside(broker_url)
 
             def poke() -> None:
                 for pool in manifest.pools:
                     loop.poke(*pool.key)
 
-            processes = Processes(logs=logs, on_change=poke)
+            processes = Processes(logs=logs, guard=guard, on_change=poke)
             cluster = LocalCluster(manifest, processes, broker_url=broker_url, result_url=result_url)
             metrics = OperatorMetrics(version=__version__)
             loop = OperatorLoop(cluster, metrics=metrics, default_broker_url=broker_url, watch=recorder.tick)
             self._endpoint(loop, metrics, view)
             self._catch_signals()
             view.start()
-            self._undo.append(view.stop)
+            self._undo.callback(view.stop)
             view.note(f"broker {redacted(broker_url)}, logs in {logs}")
             if self._broker_file is not None:
                 self._broker_file.write_text(broker_url + "\n", encoding="utf-8")
             processes.start()
-            self._undo.append(processes.close)
-            self._undo.append(processes.kill)
+            self._undo.callback(processes.close)
+            self._undo.callback(processes.kill)
             loop.start()
-            self._undo.append(loop.stop)
+            self._undo.callback(loop.stop)
             producer = self._start_producer(
-                {"CELERIAC_BROKER_URL": broker_url, "CELERIAC_RESULT_BACKEND": result_url}, logs
+                {"CELERIAC_BROKER_URL": broker_url, "CELERIAC_RESULT_BACKEND": result_url}, logs, guard
             )
             outcome, status = self._watch(manifest, recorder, cluster, view, producer)
             status = self._wind_down(processes, cluster, recorder=recorder, loop=loop, view=view, status=status)
@@ -174,8 +179,7 @@ class _Session:
                 self._summary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
             return status
         finally:
-            for undo in reversed(self._undo):
-                undo()
+            self._undo.close()
 
     # -- start
 
@@ -189,11 +193,11 @@ class _Session:
         ours.addHandler(handler)
         ours.setLevel(logging.INFO)
         ours.propagate = False
-        self._undo.append(handler.close)
-        self._undo.append(lambda: ours.removeHandler(handler))
+        self._undo.callback(handler.close)
+        self._undo.callback(lambda: ours.removeHandler(handler))
         return logs
 
-    def _broker(self, manifest: Manifest) -> str:
+    def _broker(self, manifest: Manifest, guard: Guard) -> str:
         """The URL of the broker: the file's, the environment's, or an embedded one, which is started."""
         for pool in manifest.pools:
             broker = WorkerPoolSpec.parse(pool.spec).broker
@@ -204,9 +208,9 @@ class _Session:
         named = os.environ.get("CELERIAC_BROKER_URL", "")
         if named:
             return named
-        embedded = EmbeddedValkey()
+        embedded = EmbeddedValkey(guard)
+        self._undo.callback(embedded.stop)
         embedded.start()
-        self._undo.append(embedded.stop)
         return embedded.url
 
     def _endpoint(self, loop: OperatorLoop, metrics: OperatorMetrics, view: View) -> None:
@@ -214,18 +218,21 @@ class _Session:
             return
         endpoint = Endpoint("127.0.0.1", self._http_port, livez=loop.livez, readyz=loop.readyz, metrics=metrics.render)
         endpoint.start()
-        self._undo.append(endpoint.stop)
+        self._undo.callback(endpoint.stop)
         view.note(f"operator's metrics on http://127.0.0.1:{endpoint.port}/metrics")
 
     def _catch_signals(self) -> None:
         def interrupted(_number: int, _frame: FrameType | None) -> None:
-            self._interrupts += 1
+            self._interrupt()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             previous = signal.signal(number, interrupted)
-            self._undo.append(lambda number=number, previous=previous: _restore(number, previous))  # type: ignore[misc]
+            self._undo.callback(lambda number=number, previous=previous: _restore(number, previous))  # type: ignore[misc]
 
-    def _start_producer(self, urls: Mapping[str, str], logs: Path) -> subprocess.Popen[bytes] | None:
+    def _interrupt(self) -> None:
+        self._interrupts += 1
+
+    def _start_producer(self, urls: Mapping[str, str], logs: Path, guard: Guard) -> subprocess.Popen[bytes] | None:
         if self._run_command is None:
             return None
         with (logs / "run.log").open("ab") as out:
@@ -238,7 +245,8 @@ class _Session:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self._undo.append(lambda: _end(producer))
+        guard.watch(producer.pid)
+        self._undo.callback(lambda: _end(producer))
         return producer
 
     # -- watch

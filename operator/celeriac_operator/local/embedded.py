@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from celeriac_operator.errors import SetupError
+from celeriac_operator.local.guard import Guard
 
 #: Seconds to wait for the server's first answer.
 START_S = 10.0
@@ -16,7 +17,8 @@ START_S = 10.0
 class EmbeddedValkey:
     """A Valkey server without persistence, on 127.0.0.1. Use `start`, then `url`, and `stop` whatever happens."""
 
-    def __init__(self) -> None:
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
         self._folder = Path(tempfile.mkdtemp(prefix="celeriac-valkey-"))
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
@@ -54,6 +56,7 @@ class EmbeddedValkey:
                     stderr=subprocess.STDOUT,
                     start_new_session=True,
                 )
+            self._guard.watch(self._process.pid)
             if self._answers():
                 return
             self._end()  # another process may have taken the port in between
@@ -76,6 +79,7 @@ class EmbeddedValkey:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        self._guard.forget(process.pid)
 
     def _answers(self) -> bool:
         until = time.monotonic() + START_S

@@ -22,6 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from celeriac_operator.local.guard import Guard
 from celeriac_operator.local.manifest import Program, expanded
 from celeriac_operator.resources.records import PodRecord
 
@@ -97,11 +98,13 @@ class Processes:
     """The machine as a cluster.
 
     logs        directory: one file a pod.
+    guard       told of every process, so that none outlives us.
     on_change   called, from the thread, when a pod came, went or changed its readiness.
     """
 
-    def __init__(self, *, logs: Path, on_change: Callable[[], None]) -> None:
+    def __init__(self, *, logs: Path, guard: Guard, on_change: Callable[[], None]) -> None:
         self._logs = logs
+        self._guard = guard
         self._on_change = on_change
         self._lock = threading.Lock()
         self._sets: dict[tuple[str, str], _Set] = {}
@@ -210,7 +213,9 @@ class Processes:
             changed.append(True)
         for pod in pods.pods:
             if pod.process is None and pod.deleting_at is None and now >= pod.restart_at:
-                _start(pod, now)
+                pid = _start(pod, now)
+                if pid is not None:
+                    self._guard.watch(pid)
                 changed.append(True)
             elif pod.deleting_at is not None and not pod.killed and now > pod.deleting_at + pod.program.grace_s:
                 log.warning("%s did not end within its %g s of grace: killed", pod.name, pod.program.grace_s)
@@ -240,6 +245,7 @@ class Processes:
         code = pod.process.poll()
         if code is None:
             return False
+        self._guard.forget(pod.process.pid)
         told = pod.deleting_at is not None
         sent = 0 if not told and not pod.killed else signal.SIGKILL if pod.killed else signal.SIGTERM
         self._exits.append(
@@ -292,7 +298,8 @@ def argv_of(words: Sequence[str]) -> list[str]:
     return list(words)
 
 
-def _start(pod: _Pod, now: float) -> None:
+def _start(pod: _Pod, now: float) -> int | None:
+    """Start the pod's process; its id, or None when there is no such program."""
     pod.port = _free_port()
     facts = {
         "CELERIAC_POD_NAMESPACE": pod.namespace,
@@ -320,9 +327,10 @@ def _start(pod: _Pod, now: float) -> None:
             pod.failures += 1
             pod.restart_at = now + min(BACKOFF_MOST_S, BACKOFF_S * 2**pod.failures)
             log.warning("cannot start %s: %s", pod.program.argv[0], error)
-            return
+            return None
     pod.started_at = now
     pod.ready = False
+    return pod.process.pid
 
 
 def _terminate(pod: _Pod, now: float) -> None:

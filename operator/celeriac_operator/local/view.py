@@ -1,9 +1,11 @@
 """What one sees of a local run: a live page on a terminal, a line per change elsewhere, JSON lines for programs."""
 
 import json
+import logging
+import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol, TextIO
 
 from rich.console import Console, Group, RenderableType
@@ -16,6 +18,8 @@ from celeriac_operator.local.cluster import Happening, Scaled
 from celeriac_operator.local.recorder import Recorder
 from celeriac_operator.loop import Tick
 from celeriac_operator.scaling.signals import PodSample
+
+log = logging.getLogger("celeriac_operator.local")
 
 #: Seconds between two lines of mere progress where there is no terminal.
 PROGRESS_S = 5.0
@@ -45,6 +49,40 @@ def view_for(recorder: Recorder, *, as_json: bool, plain: bool, stream: TextIO |
     if plain or not stream.isatty():
         return PlainView(recorder, stream)
     return LiveView(recorder, Console(file=stream))
+
+
+class Enduring:
+    """A view whose terminal or pipe may go away. `on_loss` is told once; after that nothing is shown, and nothing fails."""
+
+    def __init__(self, view: View, *, on_loss: Callable[[], None]) -> None:
+        self._view: View | None = view
+        self._on_loss = on_loss
+
+    def start(self) -> None:
+        self._try(lambda view: view.start())
+
+    def note(self, text: str) -> None:
+        self._try(lambda view: view.note(text))
+
+    def show(self, scaled: Sequence[Scaled], happenings: Sequence[Happening]) -> None:
+        self._try(lambda view: view.show(scaled, happenings))
+
+    def stop(self) -> None:
+        self._try(lambda view: view.stop())
+
+    def _try(self, act: Callable[[View], None]) -> None:
+        if self._view is None:
+            return
+        try:
+            act(self._view)
+        except OSError as error:
+            log.warning("the output went away (%s): stopping", error)
+            self._view = None
+            # What is still buffered would fail again when the interpreter ends.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
+            self._on_loss()
 
 
 def work_line(tick: Tick, rate_per_s: float) -> str:
