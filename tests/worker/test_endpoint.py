@@ -1,0 +1,93 @@
+"""/livez, /readyz and /metrics over real HTTP."""
+
+import http.client
+import socket
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from celeriac.exceptions import ImproperlyConfigured
+from celeriac.telemetry.endpoint import Endpoint
+
+
+class Served:
+    """An endpoint whose answers the test changes."""
+
+    def __init__(self) -> None:
+        self.live, self.ready = (True, "alive"), (True, "running")
+        self.metrics = b"up 1\n"
+        self.endpoint = Endpoint(
+            "127.0.0.1", 0, livez=lambda: self.live, readyz=lambda: self.ready, metrics=lambda: self.metrics
+        )
+
+    def get(self, path: str, method: str = "GET") -> tuple[int, str, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.endpoint.port, timeout=5)
+        try:
+            connection.request(method, path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode(), answer.headers.get("Content-Type", "")
+        finally:
+            connection.close()
+
+
+@pytest.fixture
+def served() -> Iterator[Served]:
+    served = Served()
+    served.endpoint.start()
+    yield served
+    served.endpoint.stop()
+
+
+def test_a_probe_answers_with_its_reason(served: Served) -> None:
+    assert served.get("/livez")[:2] == (200, "alive\n")
+    assert served.get("/readyz")[:2] == (200, "running\n")
+
+    served.live, served.ready = (False, "stuck"), (False, "drained")
+
+    assert served.get("/livez")[:2] == (503, "stuck\n")
+    assert served.get("/readyz?verbose")[:2] == (503, "drained\n")
+
+
+def test_metrics_are_served_as_prometheus_wants_them(served: Served) -> None:
+    assert served.get("/metrics") == (200, "up 1\n", "text/plain; version=0.0.4; charset=utf-8")
+
+
+@pytest.mark.parametrize("path", ["/", "/metric", "/livez/", "/../etc/passwd"])
+def test_another_path_says_which_there_are(served: Served, path: str) -> None:
+    assert served.get(path)[:2] == (404, "try /livez, /readyz or /metrics\n")
+
+
+def test_a_client_that_says_nothing_delays_nobody(served: Served) -> None:
+    with socket.create_connection(("127.0.0.1", served.endpoint.port)):
+        assert served.get("/livez")[0] == 200
+
+
+def test_many_may_ask_at_once(served: Served) -> None:
+    answers: list[int] = []
+    threads = [threading.Thread(target=lambda: answers.append(served.get("/metrics")[0])) for _ in range(8)]
+
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert answers == [200] * 8
+
+
+def test_a_port_that_is_taken_is_named_with_the_setting_to_change(served: Served) -> None:
+    port = served.endpoint.port
+
+    with pytest.raises(ImproperlyConfigured, match=rf"127\.0\.0\.1:{port}: .*worker_http_port"):
+        Endpoint("127.0.0.1", port, livez=lambda: (True, ""), readyz=lambda: (True, ""), metrics=lambda: b"")
+
+
+def test_once_stopped_its_port_is_free() -> None:
+    served = Served()
+    port = served.endpoint.port
+    served.endpoint.start()
+    served.endpoint.stop()
+
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        other.bind(("127.0.0.1", port))
