@@ -27,9 +27,9 @@ def get(request):
 
 def look(request):
     result = shop.app.AsyncResult(request["look"])
-    value = result.result
+    state, value = result.state, result.result  # in this order: what is read later may only be newer
     return {
-        "state": result.state,
+        "state": state,
         "result": described(value) if isinstance(value, Exception) else value,
         "traceback": result.traceback,
         "ready": result.ready(),
