@@ -241,7 +241,7 @@ COLUMNS = {
 
 def print_table(report: dict[str, Any], libraries: Sequence[str]) -> None:
     """Medians (lowest to highest), and ours over Celery's."""
-    rows = [("", "", *libraries, "celeriac / celery")]
+    rows = [("", "", *libraries, "celeriac / celery" if len(libraries) > 1 else "")]
     for scenario in report["scenarios"].values():
         title = scenario["title"]
         for key, (heading, form) in COLUMNS.items():
