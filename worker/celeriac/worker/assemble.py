@@ -25,9 +25,10 @@ from celeriac.telemetry.totals import Totals
 from celeriac.worker.executor import Executor
 from celeriac.worker.heartbeat import Heart
 from celeriac.worker.keeper import Keeper
-from celeriac.worker.loop import Loop, Wake
+from celeriac.worker.loop import Loop
 from celeriac.worker.pool import Pool, SoloPool, ThreadPool
 from celeriac.worker.remote import Remote
+from celeriac.worker.wake import Wake
 
 log = logging.getLogger("celeriac.worker")
 

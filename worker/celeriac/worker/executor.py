@@ -27,11 +27,12 @@ log = logging.getLogger(__name__)
 
 
 class Job(NamedTuple):
-    """A delivery that was admitted, and its task. acked: acknowledged before it runs (early ack)."""
+    """A delivery that was admitted, and its task. early: to be acknowledged before it runs; acked: it was."""
 
     task: Task
     delivery: Delivery
     rules: Rules
+    early: bool = False
     acked: bool = False
 
 
@@ -71,7 +72,7 @@ class Executor:
 
     def execute(self, job: Job) -> Done:
         """Run one job. The broad `except` here is the only one on a task's road: a task's error is an outcome."""
-        task, delivery, rules, _ = job
+        task, delivery, rules, *_ = job
         wall, started = time.time(), time.monotonic()
         headers = delivery.headers
         try:

@@ -1,15 +1,14 @@
-"""The whole life of a task: take, admit, run, settle, apply. The main thread's loop.
+"""The main thread's loop: take, admit, run, settle; and how it ends, drains, and lives through outages.
 
-The line that acknowledges a message is in `_apply`, step 3. Its four steps never change their order.
+What follows when a body has ended is in `settling`.
 """
 
 import heapq
 import itertools
 import logging
 import os
-import select
-import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -18,21 +17,20 @@ from celeriac.app.base import Celeriac
 from celeriac.app.task import Task
 from celeriac.backends.base import ResultBackend
 from celeriac.broker.consumer import Consumer, Delivery, Settled
-from celeriac.broker.topology import dead_queue_name
-from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, EncodeError, ImproperlyConfigured
+from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, ImproperlyConfigured
 from celeriac.policy import drain as drain_policy
 from celeriac.policy import shutdown
 from celeriac.policy.admission import RUN, Wait, admit, claim_size
-from celeriac.policy.outcome import Failed, Outcome, RetryAsked
 from celeriac.policy.ratelimit import parse_rate
-from celeriac.policy.settlement import ACK, DEAD, DEATH, Rules, Settlement, settle
+from celeriac.policy.settlement import Rules
 from celeriac.telemetry.events import TaskEvents
-from celeriac.telemetry.totals import Observation, Totals
-from celeriac.wire.message import parse_time, short_repr
+from celeriac.telemetry.totals import Totals
 from celeriac.wire.result import ResultMeta
 from celeriac.worker.executor import Done, Job
 from celeriac.worker.limits import LOOK_S, Limit
 from celeriac.worker.pool import Pool
+from celeriac.worker.settling import UNKNOWN, Settler
+from celeriac.worker.wake import Wake
 
 log = logging.getLogger(__name__)
 task_log = logging.getLogger("celeriac.task")
@@ -42,6 +40,11 @@ SLICE_S = 0.005
 #: The longest sleep: a bound on how late a flag set by another thread is seen.
 NAP_S = 1.0
 MAX_PAUSE_S = 10.0
+#: With early acknowledgement: what will start within this is acknowledged in one batch.
+EARLY_S = 0.005
+#: Between two looks for throttled messages of types that have no limit here; and how many are taken at once.
+STRAYS_S = 10.0
+MOST_STRAYS = 100
 
 
 class _Type(NamedTuple):
@@ -59,7 +62,7 @@ class Loop:
 
     def __init__(
         self, *, app: Celeriac, consumer: Consumer, backend: ResultBackend, pool: Pool, totals: Totals, events: TaskEvents,
-        hostname: str, queues: Sequence[str], grace_s: float, wake: "Wake",
+        hostname: str, queues: Sequence[str], grace_s: float, wake: Wake,
     ) -> None:  # fmt: skip
         conf = app.conf
         self._app, self._consumer, self._backend, self._pool = app, consumer, backend, pool
@@ -73,10 +76,12 @@ class Loop:
         self._active: Callable[[bool], None] = lambda bodies_run: None
         self._types = self._know_types()
         self._limits = {name: entry.limit for name, entry in self._types.items() if entry.limit is not None}
-        self._settling = threading.Lock()
-        #: Done, not yet settled. Jobs submitted and not yet collected.
-        self._pending: list[Done] = []
-        self._outstanding = 0
+        self._settler = Settler(
+            app=app, consumer=consumer, backend=backend, pool=pool, totals=totals, events=events, hostname=hostname
+        )
+        self.flush = self._settler.flush
+        #: Admitted, to be acknowledged before they run, and not yet: only what is about to start is.
+        self._reserved: deque[Job] = deque()
         self._held: list[tuple[float, int, Delivery]] = []
         #: Claimed, and without a place since the broker or the store went away: admitted again. With whether their limit let them through.
         self._unplaced: list[tuple[list[Delivery], bool]] = []
@@ -94,6 +99,7 @@ class Loop:
         self.broker_up = True
         self._again_at = 0.0
         self._pause_s = 0.0
+        self._strays_at = 0.0
         self.turned_at = time.monotonic()
 
     def settled_by(self, active: Callable[[bool], None]) -> None:
@@ -128,31 +134,40 @@ class Loop:
         if self._claiming(now):
             self._rested = ""
             moved |= self._admit_unplaced()
+            moved |= self._start_reserved()
+            if now >= self._strays_at:
+                self._strays_at = now + STRAYS_S
+                self._admit_strays()
             moved |= self._release_held(time.time())
             moved |= self._release_limited(now)
             moved |= self._claim()
         elif self.phase == shutdown.RUNNING:
+            self._consumer.pause()
             moved |= self._give_back_unstarted()
             mark = self._mark
-            self._rested = mark.id if mark is not None and not (self._outstanding or self._pending) else ""
+            self._rested = mark.id if mark is not None and not self._settler.busy() else ""
+        self._pause_s = 0.0
         return moved
 
     def _claiming(self, now: float) -> bool:
-        mark = drain_policy.still(self._mark, now)
-        if mark is None and self._mark is not None:
-            log.warning("drain mark %s has expired: claiming again", self._mark.id)
-            self._mark = None
+        mark = self._mark  # the control thread may change it at any time
+        if mark is not None and drain_policy.still(mark, now) is None:
+            log.warning("drain mark %s has expired: claiming again", mark.id)
+            if self._mark is mark:
+                self._mark = None
+            mark = None
         return mark is None and self.phase == shutdown.RUNNING
 
     # -- take
 
     def _claim(self) -> bool:
-        waiting = self._pool.waiting()
-        free = max(0, self._pool.slots - (self._outstanding - waiting))
+        waiting = self.reserved()
+        running = self._settler.outstanding - self._pool.waiting()
+        free = max(0, self._pool.slots - running)
         size = claim_size(
             free=free, slots=self._pool.slots, run_s=self._totals.recent_run_s, multiplier=self._multiplier
         )
-        self._consumer.allow(size + self._outstanding - waiting + self.held())
+        self._consumer.allow(size + running + self.held())
         if size <= waiting or waiting > size // 4:
             return False
         deliveries = self._consumer.claim(size - waiting)
@@ -215,11 +230,10 @@ class Loop:
             elif isinstance(verdict, Wait):
                 park.append((delivery, verdict.due_at))
             else:
-                job = Job(entry.task if entry else _UNKNOWN, delivery, entry.rules if entry else _NO_RULES)
+                job = Job(entry.task if entry else UNKNOWN, delivery, entry.rules if entry else _NO_RULES)
                 ended.append(Done(job, verdict.outcome, now, 0.0))  # type: ignore[union-attr]
         if ended:
-            with self._settling:
-                self._pending += ended
+            self._settler.ended(ended)
         if park:
             left[:] = [delivery for delivery, _ in park + throttle] + [job.delivery for job in jobs]
             self._keep_until_due(park)
@@ -245,9 +259,6 @@ class Loop:
         try:
             if started:
                 self._backend.store([(meta, None) for meta in started])
-            early = [Settled(job.delivery) for job in jobs if job.acked]
-            if early:
-                self._consumer.settle(early)
         except BackendUnavailable:
             self._consumer.give_back(left)
             left.clear()
@@ -256,12 +267,32 @@ class Loop:
         if self._events.enabled:
             for job in jobs:
                 self._events.add("task-started", job.delivery.headers)
-        self._submit(jobs)
+        late = [job for job in jobs if not job.early]
+        if late:
+            self._settler.submit(late)
+        if len(late) < len(jobs):
+            self._reserved.extend(job for job in jobs if job.early)
+            self._start_reserved()
 
-    def _submit(self, jobs: list[Job]) -> None:
-        with self._settling:
-            self._outstanding += len(jobs)
-            self._pool.submit(jobs)
+    def _start_reserved(self) -> bool:
+        """Acknowledge and submit what is about to start, in one batch: free slots, and what will start within EARLY_S.
+
+        So a crash loses, beside what runs, at most what was to start within EARLY_S; everything else goes back.
+        """
+        if not self._reserved:
+            return False
+        slots, run_s = self._pool.slots, self._totals.recent_run_s
+        room = slots if run_s is None else max(slots, int(slots * EARLY_S / max(run_s, 1e-6)))
+        jobs = _first(self._reserved, max(0, room - self._settler.outstanding))
+        if not jobs:
+            return False
+        try:
+            self._consumer.settle([Settled(job.delivery) for job in jobs])
+        except BaseException:
+            self._reserved.extendleft(reversed(jobs))
+            raise
+        self._settler.submit([job._replace(acked=True) for job in jobs])
+        return True
 
     def _started_meta(self, job: Job) -> ResultMeta:
         return ResultMeta(job.delivery.headers["id"], states.STARTED, {"pid": os.getpid(), "hostname": self.hostname})
@@ -312,7 +343,7 @@ class Loop:
         """Start throttled messages whose limits have tokens, as far as slots are free."""
         moved = False
         for limit in self._limits.values():
-            free = self._pool.slots - self._outstanding
+            free = self._pool.slots - self._settler.outstanding - len(self._reserved)
             if free <= 0:
                 return moved
             if now < limit.look_at:
@@ -339,6 +370,14 @@ class Loop:
             return bool(limit.held)
         return any(self._consumer.count_throttled(queue, limit.task) for queue in self.queues)
 
+    def _admit_strays(self) -> None:
+        """Throttled messages of types that have no limit here any more: nobody else would look for them."""
+        for queue in self.queues:
+            for task in self._consumer.throttled_tasks(queue):
+                if task not in self._limits:
+                    found, _ = self._consumer.claim_throttled(queue, task, MOST_STRAYS)
+                    self._admit(found, limited=True)
+
     def _throttled(self, limit: Limit, tokens: int) -> tuple[list[Delivery], int]:
         if not self._consumer.keeps_waiting:
             found = [limit.held.popleft() for _ in range(min(tokens, len(limit.held)))]
@@ -354,169 +393,11 @@ class Loop:
             left += remains
         return found, left
 
-    # -- settle
-
-    def flush(self) -> bool:
-        """Settle what is done; whether anything was. The keeper calls this too, while a long body holds the main thread."""
-        with self._settling:
-            done = self._pool.finished()
-            self._outstanding -= len(done)
-            self._pending += done
-            if not self._pending:
-                return False
-            batch, self._pending = self._pending, []
-            try:
-                self._pending = self._apply(batch)
-            except BaseException:
-                self._pending = batch  # nothing was acknowledged that is not stored; all of it is tried again
-                raise
-        return True
-
-    def _apply(self, batch: Sequence[Done]) -> list[Done]:
-        """Store, publish, acknowledge, observe: in this order. Returns what must be tried again.
-
-        1. the result is safe; 2. and 3. what follows is queued and the message may go, in one step where the broker can; 4. only then
-        is it told. A crash between any two leads to a second delivery, never to a lost task or result.
-        """
-        now = time.time()
-        settled = [
-            (
-                done,
-                settle(
-                    done.outcome,
-                    done.job.delivery.headers,
-                    done.job.rules,
-                    queue=done.job.delivery.queue,
-                    hostname=self.hostname,
-                    now=now,
-                ),
-            )
-            for done in batch
-        ]
-        # 1. store
-        again: list[Done] = []
-        storing = [pair for pair in settled if pair[1].store is not None]
-        if storing:
-            errors = self._backend.store(
-                [(settlement.store, settlement.encoded) for _, settlement in storing if settlement.store is not None]
-            )
-            for (done, _), error in zip(storing, errors, strict=True):
-                if error is not None and not isinstance(error, EncodeError):
-                    log.error("the result of %s[%s] was refused, its message is kept: %s", *_named(done), error)
-                    again.append(done)
-                    self._again_at = time.monotonic() + 1.0
-                elif error is not None:
-                    log.error("the record of %s[%s] cannot be written: %s", *_named(done), error)
-        kept = [pair for pair in settled if pair[0] not in again] if again else settled
-        # 2. publish, 3. acknowledge
-        late = [
-            Settled(done.job.delivery, s.publish, s.death)
-            for done, s in kept
-            if not done.job.acked and s.then in (ACK, DEAD)
-        ]
-        if late:
-            self._consumer.settle(late)
-        requeue = [done.job.delivery for done, s in kept if not done.job.acked and s.then not in (ACK, DEAD)]
-        if requeue:
-            self._consumer.requeue(requeue)
-        unpublished = self._follow_early(kept)
-        if unpublished:
-            again += unpublished
-            kept = [pair for pair in kept if pair[0] not in unpublished]
-        # 4. observe
-        self._totals.settled([self._observation(done, settlement) for done, settlement in kept])
-        self._tell(kept)
-        return again
-
-    def _follow_early(self, kept: Sequence[tuple[Done, Settlement]]) -> list[Done]:
-        """Publish what follows messages that were acknowledged before they ran. Returns those that the broker did not take."""
-        early = [(done, s) for done, s in kept if done.job.acked and (s.publish or s.then != ACK)]
-        for place, (done, settlement) in enumerate(early):
-            try:
-                self._publish_early(done, settlement)
-            except BrokerUnavailable as error:
-                log.error("what follows %s[%s] is kept: %s", *_named(done), error)
-                self._again_at = time.monotonic() + 1.0
-                return [done for done, _ in early[place:]]
-        return []
-
-    def _publish_early(self, done: Done, settlement: Settlement) -> None:
-        for message in settlement.publish:
-            self._app.producer.publish(message)
-        delivery = done.job.delivery
-        if settlement.then != ACK:
-            dead = settlement.then == DEAD
-            headers = {**delivery.headers, DEATH: dict(settlement.death or {})} if dead else delivery.headers
-            self._app.producer.publish_raw(
-                dead_queue_name(delivery.queue) if dead else delivery.queue, delivery.body, headers,
-                content_type=delivery.content_type, content_encoding=delivery.content_encoding, properties=delivery.properties,
-            )  # fmt: skip
-
-    def _observation(self, done: Done, settlement: Settlement) -> Observation:
-        delivery, outcome = done.job.delivery, done.outcome
-        ran = done.job.task is not _UNKNOWN and settlement.state not in {"revoked", "expired", "dead_lettered"}
-        wait_s = None
-        sent_at = delivery.sent_at
-        if ran and sent_at is not None:
-            eta = delivery.headers.get("eta")
-            wait_s = max(0.0, done.started_at - max(sent_at, (parse_time(eta) or 0.0) if eta else 0.0))
-        reason = _reason(outcome) if settlement.state == "retried" else ""
-        name = done.job.task.name or "unknown"
-        return Observation(
-            delivery.queue, name, settlement.state, done.run_s if ran else None, wait_s, reason, delivery.starts > 0
-        )
-
-    def _tell(self, kept: Sequence[tuple[Done, Settlement]]) -> None:
-        """Log lines and events. The commonest case, a success nobody listens to, costs nothing here."""
-        info = task_log.isEnabledFor(logging.INFO)
-        for done, settlement in kept:
-            state = settlement.state
-            headers = done.job.delivery.headers
-            if state == "succeeded":
-                if info:
-                    task_log.info("%s[%s] succeeded in %.3f s", headers["task"], headers["id"], done.run_s)
-            elif state in {"failed", "dead_lettered", "rejected"}:
-                quiet = isinstance(done.outcome, Failed) and done.outcome.expected
-                detail = settlement.traceback or short_repr(settlement.error or (settlement.death or {}).get("detail"))
-                level = logging.INFO if quiet else logging.ERROR
-                task_log.log(
-                    level, "%s[%s] %s: %s", headers.get("task"), headers.get("id"), state.replace("_", "-"), detail
-                )
-                if state == "dead_lettered" and signals.task_unknown.receivers:
-                    signals.task_unknown.send(
-                        sender=self,
-                        name=headers.get("task"),
-                        id=headers.get("id"),
-                        message=done.job.delivery,
-                        exc=settlement.error,
-                    )
-            elif info:
-                task_log.info(
-                    "%s[%s] %s: %s", headers.get("task"), headers.get("id"), state, short_repr(settlement.error)
-                )
-            if self._events.enabled:
-                self._event(done, settlement)
-
-    def _event(self, done: Done, settlement: Settlement) -> None:
-        headers, state, add = done.job.delivery.headers, settlement.state, self._events.add
-        if state in {"succeeded", "ignored"}:
-            add("task-succeeded", headers, result="", runtime=done.run_s)
-        elif state in {"failed", "dead_lettered"}:
-            add("task-failed", headers, exception=short_repr(settlement.error), traceback=settlement.traceback)
-        elif state == "retried":
-            add("task-retried", headers, exception=short_repr(settlement.error), traceback=settlement.traceback)
-        elif state in {"revoked", "expired"}:
-            add("task-revoked", headers, terminated=False, signum=None, expired=state == "expired")
-        else:
-            add("task-rejected", headers, requeue=state == "requeued")
-
     # -- give back
 
     def give_back_waiting(self) -> int:
         """Return claimed jobs that have not started; how many. What the broker does not take stays here, and runs here."""
-        with self._settling:
-            jobs = self._pool.take_back()
-            self._outstanding -= len(jobs)
+        jobs = _first(self._reserved, len(self._reserved)) + self._settler.take_back()
         late = [job for job in jobs if not job.acked]
         early = [job for job in jobs if job.acked]
         try:
@@ -531,8 +412,10 @@ class Loop:
                 )  # fmt: skip
                 del early[0]
         finally:
-            if late or early:
-                self._submit(late + early)
+            self._reserved.extendleft(reversed([job for job in late if job.early]))
+            kept = [job for job in late if not job.early] + early
+            if kept:
+                self._settler.submit(kept)
         return len(jobs)
 
     def _give_back_unstarted(self) -> bool:
@@ -568,7 +451,7 @@ class Loop:
             self.phase,
             asked_at=self._asked_at,
             cold=self._cold,
-            busy=self._outstanding + len(self._pending),
+            busy=self._settler.busy(),
             grace_s=self._grace_s,
             now=now,
         )
@@ -581,6 +464,7 @@ class Loop:
                     sender=self.hostname, sig="TERM", how="Cold" if self._cold else "Warm", exitcode=0
                 )
             try:
+                self._consumer.pause()
                 self._give_back_unstarted()
             except BrokerUnavailable as error:
                 log.error(
@@ -633,7 +517,7 @@ class Loop:
         mark = drain_policy.still(self._mark, time.monotonic())
         if mark is None:
             return None
-        at_rest = self._rested == mark.id and not (self._outstanding or self._pending)
+        at_rest = self._rested == mark.id and not self._settler.busy()
         return mark, "drained" if at_rest else "draining", mark.expires_at - time.monotonic()
 
     @property
@@ -655,17 +539,14 @@ class Loop:
 
     def _reconnect(self) -> None:
         if not self._consumer.leased:  # what came on the old connection is delivered again
-            with self._settling:
-                jobs = self._pool.take_back()
-                ours = [job for job in jobs if job.acked]  # nobody delivers these again
-                self._outstanding -= len(jobs) - len(ours)
-                self._pool.submit(ours)
+            self._settler.submit([job for job in self._settler.take_back() if job.acked])  # nobody delivers these again
+            self._reserved.clear()
             self._held.clear()
             self._unplaced.clear()
             for limit in self._limits.values():
                 limit.held.clear()
         self._consumer.reconnect()
-        self.broker_up, self._pause_s = True, 0.0
+        self.broker_up = True
         log.warning("the broker is back")
 
     def _sleep(self, now: float) -> None:
@@ -676,7 +557,7 @@ class Loop:
         if now < self._again_at:
             until = min(until, self._again_at)
         claiming = self._claiming(now) and self.broker_up and now >= self._again_at
-        free = self._pool.slots > self._outstanding
+        free = self._pool.slots > self._settler.outstanding
         fd = None
         if claiming and (free or not self._consumer.keeps_waiting):
             for limit in self._limits.values():
@@ -692,10 +573,10 @@ class Loop:
                     until = min(until, now + 0.01)
         if self._asked_at is not None:
             until = min(until, now + 0.05)
-        self._wake.wait(fd, max(0.0, until - now), lambda: self._outstanding > 0 and self._pool_is_done())
+        self._wake.wait(fd, max(0.0, until - now), self._pool_is_done)
 
     def _pool_is_done(self) -> bool:
-        return self._outstanding > len(self._pool.running()) + self._pool.waiting()
+        return self._settler.outstanding > len(self._pool.running()) + self._pool.waiting()
 
     # -- types
 
@@ -744,9 +625,13 @@ class Loop:
         now = time.monotonic()
         return [(job, now - started) for job, started in self._pool.running()]
 
+    def unstarted(self) -> list[Job]:
+        """Jobs that are claimed and not started."""
+        return [*self._pool.unstarted(), *self._reserved.copy()]
+
     def reserved(self) -> int:
         """Claimed and not started."""
-        return self._pool.waiting()
+        return self._pool.waiting() + len(self._reserved)
 
     def held(self) -> int:
         """Kept by this worker for their time or a limit."""
@@ -770,59 +655,15 @@ class Loop:
         self._wake.set()
 
 
-class Wake:
-    """A pipe that ends the loop's sleep from another thread."""
-
-    def __init__(self) -> None:
-        self._read, self._write = os.pipe()
-        os.set_blocking(self._read, False)
-        os.set_blocking(self._write, False)
-        self._sleeping = False
-
-    def set(self) -> None:
-        """End the sleep, or the next one. From a signal handler too."""
+def _first(jobs: deque[Job], count: int) -> list[Job]:
+    """Up to `count` from the left; another thread may take them at the same time."""
+    taken: list[Job] = []
+    while len(taken) < count:
         try:
-            os.write(self._write, b"x")
-        except BlockingIOError:
-            return  # it is full: the loop wakes up all the same
-
-    def done(self) -> None:
-        """As set(), but only when the loop sleeps: for the pool, once a task."""
-        if self._sleeping:
-            self.set()
-
-    def wait(self, fd: int | None, timeout_s: float, already: Callable[[], bool]) -> None:
-        """Sleep until set(), until `fd` is readable, or until the time is over; not at all when `already()`."""
-        poll = select.poll()
-        poll.register(self._read, select.POLLIN)
-        if fd is not None:
-            poll.register(fd, select.POLLIN)
-        self._sleeping = True
-        try:
-            if not already():
-                poll.poll(max(0, int(timeout_s * 1000 + 0.999)))
-        finally:
-            self._sleeping = False
-        try:
-            while os.read(self._read, 4096):
-                pass
-        except BlockingIOError:
-            return
+            taken.append(jobs.popleft())
+        except IndexError:
+            break
+    return taken
 
 
-def _named(done: Done) -> tuple[Any, Any]:
-    return done.job.delivery.headers.get("task"), done.job.delivery.headers.get("id")
-
-
-def _reason(outcome: Outcome) -> str:
-    if isinstance(outcome, RetryAsked):
-        return type(outcome.error).__name__ if outcome.error is not None else "retry"
-    return ""
-
-
-class _Unknown(Task):
-    name = "unknown"
-
-
-_UNKNOWN = _Unknown()
 _NO_RULES = Rules()

@@ -32,6 +32,9 @@ class Pool(Protocol):
     def waiting(self) -> int:
         """Jobs that have not started."""
 
+    def unstarted(self) -> list[Job]:
+        """The jobs that have not started."""
+
     def running(self) -> list[tuple[Job, float]]:
         """(job, monotonic start) of each body that runs now."""
 
@@ -78,6 +81,9 @@ class SoloPool:
 
     def waiting(self) -> int:
         return len(self._jobs)
+
+    def unstarted(self) -> list[Job]:
+        return list(self._jobs.copy())
 
     def running(self) -> list[tuple[Job, float]]:
         current = self._current
@@ -143,6 +149,9 @@ class ThreadPool:
 
     def waiting(self) -> int:
         return len(self._jobs)
+
+    def unstarted(self) -> list[Job]:
+        return list(self._jobs.copy())
 
     def running(self) -> list[tuple[Job, float]]:
         return list(self._running.copy().values())

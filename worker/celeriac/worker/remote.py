@@ -75,7 +75,7 @@ class Remote:
 
     def reserved(self, **_: Any) -> Any:
         """Tasks that are claimed and not started: known by number only while they are in the pool's queue."""
-        return [self._info(job) for job in list(getattr(self._loop._pool, "_jobs", ()))]
+        return [self._info(job) for job in self._loop.unstarted()]
 
     def scheduled(self, **_: Any) -> Any:
         """Tasks that this worker keeps for their time (the broker keeps them on Redis)."""

@@ -1,0 +1,260 @@
+"""Settling: what was done is stored, published, acknowledged and observed, a batch at a time.
+
+The line that acknowledges a message is in `Settler._apply`, step 3. Its four steps never change their order.
+"""
+
+import logging
+import threading
+import time
+import traceback as tracebacks
+from collections.abc import Sequence
+from typing import Any
+
+from celeriac import signals
+from celeriac.app.base import Celeriac
+from celeriac.app.task import Task
+from celeriac.backends.base import ResultBackend
+from celeriac.broker.consumer import Consumer, Settled
+from celeriac.broker.topology import dead_queue_name
+from celeriac.exceptions import BrokerUnavailable, EncodeError
+from celeriac.policy.outcome import Failed, Outcome, RetryAsked, Succeeded
+from celeriac.policy.settlement import ACK, DEAD, DEATH, Settlement, settle
+from celeriac.telemetry.events import TaskEvents
+from celeriac.telemetry.totals import Observation, Totals
+from celeriac.wire.message import parse_time, short_repr
+from celeriac.worker.executor import Done, Job
+from celeriac.worker.pool import Pool
+
+log = logging.getLogger(__name__)
+task_log = logging.getLogger("celeriac.task")
+
+#: Seconds until what was refused by the store or the broker is tried again.
+AGAIN_S = 1.0
+
+Pair = tuple[Done, Settlement]
+
+
+class Unknown(Task):
+    """Stands for the type of a message whose task is not registered here."""
+
+    name = "unknown"
+
+
+UNKNOWN = Unknown()
+
+
+class Settler:
+    """Knows every job from its submission to its settlement. The main thread and the keeper both call it; one lock holds them apart."""
+
+    def __init__(
+        self, *, app: Celeriac, consumer: Consumer, backend: ResultBackend, pool: Pool, totals: Totals, events: TaskEvents, hostname: str
+    ) -> None:  # fmt: skip
+        self._app, self._consumer, self._backend, self._pool = app, consumer, backend, pool
+        self._totals, self._events = totals, events
+        self._hostname = hostname
+        self._lock = threading.Lock()
+        #: Done and not settled; and those of them that were refused, to be tried again later.
+        self._pending: list[Done] = []
+        self._refused: list[Done] = []
+        self._refused_until = 0.0
+        #: Jobs submitted to the pool and not yet collected from it.
+        self.outstanding = 0
+
+    def submit(self, jobs: list[Job]) -> None:
+        """Hand jobs to the pool."""
+        with self._lock:
+            self.outstanding += len(jobs)
+            self._pool.submit(jobs)
+
+    def take_back(self) -> list[Job]:
+        """Jobs that the pool has not started; they will not run."""
+        with self._lock:
+            jobs = self._pool.take_back()
+            self.outstanding -= len(jobs)
+        return jobs
+
+    def ended(self, done: list[Done]) -> None:
+        """Note messages that end without a run."""
+        with self._lock:
+            self._pending += done
+
+    def busy(self) -> int:
+        """Jobs that are not settled; a batch that is being settled counts."""
+        with self._lock:
+            return self.outstanding + len(self._pending) + len(self._refused)
+
+    def flush(self) -> bool:
+        """Settle what is done; whether anything was. Raises BrokerUnavailable, BackendUnavailable; then all of it is kept."""
+        with self._lock:
+            done = self._pool.finished()
+            self.outstanding -= len(done)
+            self._pending += done
+            if self._refused and time.monotonic() >= self._refused_until:
+                self._pending += self._refused
+                self._refused = []
+            if not self._pending:
+                return False
+            batch, self._pending = self._pending, []
+            try:
+                refused = self._apply(batch)
+            except BaseException:
+                self._pending = batch  # nothing was acknowledged that is not stored; all of it is tried again
+                raise
+            if refused:
+                self._refused += refused
+                self._refused_until = time.monotonic() + AGAIN_S
+        return True
+
+    def _apply(self, batch: Sequence[Done]) -> list[Done]:
+        """Store, publish, acknowledge, observe: in this order. Returns what was refused and must be tried again.
+
+        1. the result is safe; 2. and 3. what follows is queued and the message may go, in one step where the broker can; 4. only then
+        is it told. A crash between any two leads to a second delivery, never to a lost task or result.
+        """
+        now = time.time()
+        kept = [(done, self._settle(done, now)) for done in batch]
+        # 1. store
+        refused = self._store([pair for pair in kept if pair[1].store is not None])
+        if refused:
+            out = {id(done) for done in refused}
+            kept = [pair for pair in kept if id(pair[0]) not in out]
+        # 2. publish, 3. acknowledge
+        late = [
+            Settled(done.job.delivery, s.publish, s.death)
+            for done, s in kept
+            if not done.job.acked and s.then in (ACK, DEAD)
+        ]
+        if late:
+            self._consumer.settle(late)
+        requeue = [done.job.delivery for done, s in kept if not done.job.acked and s.then not in (ACK, DEAD)]
+        if requeue:
+            self._consumer.requeue(requeue)
+        unpublished = self._follow_early(kept)
+        if unpublished:
+            out = {id(done) for done in unpublished}
+            kept = [pair for pair in kept if id(pair[0]) not in out]
+            refused += unpublished
+        # 4. observe
+        self._totals.settled([self._observation(done, settlement) for done, settlement in kept])
+        self._tell(kept)
+        return refused
+
+    def _settle(self, done: Done, now: float) -> Settlement:
+        """The settlement; what cannot be settled as it asks to be is a failure of that task alone."""
+        delivery, rules = done.job.delivery, done.job.rules
+        try:
+            return settle(done.outcome, delivery.headers, rules, queue=delivery.queue, hostname=self._hostname, now=now)
+        except Exception as error:
+            log.exception("%s[%s] asked for what cannot be done", *_named(done))
+            failed = Failed(error, tracebacks.format_exc())
+            return settle(failed, delivery.headers, rules, queue=delivery.queue, hostname=self._hostname, now=now)
+
+    def _store(self, storing: Sequence[Pair]) -> list[Done]:
+        """Write the records. Returns those that the store refused for now: only their own messages are held back."""
+        if not storing:
+            return []
+        errors = self._backend.store([(s.store, s.encoded) for _, s in storing if s.store is not None])
+        refused = []
+        for (done, _), error in zip(storing, errors, strict=True):
+            if isinstance(error, EncodeError):
+                log.error("the record of %s[%s] cannot be written: %s", *_named(done), error)
+            elif error is not None:
+                log.error("the result of %s[%s] was refused, its message is kept: %s", *_named(done), error)
+                refused.append(done)
+        return refused
+
+    def _follow_early(self, kept: Sequence[tuple[Done, Settlement]]) -> list[Done]:
+        """Publish what follows messages that were acknowledged before they ran. Returns those that the broker did not take."""
+        early = [(done, s) for done, s in kept if done.job.acked and (s.publish or s.then != ACK)]
+        for place, (done, settlement) in enumerate(early):
+            try:
+                self._publish_early(done, settlement)
+            except BrokerUnavailable as error:
+                log.error("what follows %s[%s] is kept: %s", *_named(done), error)
+                return [done for done, _ in early[place:]]
+        return []
+
+    def _publish_early(self, done: Done, settlement: Settlement) -> None:
+        for message in settlement.publish:
+            self._app.producer.publish(message)
+        delivery = done.job.delivery
+        if settlement.then != ACK:
+            dead = settlement.then == DEAD
+            headers = {**delivery.headers, DEATH: dict(settlement.death or {})} if dead else delivery.headers
+            self._app.producer.publish_raw(
+                dead_queue_name(delivery.queue) if dead else delivery.queue, delivery.body, headers,
+                content_type=delivery.content_type, content_encoding=delivery.content_encoding, properties=delivery.properties,
+            )  # fmt: skip
+
+    def _observation(self, done: Done, settlement: Settlement) -> Observation:
+        delivery, outcome = done.job.delivery, done.outcome
+        ran = done.job.task is not UNKNOWN and settlement.state not in {"revoked", "expired", "dead_lettered"}
+        wait_s = None
+        sent_at = delivery.sent_at
+        if ran and sent_at is not None:
+            eta = delivery.headers.get("eta")
+            wait_s = max(0.0, done.started_at - max(sent_at, (parse_time(eta) or 0.0) if eta else 0.0))
+        reason = _reason(outcome) if settlement.state == "retried" else ""
+        name = done.job.task.name or "unknown"
+        return Observation(
+            delivery.queue, name, settlement.state, done.run_s if ran else None, wait_s, reason, delivery.starts > 0
+        )
+
+    def _tell(self, kept: Sequence[tuple[Done, Settlement]]) -> None:
+        """Log lines and events. The commonest case, a success nobody listens to, costs nothing here."""
+        info = task_log.isEnabledFor(logging.INFO)
+        for done, settlement in kept:
+            state = settlement.state
+            headers = done.job.delivery.headers
+            if state == "succeeded":
+                if info:
+                    task_log.info("%s[%s] succeeded in %.3f s", headers["task"], headers["id"], done.run_s)
+            elif state in {"failed", "dead_lettered", "rejected"}:
+                quiet = isinstance(done.outcome, Failed) and done.outcome.expected
+                detail = settlement.traceback or short_repr(settlement.error or (settlement.death or {}).get("detail"))
+                level = logging.INFO if quiet else logging.ERROR
+                task_log.log(
+                    level, "%s[%s] %s: %s", headers.get("task"), headers.get("id"), state.replace("_", "-"), detail
+                )
+                if state == "dead_lettered" and signals.task_unknown.receivers:
+                    signals.task_unknown.send(
+                        sender=self._hostname,
+                        name=headers.get("task"),
+                        id=headers.get("id"),
+                        message=done.job.delivery,
+                        exc=settlement.error,
+                    )
+            elif info:
+                task_log.info(
+                    "%s[%s] %s: %s", headers.get("task"), headers.get("id"), state, short_repr(settlement.error)
+                )
+            if self._events.enabled:
+                self._event(done, settlement)
+
+    def _event(self, done: Done, settlement: Settlement) -> None:
+        headers, state, add = done.job.delivery.headers, settlement.state, self._events.add
+        if state in {"succeeded", "ignored"}:
+            add(
+                "task-succeeded",
+                headers,
+                result=short_repr(done.outcome.value) if isinstance(done.outcome, Succeeded) else "",
+                runtime=done.run_s,
+            )
+        elif state in {"failed", "dead_lettered"}:
+            add("task-failed", headers, exception=short_repr(settlement.error), traceback=settlement.traceback)
+        elif state == "retried":
+            add("task-retried", headers, exception=short_repr(settlement.error), traceback=settlement.traceback)
+        elif state in {"revoked", "expired"}:
+            add("task-revoked", headers, terminated=False, signum=None, expired=state == "expired")
+        else:
+            add("task-rejected", headers, requeue=state == "requeued")
+
+
+def _named(done: Done) -> tuple[Any, Any]:
+    return done.job.delivery.headers.get("task"), done.job.delivery.headers.get("id")
+
+
+def _reason(outcome: Outcome) -> str:
+    if isinstance(outcome, RetryAsked):
+        return type(outcome.error).__name__ if outcome.error is not None else "retry"
+    return ""
