@@ -313,7 +313,7 @@ class KombuConsumer:
 
     def renew(self) -> list[Delivery]:
         with self._lock, broker_errors(self._address):
-            if self._address.heartbeat_s:
+            if self._address.heartbeat_s and not self._address.is_memory:
                 live = self._live()
                 try:
                     self._connection.transport.heartbeat_check(live)
