@@ -8,7 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
 import pytest
@@ -16,6 +16,8 @@ import pytest
 import celeriac
 from celeriac import signals
 from celeriac.worker.assemble import Options, run_worker
+from celeriac.worker.loop import Loop
+from celeriac.worker.settling import Settler
 
 OWN = os.path.dirname(celeriac.__file__)
 #: Loops written as expressions: frames of their own in Python 3.11, most of them no more in 3.12; no step for a reader.
@@ -76,12 +78,13 @@ def test_one_message_crosses_at_most_60_calls_from_receipt_to_ack(urls: tuple[st
     """A message that comes alone, in a solo worker's one thread; the round of the loop it takes part in is counted, too."""
     with _app(urls, profile) as app:
         add = app.task(_add)
-        trips = Trips(around=_add.__code__.co_name)
+        trips = Trips(around=_add.__code__)
 
         with _solo_worker(app, trips.profile):
             for number in range(4):
                 add.delay(number, 1).get(timeout=10)
 
+    assert len(trips.found) == 4
     for trip in trips.found[1:]:  # the first one connects
         assert trip.calls.total() <= 60, str(trip)
 
@@ -108,20 +111,19 @@ def test_of_many_messages_each_crosses_at_most_12_files(urls: tuple[str, str], p
 class Trips:
     """Cuts a worker's one thread into trips: from receipt, over a call of `around`, to the end of the flush after it."""
 
-    def __init__(self, *, around: str) -> None:
+    def __init__(self, *, around: CodeType) -> None:
         self.found: list[Trip] = []
         self._around = around
         self._trip = Trip()
         self._ran = False
 
     def profile(self, frame: FrameType, event: str, argument: Any) -> None:
-        name = frame.f_code.co_qualname
-        if event == "call" and name == "Loop._admit":
+        if event == "call" and frame.f_code is Loop._admit.__code__:
             self._trip = Trip()
         self._trip.profile(frame, event, argument)
-        if event == "call" and name == self._around:
+        if event == "call" and frame.f_code is self._around:
             self._ran = True
-        if event == "return" and name == "Loop.flush" and self._ran:
+        if event == "return" and frame.f_code is Settler.flush.__code__ and self._ran:
             self.found.append(self._trip)
             self._trip, self._ran = Trip(), False
 
