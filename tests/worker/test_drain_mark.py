@@ -2,7 +2,7 @@
 
 import pytest
 
-from celeriac.policy.drain import Mark, heard, lifted, still
+from celeriac.policy.drain import FORGOTTEN_S, Mark, heard, lifted, still
 
 MARK = Mark("m1", 3, 160.0)
 
@@ -57,3 +57,30 @@ def test_a_leader_that_was_replaced_cannot_drain_after_an_undrain_of_its_success
     mark, highest = heard(mark, highest, id="old", epoch=1, ttl_s=60.0, now=1.0)
 
     assert (mark, highest) == (None, 2)
+
+
+@pytest.mark.parametrize("undrained", [False, True], ids=["after its mark", "after its undrain"])
+def test_a_leader_whose_clock_was_set_back_is_heeded_once_its_predecessor_has_been_silent_for_long(
+    undrained: bool,
+) -> None:
+    mark, highest = heard(None, 0, id="ahead", epoch=9, ttl_s=60.0, now=0.0)
+    if undrained:
+        mark, highest = lifted(mark, highest, epoch=9)
+    mark, highest = heard(mark, highest, id="back", epoch=5, ttl_s=60.0, now=1.0)
+    assert (mark.id if mark else "", highest) == ("" if undrained else "ahead", 9)
+
+    before, highest = heard(mark, highest, id="back", epoch=5, ttl_s=60.0, now=FORGOTTEN_S - 1)
+    after, highest = heard(before, highest, id="back", epoch=5, ttl_s=60.0, now=FORGOTTEN_S + 1)
+
+    assert before == mark
+    assert (after, highest) == (Mark("back", 5, FORGOTTEN_S + 61.0), 5)
+
+
+def test_a_leader_that_goes_on_talking_is_not_forgotten() -> None:
+    mark, highest = heard(None, 0, id="new", epoch=9, ttl_s=60.0, now=0.0)
+
+    for now in range(10, 1000, 10):
+        mark, highest = heard(mark, highest, id="new", epoch=9, ttl_s=60.0, now=float(now))
+        mark, highest = heard(mark, highest, id="old", epoch=5, ttl_s=60.0, now=now + 1.0)
+
+    assert (mark.id if mark else "", highest) == ("new", 9)

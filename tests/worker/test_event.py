@@ -97,10 +97,30 @@ def test_fields_of_a_newer_worker_are_passed_over() -> None:
         pytest.param({OWN_FIELDS: {"drain": {"id": "m"}}}, id="half a drain mark"),
         pytest.param({OWN_FIELDS: {"limits": [{}]}}, id="a limit without a task"),
         pytest.param({"loadavg": 7}, id="a load that is a number"),
+        pytest.param({"freq": None}, id="a frequency that is null"),
+        pytest.param({"freq": float("nan")}, id="a frequency that is not a number"),
+        pytest.param({"processed": -1}, id="a count below zero"),
+        pytest.param({"active": True}, id="a count that is a truth"),
+        pytest.param({"pid": 10**400}, id="a number beyond every bound"),
+        pytest.param({"hostname": 7}, id="a host name that is a number"),
+        pytest.param({OWN_FIELDS: {"busy": "1"}}, id="a count that is text"),
+        pytest.param({OWN_FIELDS: {"slots": float("inf")}}, id="slots without end"),
+        pytest.param({OWN_FIELDS: {"pod": 7}}, id="a pod that is a number"),
+        pytest.param({OWN_FIELDS: {"queues": "mails"}}, id="queues that are text"),
+        pytest.param({OWN_FIELDS: {"queues": [["mails"]]}}, id="a queue that is a list"),
+        pytest.param({OWN_FIELDS: {"queue_totals": {"q": {"started": "7"}}}}, id="a total that is text"),
+        pytest.param({OWN_FIELDS: {"queue_totals": {"q": {"busy_s": -1.0}}}}, id="a total below zero"),
+        pytest.param({OWN_FIELDS: {"task_totals": {"t": {"queue": None}}}}, id="a task without a queue"),
+        pytest.param({OWN_FIELDS: {"limits": [{"task": "t", "per_s": "10/s"}]}}, id="a rate that is text"),
+        pytest.param({OWN_FIELDS: {"limits": [{"task": "t", "per_s": -1}]}}, id="a rate below zero"),
+        pytest.param(
+            {OWN_FIELDS: {"drain": {"id": "m", "epoch": None, "state": "x", "expires_in_s": 1}}},
+            id="a mark of no leader",
+        ),
     ],
 )
 def test_what_is_no_heartbeat_is_a_value_error(change: dict[str, Any]) -> None:
     body = {"hostname": "a", "timestamp": 1.0, **change}
 
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not a worker heartbeat"):
         heartbeat_from_wire({name: value for name, value in body.items() if value is not ...})

@@ -11,21 +11,48 @@ class Mark(NamedTuple):
     expires_at: float
 
 
+#: Seconds after which a leader of whom nothing more is heard binds nobody: several times what a mark holds.
+FORGOTTEN_S = 300.0
+
+
+class Epoch(int):
+    """The highest epoch heeded, a plain number to everybody else, with the time it was last heard of.
+
+    heard_at   monotonic seconds; None: not known yet, and counted from the next command on.
+
+    Leaders number themselves by their clocks. One that is elected after its clock was set back has a lower number than
+    its predecessor, and must be heard nevertheless, once the predecessor has been silent for long.
+    """
+
+    heard_at: float | None
+
+    def __new__(cls, epoch: int, heard_at: float | None = None) -> "Epoch":
+        made = super().__new__(cls, epoch)
+        made.heard_at = heard_at
+        return made
+
+
 def heard(
     mark: Mark | None, highest_epoch: int, *, id: str, epoch: int, ttl_s: float, now: float
-) -> tuple[Mark | None, int]:
+) -> tuple[Mark | None, Epoch]:
     """(the mark to heed, the highest epoch seen) after a drain command. A lower epoch is an old leader's: ignored.
 
     now: monotonic seconds.
     """
     if epoch < highest_epoch:
-        return mark, highest_epoch
-    return Mark(id, epoch, now + ttl_s), epoch
+        heard_at = getattr(highest_epoch, "heard_at", None)
+        if heard_at is None:
+            return mark, Epoch(highest_epoch, now)
+        if now - heard_at < FORGOTTEN_S:
+            return mark, Epoch(highest_epoch, heard_at)
+    return Mark(id, epoch, now + ttl_s), Epoch(epoch, now)
 
 
-def lifted(mark: Mark | None, highest_epoch: int, *, epoch: int) -> tuple[Mark | None, int]:
+def lifted(mark: Mark | None, highest_epoch: int, *, epoch: int) -> tuple[Mark | None, Epoch]:
     """(the mark to heed, the highest epoch seen) after an undrain command."""
-    return (mark, highest_epoch) if epoch < highest_epoch else (None, epoch)
+    if epoch < highest_epoch:
+        return mark, Epoch(highest_epoch, getattr(highest_epoch, "heard_at", None))
+    return None, Epoch(epoch)
 
 
 def still(mark: Mark | None, now: float) -> Mark | None:

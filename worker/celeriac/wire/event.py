@@ -4,8 +4,9 @@ The envelope (exchange `celeryev`, routing key = type with dots, task events bat
 broker's affair. Source: celery/events of 5.7, measured in research/celery.md 3C.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 EXCHANGE = "celeryev"
@@ -150,28 +151,67 @@ def heartbeat_to_wire(beat: Heartbeat, kind: str = "worker-heartbeat") -> dict[s
 def heartbeat_from_wire(body: Mapping[str, Any]) -> Heartbeat:
     """The heartbeat that `body` holds; unknown fields are passed over, missing ones take their defaults.
 
-    Raises ValueError when hostname or timestamp is missing or a field has the wrong type.
+    Raises ValueError when hostname or timestamp is missing, a field has the wrong type, or a number is negative or not
+    finite: anybody who may publish on the broker can send one, and whoever reads it computes with its numbers.
     """
     try:
-        known = {name: body[name] for name in _CELERY_FIELDS if name in body}
-        known["timestamp"] = float(known["timestamp"])
-        known["hostname"] = str(known["hostname"])
         own = body.get(OWN_FIELDS) or {}
-        known.update({name: own[name] for name in _OWN_SCALARS if name in own})
         drain = own.get("drain")
         return Heartbeat(
-            **known,
-            loadavg=tuple(body.get("loadavg") or ()),
-            queues=tuple(own.get("queues") or ()),
-            drain=DrainState(**_only(DrainState, drain)) if drain else None,
-            queue_totals={n: QueueTotals(**_only(QueueTotals, t)) for n, t in (own.get("queue_totals") or {}).items()},
-            task_totals={n: TaskTotals(**_only(TaskTotals, t)) for n, t in (own.get("task_totals") or {}).items()},
-            limits=tuple(RateLimit(**_only(RateLimit, limit)) for limit in own.get("limits") or ()),
+            **_checked(Heartbeat, body, _CELERY_FIELDS),
+            **_checked(Heartbeat, own, _OWN_SCALARS),
+            loadavg=tuple(_number(value, float) for value in body.get("loadavg") or ()),
+            queues=tuple(_text(name) for name in _list(own.get("queues"))),
+            drain=_part(DrainState, drain) if drain else None,
+            queue_totals={_text(n): _part(QueueTotals, t) for n, t in (own.get("queue_totals") or {}).items()},
+            task_totals={_text(n): _part(TaskTotals, t) for n, t in (own.get("task_totals") or {}).items()},
+            limits=tuple(_part(RateLimit, limit) for limit in _list(own.get("limits"))),
         )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"not a worker heartbeat: {error!r} in {dict(body)!r:.200}") from error
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise ValueError(f"not a worker heartbeat: {error!r:.200} in {dict(body)!r:.200}") from error
 
 
-def _only(cls: type, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that `cls` knows: a newer worker may send more than an older operator reads."""
-    return {name: value for name, value in fields.items() if name in cls.__dataclass_fields__}  # type: ignore[attr-defined]
+_KINDS: Mapping[type, Mapping[str, Any]] = {
+    cls: {each.name: each.type for each in fields(cls) if each.type in (int, float, str)}
+    for cls in (Heartbeat, QueueTotals, TaskTotals, RateLimit, DrainState)
+}
+#: Numbers that may be below zero: a zone west of Greenwich, and a mark that ran out while its heartbeat was made.
+_SIGNED = frozenset({"utcoffset", "expires_in_s"})
+
+
+def _part(cls: type[Any], values: Mapping[str, Any]) -> Any:
+    """A value of `cls`, of the fields that it knows: a newer worker may send more than an older operator reads."""
+    return cls(**_checked(cls, values, _KINDS[cls]))
+
+
+def _checked(cls: type, values: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """Those of `names` that are there, each of the type that `cls` says."""
+    kinds, found = _KINDS[cls], {}
+    for name in names:
+        if name in values:
+            try:
+                kind, value = kinds[name], values[name]
+                found[name] = _text(value) if kind is str else _number(value, kind, signed=name in _SIGNED)
+            except (TypeError, ValueError) as error:
+                raise ValueError(f"{name} is {values[name]!r:.50}: {error}") from error
+    return found
+
+
+def _number(value: Any, kind: type, *, signed: bool = False) -> Any:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError("not a number")
+    if not math.isfinite(value) or (value < 0 and not signed):
+        raise ValueError("negative or not finite")
+    return kind(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.50} is not text")
+    return value
+
+
+def _list(value: Any) -> list[Any]:
+    if value is not None and not isinstance(value, list | tuple):
+        raise TypeError(f"{value!r:.50} is not a list")
+    return list(value or ())
