@@ -10,7 +10,7 @@ import orjson
 from celeriac.broker.connection import BrokerAddress, broker_errors, connect, recoverable
 from celeriac.broker.topology import dead_queue_name
 from celeriac.exceptions import BrokerUnavailable
-from celeriac.wire.message import SENT_AT
+from celeriac.wire.message import SENT_AT, parse_time
 
 log = logging.getLogger(__name__)
 
@@ -22,8 +22,10 @@ class QueueDepth:
     ready      waiting, all priorities. leased: claimed and not acknowledged; expired of them have outlived their lease.
     delayed    not due; due_soon of them will be within the horizon asked for (those that are due already included).
     throttled  held back by rate limits, by task in throttled_by_task. dead: dead letters.
-    oldest_sent_at  seconds since the epoch at which the oldest ready message was sent (messages of our clients).
+    oldest_sent_at  seconds since the epoch from which the next ready message waits: when it was sent (by our clients), or
+                    when it was due if that was later.
     consumers  connected consumers (RabbitMQ).
+    error      why this queue alone could not be read: a key of its name that is no queue, or no permission.
     """
 
     ready: int = 0
@@ -36,6 +38,7 @@ class QueueDepth:
     throttled_by_task: Mapping[str, int] = field(default_factory=dict)
     oldest_sent_at: float | None = None
     consumers: int | None = None
+    error: str = ""
 
 
 class DepthProbe:
@@ -52,23 +55,29 @@ class DepthProbe:
         self._queues: Any = None
 
     def probe(self, queues: Mapping[str, float]) -> dict[str, QueueDepth]:
-        """Depth of each queue; the mapping gives each its horizon in seconds for due_soon. Raises BrokerUnavailable."""
+        """Depth of each queue; the mapping gives each its horizon in seconds for due_soon. Raises BrokerUnavailable.
+
+        A queue that alone cannot be read has its `error` set, and the others their depths.
+        """
         try:
             with broker_errors(self._address):
                 if self._open():
-                    return {name: _of_row(row) for name, row in self._queues.depth(queues).items()}
+                    return self._rows(queues)
                 return {name: self._declared(name) for name in queues}
         except BrokerUnavailable:
             self.close()
             raise
 
     def release_due(self, queues: Iterable[str]) -> int:
-        """Move delayed messages that are due to their queues; how many. Raises BrokerUnavailable."""
+        """Move delayed messages that are due to their queues; how many. Raises BrokerUnavailable.
+
+        A queue that alone cannot be touched is passed over: `probe` says why.
+        """
         try:
             with broker_errors(self._address):
                 if not self._open():
                     return 0
-                return sum(self._queues.release_due(name)[0] for name in queues)
+                return sum(self._released(name) for name in queues)
         except BrokerUnavailable:
             self.close()
             raise
@@ -92,10 +101,42 @@ class DepthProbe:
                 self._queues = RedisQueues(self._connection)
         return self._queues is not None
 
+    def _rows(self, queues: Mapping[str, float]) -> dict[str, QueueDepth]:
+        """All queues by one script; one by one when that fails for what one of them is."""
+        try:
+            return {name: _of_row(row) for name, row in self._queues.depth(queues).items()}
+        except recoverable() as error:
+            if not _of_a_queue(error):
+                raise
+        depths: dict[str, QueueDepth] = {}
+        for name, horizon_s in queues.items():
+            try:
+                depths[name] = _of_row(self._queues.depth({name: horizon_s})[name])
+            except recoverable() as error:
+                if not _of_a_queue(error):
+                    raise
+                depths[name] = QueueDepth(error=_unreadable(name, error))
+        return depths
+
+    def _released(self, name: str) -> int:
+        try:
+            moved: int = self._queues.release_due(name)[0]
+            return moved
+        except recoverable() as error:
+            if not _of_a_queue(error):
+                raise
+            log.debug("delayed messages of the queue %s stay where they are: %s", name, error)
+            return 0
+
     def _declared(self, name: str) -> QueueDepth:
         """What a passive declare tells: ready messages and consumers; nothing for a queue that does not exist."""
-        ready, consumers = self._passive(name)
-        return QueueDepth(ready=ready, consumers=consumers, dead=self._passive(dead_queue_name(name))[0])
+        from amqp.exceptions import AccessRefused
+
+        try:
+            ready, consumers = self._passive(name)
+            return QueueDepth(ready=ready, consumers=consumers, dead=self._passive(dead_queue_name(name))[0])
+        except AccessRefused as error:
+            return QueueDepth(error=_unreadable(name, error))
 
     def _passive(self, name: str) -> tuple[int, int]:
         from amqp.exceptions import NotFound
@@ -109,9 +150,23 @@ class DepthProbe:
             return int(answer.message_count), int(answer.consumer_count)
 
 
+def _of_a_queue(error: BaseException) -> bool:
+    """Whether Redis refused for what one key is, not for what the server is: a retry elsewhere would not help."""
+    return any(word in str(error) or word in type(error).__name__ for word in ("WRONGTYPE", "NOPERM", "NoPermission"))
+
+
+def _unreadable(name: str, error: BaseException) -> str:
+    return (
+        f"the queue {name} cannot be read: {error}"
+        " (does its name belong to something else in this database, or may this user not read it?)"
+    )
+
+
 def _of_row(row: Any) -> QueueDepth:
     ready, leased, expired, delayed, due_soon, dead, oldest, throttled = row
-    by_task = {throttled[place].decode(): int(throttled[place + 1]) for place in range(0, len(throttled), 2)}
+    by_task = {
+        throttled[place].decode(errors="replace"): int(throttled[place + 1]) for place in range(0, len(throttled), 2)
+    }
     return QueueDepth(
         ready=ready, leased=leased, expired=expired, delayed=delayed, due_soon=due_soon, dead=dead,
         throttled=sum(by_task.values()), throttled_by_task=by_task, oldest_sent_at=_sent_at(oldest),
@@ -119,10 +174,12 @@ def _of_row(row: Any) -> QueueDepth:
 
 
 def _sent_at(envelope: bytes) -> float | None:
+    """Since when a message waits: work that was sent for later waits from then on."""
     if not envelope:
         return None
     try:
-        sent = orjson.loads(envelope)["headers"].get(SENT_AT)
+        headers = orjson.loads(envelope)["headers"]
+        sent, due_at = headers.get(SENT_AT), parse_time(headers.get("eta"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None  # a malformed message has no age; whoever claims it makes a dead letter of it
-    return float(sent) if isinstance(sent, int | float) else None
+    return max((float(at) for at in (sent, due_at) if isinstance(at, int | float)), default=None)

@@ -6,6 +6,7 @@ import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 import kombu
@@ -57,7 +58,9 @@ class RedisProducer:
     """One LPUSH a message, in kombu's envelope, on a connection that is kept."""
 
     def __init__(self, address: BrokerAddress, *, timeout_s: float = 5.0, park: bool = False) -> None:
-        self._address = address
+        # A frozen server must not outlast the deadline: no single answer is waited for longer than the whole publish may take.
+        options = {"socket_timeout": max(1.0, timeout_s), **address.transport_options}
+        self._address = replace(address, transport_options=options)
         self._timeout_s = timeout_s
         self._park = park
         self._lock = threading.Lock()
@@ -234,8 +237,6 @@ def confirming(address: BrokerAddress) -> BrokerAddress:
     """The same, with publisher confirms where there are any."""
     if address.is_memory or "confirm_publish" in address.transport_options:
         return address
-    from dataclasses import replace
-
     return replace(address, transport_options={**address.transport_options, "confirm_publish": True})
 
 
