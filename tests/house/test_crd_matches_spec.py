@@ -63,7 +63,6 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "a broker with tls": {
         "broker": {
             "urlFrom": {"secretKeyRef": {"name": "r", "key": "u"}},
-            "managementUrlFrom": {"secretKeyRef": {"name": "r", "key": "m"}},
             "tls": {"caFrom": {"secretKeyRef": {"name": "ca", "key": "ca.crt"}}},
         }
     },
@@ -89,6 +88,10 @@ ACCEPTED: dict[str, dict[str, Any]] = {
     "a fallback with replicas": {"fallback": {"after": "2m", "behavior": "AtLeast", "replicas": 5}},
     "rates in every unit": {
         "rateLimits": [{"task": "a", "rate": "10/s"}, {"task": "b", "rate": "0.5/m"}, {"task": "c", "rate": "7"}]
+    },
+    "a schedule's maximum at the minimum": {
+        "minReplicas": 5,
+        "schedules": [{"start": "0 8 * * *", "end": "0 9 * * *", "maxReplicas": 5}],
     },
     "a step limit": {"scaleUp": {"maxPods": 4, "maxPercent": 100, "perSeconds": 15}},
     "an eta horizon": {"eta": {"enabled": False, "horizon": "10m"}},
@@ -133,6 +136,15 @@ REFUSED: dict[str, dict[str, Any]] = {
     "a schedule with crossed limits": {
         "schedules": [{"start": "0 8 * * *", "end": "0 9 * * *", "minReplicas": 5, "maxReplicas": 4}]
     },
+    "a schedule's maximum below the minimum": {
+        "minReplicas": 5,
+        "schedules": [{"start": "0 8 * * *", "end": "0 9 * * *", "maxReplicas": 4}],
+    },
+    "a drain that ends tasks": {"scaleDown": {"onDrainTimeout": "Kill"}},
+    "a drain that requeues tasks": {"scaleDown": {"onDrainTimeout": "Requeue"}},
+    "replicas restored on deletion": {"onDelete": "RestoreReplicas"},
+    "a rate of zero": {"rateLimits": [{"task": "a", "rate": "0"}]},
+    "a rate of zero with digits": {"rateLimits": [{"task": "a", "rate": "0.00/s"}]},
     "a schedule without an end": {"schedules": [{"start": "0 8 * * *", "minReplicas": 5}]},
     "a broker without a Secret": {"broker": {"urlFrom": {}}},
     "a broker without a url": {"broker": {"keyPrefix": "a"}},

@@ -322,7 +322,7 @@ LATE = [
         id="the drain time-out is the spec's",
         pods=(draining("a"), busy("b", 2)),
         desired=1,
-        scale_down={"drainTimeout": "30s", "onDrainTimeout": "Requeue"},
+        scale_down={"drainTimeout": "30s"},
         memory=Memory(drain_id="d1", marked=(("a", NOW - 31),)),
         marks=("a",),
         overdue=("a",),

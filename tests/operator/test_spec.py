@@ -64,7 +64,7 @@ def test_the_full_pool() -> None:
             "scaleDown": {
                 "idleTimeout": "3m",
                 "drainTimeout": "2h",
-                "onDrainTimeout": "Requeue",
+                "onDrainTimeout": "Wait",
                 "maxConcurrentDrains": 2,
                 "selection": "Any",
             },
@@ -80,7 +80,7 @@ def test_the_full_pool() -> None:
     assert spec.objective_of(bulk) == spec.objective
     assert spec.headroom == 1.5
     assert (spec.scale_down.idle_timeout_s, spec.scale_down.drain_timeout_s) == (180.0, 7200.0)
-    assert spec.scale_down.on_drain_timeout is DrainTimeoutPolicy.REQUEUE
+    assert spec.scale_down.on_drain_timeout is DrainTimeoutPolicy.WAIT
     assert spec.scale_down.selection is Selection.ANY
     assert spec.rate_limits == (RateLimit(task="crawl", rate_per_s=1.5),)
     assert (spec.eta.horizon_s, spec.mode) == (600.0, Mode.DRY_RUN)
@@ -133,6 +133,31 @@ def test_the_full_pool() -> None:
         (
             {"brokerRef": {"name": "main"}},
             "spec.brokerRef is reserved for a later version; name the broker's Secret in broker.urlFrom",
+        ),
+        (
+            {
+                "broker": {
+                    "urlFrom": {"secretKeyRef": {"name": "r", "key": "u"}},
+                    "managementUrlFrom": {"secretKeyRef": {"name": "r", "key": "m"}},
+                }
+            },
+            "spec.broker.managementUrlFrom is not in this version; depths are read over the broker's own protocol",
+        ),
+        (
+            {"scaleDown": {"onDrainTimeout": "Requeue"}},
+            "spec.scaleDown.onDrainTimeout is 'Requeue', which is not in this version; write Wait",
+        ),
+        (
+            {"onDelete": "RestoreReplicas"},
+            "spec.onDelete is 'RestoreReplicas', which is not in this version; write Leave",
+        ),
+        (
+            {"rateLimits": [{"task": "a", "rate": "0/m"}]},
+            "spec.rateLimits[0].rate is '0/m'; write a rate above zero, or leave the task out: it has no limit then",
+        ),
+        (
+            {"minReplicas": 5, "schedules": [{"start": "0 8 * * *", "end": "0 9 * * *", "maxReplicas": 4}]},
+            "spec.schedules[0].maxReplicas is 4, below spec.minReplicas 5, which would win: lower that",
         ),
         (
             {"broker": {"urlFrom": {"secretKeyRef": {"name": "redis"}}}},

@@ -33,9 +33,7 @@ class ObjectiveType(StrEnum):
 
 
 class DrainTimeoutPolicy(StrEnum):
-    WAIT = "Wait"
-    REQUEUE = "Requeue"
-    KILL = "Kill"
+    WAIT = "Wait"  # and say so: no other is carried out yet
 
 
 class Selection(StrEnum):
@@ -60,7 +58,6 @@ class Mode(StrEnum):
 
 class OnDelete(StrEnum):
     LEAVE = "Leave"
-    RESTORE_REPLICAS = "RestoreReplicas"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +91,6 @@ class Broker:
     """Where the broker's URL is, and what its transport needs. key_prefix: kombu's `global_keyprefix` (Redis)."""
 
     url_from: SecretKeyRef
-    management_url_from: SecretKeyRef | None = None
     tls: Tls | None = None
     key_prefix: str = ""
 
@@ -185,7 +181,11 @@ class Fallback:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """At most so many starts a second of one type of task, over the whole cluster."""
+    """At most so many starts a second of one type of task, over the whole cluster.
+
+    It caps the replicas that are ordered, and beats what workers report. It is not sent to the workers: what holds tasks
+    back is the limit that they were started with.
+    """
 
     task: str
     rate_per_s: float
@@ -239,9 +239,7 @@ class WorkerPoolSpec:
 
 
 def _spec(fields: "_Fields") -> WorkerPoolSpec:
-    if "brokerRef" in fields.raw:
-        fields.problem("brokerRef", "is reserved for a later version; name the broker's Secret in broker.urlFrom")
-    fields.known.add("brokerRef")
+    fields.reserved("brokerRef", "is reserved for a later version; name the broker's Secret in broker.urlFrom")
     target = fields.nested("targetRef", required=True)
     up, down = fields.nested("scaleUp"), fields.nested("scaleDown")
     zero, eta, fallback = fields.nested("scaleToZero"), fields.nested("eta"), fields.nested("fallback")
@@ -268,7 +266,7 @@ def _spec(fields: "_Fields") -> WorkerPoolSpec:
         scale_down=ScaleDown(
             idle_timeout_s=down.duration_or_auto("idleTimeout", low_s=0.0, high_s=86_400.0),
             drain_timeout_s=down.duration("drainTimeout", 3600.0, low_s=1.0, high_s=604_800.0),
-            on_drain_timeout=down.choice("onDrainTimeout", DrainTimeoutPolicy.WAIT),
+            on_drain_timeout=down.choice("onDrainTimeout", DrainTimeoutPolicy.WAIT, later=("Requeue", "Kill")),
             max_concurrent_drains=down.number_or_percent("maxConcurrentDrains", "25%"),
             selection=down.choice("selection", Selection.IDLE_FIRST),
         ),
@@ -289,7 +287,7 @@ def _spec(fields: "_Fields") -> WorkerPoolSpec:
         ),
         mode=fields.choice("mode", Mode.ACTIVE),
         replicas=fields.optional_integer("replicas", low=0, high=10_000),
-        on_delete=fields.choice("onDelete", OnDelete.LEAVE),
+        on_delete=fields.choice("onDelete", OnDelete.LEAVE, later=("RestoreReplicas",)),
     )
     for part in (target, up, down, zero, eta, fallback, fields):
         part.end()
@@ -297,10 +295,10 @@ def _spec(fields: "_Fields") -> WorkerPoolSpec:
 
 
 def _broker(fields: "_Fields") -> Broker:
+    fields.reserved("managementUrlFrom", "is not in this version; depths are read over the broker's own protocol")
     tls = fields.nested("tls")
     broker = Broker(
         url_from=_secret_key(fields, "urlFrom") or SecretKeyRef(name="", key=""),
-        management_url_from=_secret_key(fields, "managementUrlFrom", required=False),
         tls=Tls(
             ca_from=_secret_key(tls, "caFrom", required=False),
             cert_from=_secret_key(tls, "certFrom", required=False),
@@ -376,6 +374,8 @@ def _rate_limit(fields: "_Fields") -> RateLimit:
         if text:
             fields.problem("rate", f"is {text!r}; write starts per second, minute or hour, such as 10/s, 100/m or 5/h")
         return RateLimit(task=task, rate_per_s=0.0)
+    if not float(matched[1]):
+        fields.problem("rate", f"is {text!r}; write a rate above zero, or leave the task out: it has no limit then")
     return RateLimit(task=task, rate_per_s=float(matched[1]) / _RATE_UNITS[matched[2] or ""])
 
 
@@ -411,6 +411,8 @@ def _rules(spec: WorkerPoolSpec) -> Iterable[str]:
             yield f"{path} sets neither minReplicas nor maxReplicas"
         elif low is not None and high is not None and low > high:
             yield f"{path}.minReplicas is {low}, above its maxReplicas {high}"
+        if high is not None and high < spec.min_replicas:
+            yield f"{path}.maxReplicas is {high}, below spec.minReplicas {spec.min_replicas}, which would win: lower that"
         # The API server cannot check these two: a cron expression and a time zone need more than CEL has.
         for name, text in (("start", schedule.start), ("end", schedule.end)):
             try:
@@ -442,11 +444,12 @@ class _Fields:
     A wrong field reads as its default, so that the rest is still checked.
     """
 
-    __slots__ = ("known", "path", "problems", "raw")
+    __slots__ = ("hidden", "known", "path", "problems", "raw")
 
     def __init__(self, raw: object, path: str, problems: list[str]) -> None:
         self.path, self.problems = path, problems
         self.known: set[str] = set()
+        self.hidden: set[str] = set()
         self.raw: Mapping[str, Any] = raw if isinstance(raw, Mapping) else {}
         if not isinstance(raw, Mapping):
             problems.append(f"{path} is {_shown(raw)}, must be an object")
@@ -458,11 +461,17 @@ class _Fields:
     def problem(self, name: str, sentence: str) -> None:
         self.problems.append(f"{self.path}.{name} {sentence}")
 
+    def reserved(self, name: str, sentence: str) -> None:
+        """A field that another version has: a problem when it is set, and never suggested."""
+        if name in self:
+            self.problem(name, sentence)
+        self.hidden.add(name)
+
     def end(self) -> None:
         """To be called when all fields were read: what is left is not ours."""
-        for name in sorted(set(map(str, self.raw)) - self.known):
+        for name in sorted(set(map(str, self.raw)) - self.known - self.hidden):
             near = get_close_matches(name, self.known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(self.known - {'brokerRef'}))}"
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(sorted(self.known))}"
             self.problem(name, f"is not a field of this version; {hint}")
 
     def nested(self, name: str, *, required: bool = False) -> "_Fields":
@@ -547,14 +556,18 @@ class _Fields:
         self.problem(name, f'is {_shown(value)}, must be 1 to 10000 pods or "1%" to "100%"')
         return default
 
-    def choice(self, name: str, default: _Choice) -> _Choice:
+    def choice(self, name: str, default: _Choice, *, later: Sequence[str] = ()) -> _Choice:
+        """later: what another version offers besides."""
         value = self._get(name)
         if value is None:
             return default
         kind = type(default)
         if isinstance(value, str) and value in tuple(kind):
             return kind(value)
-        self.problem(name, f"is {_shown(value)}, must be one of {', '.join(kind)}")
+        if value in later:
+            self.problem(name, f"is {value!r}, which is not in this version; write {' or '.join(kind)}")
+        else:
+            self.problem(name, f"is {_shown(value)}, must be one of {', '.join(kind)}")
         return default
 
     def _duration(self, name: str, low_s: float, high_s: float, also: str) -> float | None:
