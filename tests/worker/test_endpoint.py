@@ -15,11 +15,14 @@ class Served:
     """An endpoint whose answers the test changes."""
 
     def __init__(self) -> None:
-        self.live, self.ready = (True, "alive"), (True, "running")
+        self.healthy()
         self.metrics = b"up 1\n"
         self.endpoint = Endpoint(
             "127.0.0.1", 0, livez=lambda: self.live, readyz=lambda: self.ready, metrics=lambda: self.metrics
         )
+
+    def healthy(self) -> None:
+        self.live, self.ready = (True, "alive"), (True, "running")
 
     def get(self, path: str, method: str = "GET") -> tuple[int, str, str]:
         connection = http.client.HTTPConnection("127.0.0.1", self.endpoint.port, timeout=5)
@@ -31,12 +34,18 @@ class Served:
             connection.close()
 
 
-@pytest.fixture
-def served() -> Iterator[Served]:
+@pytest.fixture(scope="module")
+def one_endpoint() -> Iterator[Served]:
     served = Served()
     served.endpoint.start()
     yield served
     served.endpoint.stop()
+
+
+@pytest.fixture
+def served(one_endpoint: Served) -> Served:
+    one_endpoint.healthy()
+    return one_endpoint
 
 
 def test_a_probe_answers_with_its_reason(served: Served) -> None:

@@ -305,16 +305,15 @@ def test_a_task_whose_result_nobody_wants_stores_nothing() -> None:
     assert worker.trace.of("store", "settle", "observe") == [("settle", "a"), ("observe", "succeeded")]
 
 
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_store_that_is_away_holds_back_the_acknowledgement_and_runs_nothing_twice(times: int) -> None:
+def test_a_store_that_is_away_holds_back_the_acknowledgement_and_runs_nothing_twice() -> None:
     worker = Worker()
-    worker.trace.failing["store"] = times
+    worker.trace.failing["store"] = 2
 
     run_all(worker, delivery("note", [1], id="a"))
 
     steps = worker.trace.of("run", "store", "store failed", "settle", "observe")
     store = ("store", "a SUCCESS")
-    assert steps == [("run", 1), *[store, ("store failed",)] * times, store, ("settle", "a"), ("observe", "succeeded")]
+    assert steps == [("run", 1), *[store, ("store failed",)] * 2, store, ("settle", "a"), ("observe", "succeeded")]
     assert worker.store.fetch("a") is not None
 
 
@@ -831,14 +830,14 @@ def test_a_shutdown_ends_within_its_grace_while_the_broker_is_away() -> None:
 
 def test_a_broker_that_is_away_is_connected_again_and_the_work_goes_on(caplog: pytest.LogCaptureFixture) -> None:
     worker = Worker()
-    worker.trace.failing.update({"claim": 1, "reconnect": 2})
+    worker.trace.failing.update({"claim": 1, "reconnect": 1})
 
     with worker.running(until=ended(worker, 1)) as loop:
         worker.send(delivery("note", [1], id="a"))
         wait_until(lambda: not loop.broker_up)
 
     assert loop.broker_up
-    assert len(worker.trace.of("reconnect")) == 3
+    assert len(worker.trace.of("reconnect")) == 2
     assert worker.settled_ids() == ["a"]
     assert "claim is away; trying again in 0.25 s" in caplog.text
     assert "the broker is back" in caplog.text

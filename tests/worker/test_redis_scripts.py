@@ -15,6 +15,7 @@ from processes import wait_until
 
 from celeriac.broker.connection import BrokerAddress, connect
 from celeriac.broker.consumer import Delivery, Settled
+from celeriac.broker.depth import DepthProbe
 from celeriac.broker.producer import RedisProducer, envelope_of
 from celeriac.broker.redis_consumer import RedisConsumer
 from celeriac.broker.transport.redis import SEP, RedisQueues
@@ -355,6 +356,57 @@ def test_depth_counts_each_message_where_it_is(place: Place) -> None:
     assert depth.oldest_sent_at == waits["headers"]["celeriac_sent_at"]
 
 
+def test_work_that_was_sent_for_later_waits_from_when_it_was_due(place: Place) -> None:
+    due = datetime.now(UTC)
+    place.broker.publish("x")
+    envelope = json.loads(place.client.lindex("q", 0))
+    envelope["headers"] |= {"celeriac_sent_at": due.timestamp() - 3600, "eta": due.isoformat()}
+    place.client.lset("q", 0, json.dumps(envelope))
+
+    depth = place.broker.depth()
+
+    assert depth.oldest_sent_at == due.timestamp()
+
+
+@pytest.mark.parametrize("kind", ["list", "lease set", "delayed set", "throttled names", "dead letters"])
+def test_a_queue_whose_name_belongs_to_something_else_is_told_alone(place: Place, kind: str) -> None:
+    keys = {
+        "list": "odd",
+        "lease set": place.queues.lease_key("odd"),
+        "delayed set": place.queues.delayed_key("odd"),
+        "throttled names": place.queues.throttled_key("odd"),
+        "dead letters": "odd.dead",
+    }
+    place.client.set(keys[kind], "text")
+    place.broker.publish("x")
+    probe = DepthProbe(place.broker.url)
+
+    released = probe.release_due(["odd", "q"])
+    depths = probe.probe({"odd": 1.0, "q": 1.0})
+    probe.close()
+
+    assert (released, depths["q"]) == (0, place.broker.depth())
+    assert depths["q"].ready == 1
+    assert depths["odd"].ready == 0
+    assert "the queue odd cannot be read" in depths["odd"].error
+    assert "WRONGTYPE" in depths["odd"].error
+
+
+def test_a_queue_that_the_user_may_not_read_is_told_alone(place: Place) -> None:
+    place.client.execute_command(
+        "ACL", "SETUSER", "shop", "on", ">word", "+@all", "~q*", "~celeriac.*\x06\x16q*", "~_kombu*"
+    )
+    place.broker.publish("x")
+    probe = DepthProbe(place.broker.url.replace("://", "://shop:word@"))
+
+    probe.release_due(["theirs", "q"])
+    depths = probe.probe({"theirs": 1.0, "q": 1.0})
+    probe.close()
+
+    assert depths["q"].ready == 1
+    assert "the queue theirs cannot be read" in depths["theirs"].error
+
+
 # -- kombu and we
 
 
@@ -415,10 +467,10 @@ def test_a_stock_worker_with_a_short_visibility_does_not_restore_what_we_renew(p
     place.broker.publish("x")
     consumer = place.consumer(lease_s=LEASE_S)
     consumer.claim(1)
-    time.sleep(1.2)
+    time.sleep(0.5)
     consumer.renew()
 
-    with kombu.Connection(place.broker.url, transport_options={"visibility_timeout": 1}) as connection:
+    with kombu.Connection(place.broker.url, transport_options={"visibility_timeout": 0.3}) as connection:
         qos = connection.default_channel.qos
         qos.restore_visible(interval=1)
         assert (place.list("q"), place.client.hlen("unacked")) == ([], 1)
