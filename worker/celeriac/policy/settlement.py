@@ -37,6 +37,10 @@ class Settlement(NamedTuple):
 
 
 _SUCCEEDED = Settlement("succeeded")
+_UNKNOWN_TASK = (
+    "task {} is not registered on this worker: is its module imported (settings imports, include),"
+    " and do client and worker run the same version of the app?"
+)
 _IGNORED = Settlement("ignored")
 
 
@@ -85,7 +89,8 @@ def settle(
                 error=error,
             )
         case Unreadable(error, reason):
-            death = _death(reason, str(error), headers, queue, hostname, now)
+            detail = _UNKNOWN_TASK.format(error) if reason == "unknown_task" else str(error)
+            death = _death(reason, detail, headers, queue, hostname, now)
             named = isinstance(headers.get("id"), str)
             meta = _error_meta(headers, states.FAILURE, error, None, rules, queue, hostname, now) if named else None
             return Settlement("dead_lettered", DEAD, store=meta, death=death, error=error)
