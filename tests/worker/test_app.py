@@ -185,6 +185,25 @@ def test_a_shared_task_is_on_every_app_made_before_or_later() -> None:
         assert app.tasks[f"{__name__}.plain"]() == 1
 
 
+@pytest.mark.usefixtures("globals_restored")
+def test_a_shared_task_of_a_library_that_was_imported_first_is_sent_by_the_app_that_was_made_later() -> None:
+    @shared_task(bind=True, name="lib.add", max_retries=7)
+    def add(self: Any, x: int) -> Any:
+        return self.app.main, x
+
+    later = Celeriac("later", broker="memory://", task_default_queue="later")
+    later._producer = Outbox()  # type: ignore[assignment]
+
+    add.delay(2)
+    add.max_retries = 9
+
+    assert [(message.headers["task"], message.queue) for message in sent(later)] == [("lib.add", "later")]
+    assert (add(2), add.name, add.app) == (("later", 2), "lib.add", later)
+    assert (later.tasks["lib.add"].max_retries, Celeriac("last").tasks["lib.add"].max_retries) == (9, 7)
+    with pytest.raises(ImproperlyConfigured, match=r"lib\.add is a task already"):
+        later.task(add)
+
+
 def test_the_current_task_is_the_one_that_runs_here(app: Celeriac) -> None:
     task = app.task(current_task, name="t")
 

@@ -37,15 +37,42 @@ def current_task() -> Task | None:
     return request._task if request is not None else None
 
 
-def shared_task(*args: Any, **options: Any) -> Any:
-    """@task for libraries that have no app of their own: the task exists on every app."""
+class SharedTask:
+    """What @shared_task gives: whatever it is asked, the current app's own task of that name answers."""
 
-    def define(function: Callable[..., Any]) -> Task:
+    __slots__ = ("_on",)
+
+    def __init__(self, on: Callable[[Celeriac], Task]) -> None:
+        object.__setattr__(self, "_on", on)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the body here and now."""
+        return self._on(current_app())(*args, **kwargs)
+
+    @property
+    def __class__(self) -> Any:  # type: ignore[misc]  # so that isinstance(add, Task) holds
+        return type(self._on(current_app()))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._on(current_app()), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._on(current_app()), name, value)
+
+    def __repr__(self) -> str:
+        return repr(self._on(current_app()))
+
+
+def shared_task(*args: Any, **options: Any) -> Any:
+    """@task for libraries that have no app of their own: the task exists on every app, and calls go to the current one's broker."""
+
+    def define(function: Callable[..., Any]) -> SharedTask:
         def on(app: Celeriac) -> Task:
             task: Task = app.task(**options)(function) if options else app.task(function)
             return task
 
         _shared.append(on)
-        return on(current_app())
+        on(current_app())
+        return SharedTask(on)
 
     return define(args[0]) if len(args) == 1 and callable(args[0]) and not options else define
