@@ -1,7 +1,6 @@
 """AsyncResult: the handle of a call that was sent."""
 
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -170,8 +169,3 @@ class EagerResult(AsyncResult):
         return self._cache.result
 
     wait = get
-
-
-def until_s(timeout: float | None) -> float | None:
-    """The monotonic moment at which a time-out is over."""
-    return None if timeout is None else time.monotonic() + timeout

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from celeriac import config, signals, states
+from celeriac import config, signals
 from celeriac.app.context import current
 from celeriac.app.task import Task as BaseTask
 from celeriac.app.task import moment, task_class
@@ -376,4 +376,4 @@ def _main_module() -> str:
     return os.path.splitext(os.path.basename(path))[0] if path else "__main__"
 
 
-__all__ = ["DEFAULT_BROKER", "Celeriac", "created", "states"]
+__all__ = ["DEFAULT_BROKER", "Celeriac", "created"]

@@ -6,15 +6,6 @@ from typing import Protocol
 from celeriac.wire.result import ResultMeta
 
 
-class Record(Protocol):
-    """What is to be stored: a value, and its bytes where they exist already."""
-
-    @property
-    def meta(self) -> ResultMeta: ...
-    @property
-    def encoded(self) -> bytes | None: ...
-
-
 class ResultBackend(Protocol):
     """A result store. Safe to use from several threads; survives fork. Raises BackendUnavailable when it cannot be reached."""
 

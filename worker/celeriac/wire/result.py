@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from celeriac import exceptions
 
 KEY_PREFIX = "celery-task-meta-"
-GROUP_KEY_PREFIX = "celery-taskset-meta-"
 
 
 class ResultMeta(NamedTuple):

@@ -132,6 +132,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
         "%s ready: celeriac %s, profile %s, broker %s, queues %s, pool %s with %d slot(s), %d task type(s)%s", hostname, __version__, conf.profile,
         redacted(address.url), ",".join(queues), pool.name, pool.slots, len(app.tasks), f", http on port {endpoint.port}" if endpoint else "",
     )  # fmt: skip
+    signals.worker_process_init.send(sender=None)  # bodies run in this process
     signals.worker_ready.send(sender=loop)
     if stop.is_set():
         loop.stop()
@@ -163,6 +164,7 @@ def _end(
         log.warning("while closing: %s", error)
     if endpoint is not None:
         endpoint.stop()
+    signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
     signals.worker_shutdown.send(sender=hostname)
     left = len(pool.running())
     pool.stop()

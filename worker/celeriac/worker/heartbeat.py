@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from celeriac import signals
 from celeriac.broker.eventbus import EventSender
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Totals
@@ -53,6 +54,8 @@ class Heart:
         said = (self._loop.state, drain[0].id if drain else "")
         if now >= self._next_at or said != self._said or self._now:
             sender.send(heartbeat_to_wire(self.beat(), "worker-heartbeat" if self._online else "worker-online"))
+            if signals.heartbeat_sent.receivers:
+                signals.heartbeat_sent.send(sender=self)
             self._online, self._said, self._now, self._next_at = True, said, False, now + self._interval_s
         sender.send_tasks(self._events.take())
 

@@ -306,6 +306,9 @@ class Loop:
         if self._events.enabled:
             for delivery in deliveries:
                 self._events.received(delivery.headers)
+        if signals.task_received.receivers:
+            for delivery in deliveries:
+                signals.task_received.send(sender=self.hostname, request=delivery)
 
     # -- wait
 

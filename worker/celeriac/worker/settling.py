@@ -31,6 +31,13 @@ task_log = logging.getLogger("celeriac.task")
 #: Seconds until what was refused by the store or the broker is tried again.
 AGAIN_S = 1.0
 
+_SIGNALS = {
+    "dead_lettered": signals.task_unknown,
+    "revoked": signals.task_revoked,
+    "expired": signals.task_revoked,
+    "rejected": signals.task_rejected,
+}
+
 Pair = tuple[Done, Settlement]
 
 
@@ -216,20 +223,29 @@ class Settler:
                 task_log.log(
                     level, "%s[%s] %s: %s", headers.get("task"), headers.get("id"), state.replace("_", "-"), detail
                 )
-                if state == "dead_lettered" and signals.task_unknown.receivers:
-                    signals.task_unknown.send(
-                        sender=self._hostname,
-                        name=headers.get("task"),
-                        id=headers.get("id"),
-                        message=done.job.delivery,
-                        exc=settlement.error,
-                    )
             elif info:
                 task_log.info(
                     "%s[%s] %s: %s", headers.get("task"), headers.get("id"), state, short_repr(settlement.error)
                 )
             if self._events.enabled:
                 self._event(done, settlement)
+            if state in _SIGNALS and _SIGNALS[state].receivers:
+                self._signal(done, settlement)
+
+    def _signal(self, done: Done, settlement: Settlement) -> None:
+        """Signals of messages whose body did not run, or was refused; the executor sends the others."""
+        delivery, name = done.job.delivery, done.job.delivery.headers.get("task")
+        if settlement.state == "dead_lettered":
+            signals.task_unknown.send(
+                sender=self._hostname, name=name, id=delivery.headers.get("id"), message=delivery, exc=settlement.error
+            )
+        elif settlement.state in {"revoked", "expired"}:
+            expired = settlement.state == "expired"
+            signals.task_revoked.send(
+                sender=done.job.task, request=delivery, terminated=False, signum=None, expired=expired
+            )
+        else:
+            signals.task_rejected.send(sender=self._hostname, message=delivery, exc=settlement.error)
 
     def _event(self, done: Done, settlement: Settlement) -> None:
         headers, state, add = done.job.delivery.headers, settlement.state, self._events.add
