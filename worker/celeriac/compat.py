@@ -49,8 +49,8 @@ class SharedTask:
         """Run the body here and now."""
         return self._on(current_app())(*args, **kwargs)
 
-    @property
-    def __class__(self) -> Any:  # type: ignore[misc]  # so that isinstance(add, Task) holds
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:  # so that isinstance(add, Task) holds
         return type(self._on(current_app()))
 
     def __getattr__(self, name: str) -> Any:
