@@ -1,13 +1,13 @@
 """The operator's own metrics, rendered from the last tick's values: a scrape costs little, and gone pools vanish.
 
 Names, labels and buckets are the project's set (research 5.6 in the docs): `celeriac_pool_*`, `celeriac_queue_*`,
-`celeriac_broker_*`, `celeriac_operator_*`, and the fleet's totals as `celeriac_fleet_*`, which survive scale-in and
-are never
-to be added to the `celeriac_*` counters that workers serve themselves. No label holds a pod or a URL.
+`celeriac_broker_*`, `celeriac_operator_*`, and the fleet's totals as `celeriac_fleet_*`, which survive scale-in and are
+never to be added to the `celeriac_*` counters that workers serve themselves. No label holds a pod or a URL.
+
+What is told of pools, queues and the fleet is told by the replica that leads, or sums over replicas would be double.
 """
 
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -23,6 +23,7 @@ from prometheus_client.core import (
 from prometheus_client.registry import Collector
 
 from celeriac.wire.event import QueueTotals, TaskTotals
+from celeriac_operator import clock
 from celeriac_operator.scaling.decision import Decision
 from celeriac_operator.scaling.signals import PodSample, Signals
 
@@ -200,14 +201,9 @@ class OperatorMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         with self._lock:
-            families = [
-                *self._of_pools(),
-                *self._of_queues(),
-                *self._of_limits(),
-                *self._of_brokers(),
-                *self._of_fleet(),
-                *self._of_operator(),
-            ]
+            families = [*self._of_brokers(), *self._of_operator()]
+            if self._leader:
+                families += [*self._of_pools(), *self._of_queues(), *self._of_limits(), *self._of_fleet()]
         return iter(families)
 
     def _of_pools(self) -> Iterator[Metric]:
@@ -232,7 +228,7 @@ class OperatorMetrics(Collector):
         age = GaugeMetricFamily(
             "celeriac_operator_decision_age_seconds", "Seconds since the pool was last decided.", labels=labels
         )
-        now = time.time()
+        now = clock.now()
         for pool, reading in self._readings.items():
             for kind, count in _replicas(reading).items():
                 replicas.add_metric([*pool, kind], count)

@@ -8,10 +8,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import kombu
 import pytest
 
-from celeriac.exceptions import BrokerUnavailable
+from celeriac.broker.eventbus import EventReceiver, EventSender
+from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
 from celeriac.wire import control
 from celeriac_operator.fleet.brokers import BrokerTarget, connect
 
@@ -31,6 +34,30 @@ def test_a_brokers_name_tells_where_it_is_and_no_password(url, prefix, name):
 
     assert target.name == name
     assert "hunter2" not in repr(target)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "broker", "kafka://:hunter2@broker:9092", "redis://[::1/0", "redis://broker:99999/0", "redis://a;kafka://b"],
+    ids=["nothing", "a bare word", "a scheme that nobody speaks", "half an address", "no port", "the second one"],
+)
+def test_a_url_that_no_broker_can_have_is_refused_without_its_password(url):
+    target = BrokerTarget(url=url)
+
+    with pytest.raises(ImproperlyConfigured) as refused:
+        target.check()
+
+    assert "redis://host:6379/0" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_certificates_that_cannot_be_written_leave_nothing_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+    with pytest.raises(UnicodeEncodeError):
+        connect(BrokerTarget(url="rediss://r:6379/0", ca="\udce9"))
+
+    assert list(tmp_path.iterdir()) == []
 
 
 @dataclass(frozen=True)
@@ -72,7 +99,10 @@ def tls_redis(tmp_path: Path) -> Iterator[TlsRedis]:
 
 def test_the_certificates_of_a_secret_open_a_tls_broker_and_are_gone_afterwards(tls_redis):
     target = BrokerTarget(
-        url=f"rediss://localhost:{tls_redis.port}/0", ca=tls_redis.ca, cert=tls_redis.cert, key=tls_redis.key
+        url=f"rediss://localhost:{tls_redis.port}/0",
+        ca=f"Autorit\u00e9 de confiance\n{tls_redis.ca}",
+        cert=tls_redis.cert,
+        key=tls_redis.key,
     )
     side = connect(target)
     assert side.certificates is not None
@@ -112,10 +142,6 @@ def test_amqp_and_redis_call_their_certificates_by_their_own_names():
 
 @pytest.mark.server("redis")
 def test_a_fleet_that_never_stops_talking_is_heard_all_the_same(redis_server):
-    import kombu
-
-    from celeriac.broker.eventbus import EventSender
-
     side = connect(BrokerTarget(url=redis_server.url))
     side.receiver.drain(0.05)
     stop = threading.Event()
@@ -138,3 +164,84 @@ def test_a_fleet_that_never_stops_talking_is_heard_all_the_same(redis_server):
 
     assert heard > 0
     assert took_s < 3.0
+
+
+class Wire:
+    """A TCP relay to a port. What is cut stays open at both ends and carries nothing, as after a firewall's idle timeout."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._ends: list[socket.socket] = []
+        self._generation = 0
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._door.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut(self) -> None:
+        self._generation += 1
+
+    def close(self) -> None:
+        self._door.close()
+        for end in self._ends:
+            end.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self._door.accept()
+            except OSError:
+                return
+            far = socket.create_connection(("127.0.0.1", self._to))
+            self._ends += [near, far]
+            for one, other in ((near, far), (far, near)):
+                threading.Thread(target=self._carry, args=(one, other, self._generation), daemon=True).start()
+
+    def _carry(self, one: socket.socket, other: socket.socket, generation: int) -> None:
+        try:
+            while data := one.recv(65536):
+                if generation == self._generation:
+                    other.sendall(data)
+            other.close()
+        except OSError:
+            return
+
+
+@pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
+def test_ears_whose_connection_died_on_the_way_hear_again_by_themselves(request, kind):
+    server = request.getfixturevalue({"redis": "redis_server", "rabbitmq": "rabbitmq"}[kind])
+    port = urlsplit(server.url).port
+    assert port is not None
+    wire = Wire(port)
+    options = {"socket_timeout": 1.0} if kind == "redis" else {}
+    url = server.url.replace(f":{port}", f":{wire.port}")
+    receiver = EventReceiver(url, transport_options=options, ping_every_s=0.3)
+    heard: list[str] = []
+    failures: list[str] = []
+    with kombu.Connection(server.url) as connection:
+        sender = EventSender(connection)
+
+        def listen(until: str) -> bool:
+            end = time.monotonic() + 15
+            while until not in heard and time.monotonic() < end:
+                try:
+                    heard.extend(event["type"] for event in receiver.drain(0.1))
+                except BrokerUnavailable as error:
+                    failures.append(str(error))
+                if receiver._connection is not None and not heard.count(until):
+                    sender.send({"type": until, "hostname": "celeriac@a"})
+            return until in heard
+
+        assert listen("worker-online")
+        quiet_until = time.monotonic() + 1.5
+        while time.monotonic() < quiet_until:
+            heard.extend(event["type"] for event in receiver.drain(0.1))
+        assert failures == []
+
+        wire.cut()
+
+        assert listen("worker-heartbeat")
+    receiver.close()
+    wire.close()
+    assert len(failures) >= 1
+    assert "connecting again" in failures[0] or "cannot reach" in failures[0]
+    assert set(heard) == {"worker-online", "worker-heartbeat"}

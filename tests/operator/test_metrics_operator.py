@@ -48,7 +48,9 @@ def samples(metrics: OperatorMetrics) -> dict[tuple[str, frozenset[tuple[str, st
 
 @pytest.fixture
 def metrics() -> OperatorMetrics:
-    return OperatorMetrics(version="1.2.3")
+    leading = OperatorMetrics(version="1.2.3")
+    leading.leads(True)
+    return leading
 
 
 def value(metrics: OperatorMetrics, name: str, **labels: str) -> float | None:
@@ -172,3 +174,20 @@ def test_the_operator_tells_of_itself(metrics):
     assert value(metrics, "celeriac_build_info", component="operator", version="1.2.3") == 1
     assert value(metrics, "celeriac_operator_leader") == 1
     assert value(metrics, "celeriac_operator_reconcile_errors_total", error="Forbidden") == 1
+
+
+def test_pools_queues_and_the_fleet_are_told_by_the_leader_alone(metrics):
+    metrics.pool_decided(MAILS, reading())
+    metrics.pool_scaled(MAILS, direction="up", reason="none")
+    metrics.broker_probed("redis:6379", took_s=0.004)
+    metrics.broker_ticked("redis:6379", took_s=0.01, fleet=FleetReading(queues={(MAILS, "q"): QueueTotals(started=9)}))
+
+    metrics.leads(False)
+    standby = metrics.render().decode()
+    metrics.leads(True)
+    leader = metrics.render().decode()
+
+    assert "mails" in leader
+    assert "mails" not in standby
+    assert 'celeriac_broker_up{broker="redis:6379"} 1.0' in standby
+    assert "celeriac_operator_leader 0.0" in standby

@@ -7,12 +7,16 @@ from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
-from celeriac.broker.connection import redacted
+from celeriac.broker.connection import BrokerAddress, redacted
 from celeriac.broker.depth import DepthProbe, QueueDepth
 from celeriac.broker.eventbus import EventReceiver
 from celeriac.broker.mailbox import Mailbox
+from celeriac.exceptions import ImproperlyConfigured
 from celeriac_operator.fleet.control import Post
 from celeriac_operator.fleet.heartbeats import Receiver
+
+#: Seconds of silence after which a receiver tries whether it still hears: see `celeriac.broker.eventbus`.
+PING_EVERY_S = 10.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,16 @@ class BrokerTarget:
     @property
     def has_certificates(self) -> bool:
         return bool(self.ca or self.cert or self.key)
+
+    def check(self) -> None:
+        """Raises ImproperlyConfigured for a URL that no broker can have."""
+        try:
+            for url in self.url.split(";"):
+                _ = (BrokerAddress(url=url).scheme, urlsplit(url).port)
+        except ValueError as error:
+            raise ImproperlyConfigured(
+                f"broker URL {redacted(self.url)!r} cannot be read: {error} (for example redis://host:6379/0)"
+            ) from error
 
     @property
     def name(self) -> str:
@@ -74,16 +88,24 @@ class BrokerSide:
 
 
 def connect(target: BrokerTarget) -> BrokerSide:
-    """The real ones. Nothing is sent before the first use, so a broker that is down costs a tick and not the start."""
+    """The real ones. Nothing is sent before the first use, so a broker that is down costs a tick and not the start.
+
+    Raises OSError when the certificates cannot be written, ImproperlyConfigured when the URL cannot be used.
+    """
     options: dict[str, Any] = {"global_keyprefix": target.key_prefix} if target.key_prefix else {}
     certificates = tempfile.TemporaryDirectory(prefix="celeriac-tls-") if target.has_certificates else None
-    ssl = _ssl(target, Path(certificates.name)) if certificates else None
-    return BrokerSide(
-        probe=DepthProbe(target.url, transport_options=options, ssl=ssl),
-        receiver=EventReceiver(target.url, transport_options=options, ssl=ssl),
-        post=Mailbox(target.url, transport_options=options, ssl=ssl),
-        certificates=certificates,
-    )
+    try:
+        ssl = _ssl(target, Path(certificates.name)) if certificates else None
+        return BrokerSide(
+            probe=DepthProbe(target.url, transport_options=options, ssl=ssl),
+            receiver=EventReceiver(target.url, transport_options=options, ssl=ssl, ping_every_s=PING_EVERY_S),
+            post=Mailbox(target.url, transport_options=options, ssl=ssl),
+            certificates=certificates,
+        )
+    except BaseException:
+        if certificates is not None:
+            certificates.cleanup()
+        raise
 
 
 def _ssl(target: BrokerTarget, folder: Path) -> dict[str, str]:
@@ -94,6 +116,6 @@ def _ssl(target: BrokerTarget, folder: Path) -> dict[str, str]:
         if text:
             path = folder / f"{name}.pem"
             path.touch(mode=0o600)
-            path.write_text(text, encoding="ascii")
+            path.write_text(text, encoding="utf-8")
             options[prefix + name] = str(path)
     return options

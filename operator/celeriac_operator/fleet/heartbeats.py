@@ -7,13 +7,13 @@ it found the workers. `Fleet` does no I/O and reads no clock; `Ears` is the thre
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol, TypeVar
 
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
 from celeriac.wire.event import Heartbeat, QueueTotals, TaskTotals, heartbeat_from_wire
+from celeriac_operator import clock
 
 log = logging.getLogger("celeriac_operator.fleet")
 
@@ -21,6 +21,8 @@ log = logging.getLogger("celeriac_operator.fleet")
 MISSED_HEARTBEATS = 3
 #: Seconds added to that, so that one slow delivery of the third heartbeat is not a death.
 SLACK_S = 1.0
+#: No worker counts as alive for longer than if it sent a heartbeat each minute, whatever it says of itself.
+SLOWEST_S = 60.0
 #: Seconds an incarnation without an owner is waited for before its totals are counted under no pool: its pod may not
 #: be indexed yet.
 OWNER_WAIT_S = 15.0
@@ -227,7 +229,7 @@ def _mark(beat: Heartbeat) -> tuple[str, str, int, str]:
 
 
 def _gone(seen: _Incarnation, now: float) -> bool:
-    return seen.offline or now - seen.heard_at > MISSED_HEARTBEATS * max(seen.beat.freq, 1.0) + SLACK_S
+    return seen.offline or now - seen.heard_at > MISSED_HEARTBEATS * min(max(seen.beat.freq, 1.0), SLOWEST_S) + SLACK_S
 
 
 def _started_at(seen: _Incarnation) -> float:
@@ -331,7 +333,7 @@ class Ears:
         pause_s = 0.5
         while not self._stopping.is_set():
             try:
-                bodies = self._receiver.drain(0.5)
+                self._take(self._receiver.drain(0.5))
             # Whatever a broker or somebody's event makes the transport raise: deaf ears would hold every pool for ever.
             except Exception as error:
                 self._listening_since = None
@@ -344,16 +346,15 @@ class Ears:
                 pause_s = min(pause_s * 2, 10.0)
                 continue
             if self._listening_since is None:
-                self._listening_since = time.time()
+                self._listening_since = clock.now()
                 if self._error:
                     log.info("hearing heartbeats again")
                 self._error, pause_s = "", 0.5
-            self._take(bodies)
         self._receiver.close()
 
     def _take(self, bodies: list[dict[str, Any]]) -> None:
         changed = False
-        now = time.time()
+        now = clock.now()
         for body in bodies:
             try:
                 changed = self._fleet.hear(body, now) or changed

@@ -8,11 +8,14 @@ from typing import Any
 
 import kombu
 
-from celeriac.broker.connection import BrokerAddress, broker_errors, connect, recoverable
+from celeriac.broker.connection import BrokerAddress, broker_errors, connect, recoverable, redacted
 from celeriac.exceptions import BrokerUnavailable
 from celeriac.wire.event import EXCHANGE
 
 log = logging.getLogger(__name__)
+
+#: The type of what a receiver sends to itself. Celery's monitors know no group of that name and pass it over.
+PING = "operator-ping"
 
 
 def _exchange(connection: kombu.Connection) -> kombu.Exchange:
@@ -42,12 +45,29 @@ class EventSender:
 
 
 class EventReceiver:
-    """All workers' events, on a connection of its own, which it reopens after an error. What is sent meanwhile is not seen."""
+    """All workers' events, on a connection of its own, which it reopens after an error. What is sent meanwhile is not seen.
 
-    def __init__(self, url: str, *, transport_options: Mapping[str, Any] | None = None, ssl: Any = None) -> None:
+    ping_every_s   seconds of silence after which it sends an event to itself; 0: never. Nobody tells a subscriber that its
+                   connection died on the way (a firewall's idle timeout, a node that is gone): it would wait for ever.
+                   Three times that long without hearing anything, and the connection counts as lost.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        transport_options: Mapping[str, Any] | None = None,
+        ssl: Any = None,
+        ping_every_s: float = 0.0,
+    ) -> None:
         self._address = BrokerAddress(url=url, transport_options=transport_options or {}, ssl=ssl)
+        self._ping_every_s = ping_every_s
+        self._id = f"receiver@{uuid.uuid4()}"
         self._connection: Any = None
+        self._sender: EventSender | None = None
         self._events: list[dict[str, Any]] = []
+        self._heard_at = self._pinged_at = 0.0
+        self._unanswered = 0
 
     def drain(self, timeout_s: float) -> list[dict[str, Any]]:
         """Event bodies that have come, lists flattened; waits up to timeout_s for the first. Raises BrokerUnavailable."""
@@ -64,11 +84,27 @@ class EventReceiver:
                         wait_s = 0.001
                     except TimeoutError:
                         break
+                if self._ping_every_s:
+                    self._listen_to_ourselves(time.monotonic())
         except BrokerUnavailable:
             self.close()
             raise
         events, self._events = self._events, []
         return events
+
+    def _listen_to_ourselves(self, now: float) -> None:
+        if now - max(self._heard_at, self._pinged_at) < self._ping_every_s:
+            return
+        if self._unanswered >= 2:
+            raise BrokerUnavailable(
+                f"events of the broker at {redacted(self._address.url)} are no longer heard, not even our own: nothing came"
+                f" for {now - self._heard_at:.0f} s (has the connection died on the way?); connecting again"
+            )
+        if self._sender is None:
+            self._sender = EventSender(self._connection)
+        self._sender.send({"type": PING, "hostname": self._id, "timestamp": time.time(), "utcoffset": 0, "pid": 0})
+        self._pinged_at = now
+        self._unanswered += 1
 
     def _connect(self) -> None:
         self._connection = connect(self._address)
@@ -79,18 +115,24 @@ class EventReceiver:
         )  # fmt: skip
         self._consumer = kombu.Consumer(channel, [queue], on_message=self._received, accept=["json"], no_ack=True)
         self._consumer.consume()
+        self._heard_at, self._unanswered = time.monotonic(), 0
 
     def _received(self, message: Any) -> None:
+        self._heard_at, self._unanswered = time.monotonic(), 0
         try:
             body = message.decode()
         except Exception as error:  # noqa: BLE001 - whatever some client has sent: events are hearsay
             log.warning("an event that cannot be decoded was passed over: %r", error)
             return
-        self._events += [event for event in (body if isinstance(body, list) else [body]) if isinstance(event, dict)]
+        self._events += [
+            event
+            for event in (body if isinstance(body, list) else [body])
+            if isinstance(event, dict) and event.get("type") != PING
+        ]
 
     def close(self) -> None:
         """Disconnect; the next drain connects again."""
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._sender = self._connection, None, None
         if connection is not None:
             try:
                 connection.release()
