@@ -631,6 +631,54 @@ UP = [
         replicas=7,
     ),
     Case(
+        id="pods of a rollout that are pending do not stop the growth of those that serve",
+        memory=knows(rate=40, service_s=0.5),
+        signals=sees(
+            2,
+            target={"rollout": True},
+            pods=(
+                pod("a", revision="r1"),
+                pod("b", revision="r1"),
+                PodSample(
+                    name="c",
+                    phase="Pending",
+                    ready=False,
+                    created_at=NOW - 600,
+                    pending_reason="ImagePullBackOff",
+                    revision="r2",
+                ),
+            ),
+        ),
+        desired=7,
+        replicas=7,
+    ),
+    Case(
+        id="pods of the revision that serves stop growth in a rollout too",
+        memory=knows(rate=40, service_s=0.5),
+        signals=sees(
+            2,
+            target={"rollout": True},
+            pods=(
+                pod("a", revision="r1"),
+                pod("b", revision="r2"),
+                PodSample(name="c", phase="Pending", ready=False, created_at=NOW - 61, revision="r2"),
+            ),
+        ),
+        desired=2,
+        replicas=None,
+        limited_by="pending_pods",
+    ),
+    Case(
+        id="another container that crashes beside a worker that is heard stops nothing",
+        memory=knows(rate=40, service_s=0.5),
+        signals=sees(
+            2,
+            pods=tuple(pod(n, ready=False, pending_reason="CrashLoopBackOff", running=True) for n in "ab"),
+        ),
+        desired=7,
+        replicas=7,
+    ),
+    Case(
         id="pods that are never created stop growth",
         memory=knows(rate=40, service_s=0.5, missing_since=NOW - 61),
         signals=sees(3, pods=(pod("a"),)),

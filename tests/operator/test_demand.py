@@ -199,6 +199,14 @@ def test_throttled_work_keeps_a_slot_though_its_limit_is_zero() -> None:
     assert demand.drained_in_s(1) is None
 
 
+def test_a_limit_below_zero_is_taken_for_zero() -> None:
+    limit = LimitedClass(task="crawl", queue="q", rate_per_s=-3.0, throttled=9)
+
+    demand = staff(Signals(queues=(QueueSample(name="q", throttled=9),), limited=(limit,)), spec_of(), Memory())
+
+    assert demand.slots == 1
+
+
 def test_a_limited_type_leaves_the_slots_of_the_rest_alone() -> None:
     limit = LimitedClass(task="crawl", queue="q", rate_per_s=1, throttled=5000)
     signals = Signals(queues=(QueueSample(name="q", ready=960, throttled=5000),), limited=(limit,))
@@ -408,6 +416,29 @@ def test_cold_start_is_thirty_seconds_until_one_was_seen() -> None:
     assert cold_start_s(spec_of(), Memory()) == 30
     assert cold_start_s(spec_of(), Memory(cold_start_s=8)) == 8
     assert cold_start_s(spec_of(coldStart="0s"), Memory(cold_start_s=8)) == 0
+
+
+def test_a_wait_for_a_node_is_no_cold_start() -> None:
+    made = PodSample(name="a", uid="a", phase="Pending", ready=False, created_at=NOW)
+    waits = replace(made, pending_reason="Unschedulable")
+    runs = replace(made, phase="Running", ready=True, first_heartbeat_at=NOW + 3599, heartbeat_age_s=1.0)
+
+    memory = Memory()
+    for after_s, pod in ((0, made), (60, waits), (3600, runs), (3605, runs)):
+        memory = learn(Signals(pods=(pod,), sampled_at=NOW + after_s), spec_of(), memory, NOW + after_s)
+
+    assert memory.cold_start_s is None
+    assert learn(Signals(sampled_at=NOW + 3610), spec_of(), memory, NOW + 3610).homeless == frozenset()
+
+
+def test_no_cold_start_is_learnt_above_ten_minutes() -> None:
+    slow = PodSample(name="a", uid="a", created_at=NOW, first_heartbeat_at=NOW + 3599, heartbeat_age_s=1.0)
+
+    memory = learn(Signals(pods=(slow,), sampled_at=NOW + 3600), spec_of(), Memory(), NOW + 3600)
+
+    assert memory.cold_start_s == 600
+    assert cold_start_s(spec_of(), Memory(cold_start_s=3599)) == 600
+    assert cold_start_s(spec_of(coldStart="1h"), Memory()) == 3600
 
 
 def test_cold_start_is_the_p90_of_pods_made_since_the_operator_runs() -> None:

@@ -294,6 +294,49 @@ COMMIT = [
         waits="draining a",
     ),
     Case(
+        id="pods that exist, unseen and not ready, are not taken for missing",
+        pods=(busy("a"),),
+        replicas=5,
+        desired=1,
+        target={"ready_replicas": 1, "existing": 5},
+        marks=("a",),
+        waits="draining a",
+    ),
+    Case(
+        id="demand that returns while a scale-in is under way lifts no mark of those that leave",
+        pods=(drained("a"), draining("b"), busy("c")),
+        replicas=2,
+        desired=3,
+        lifts=("b",),
+        writes=3,
+    ),
+    Case(
+        id="demand that returned lifts no mark until the controller has seen its number",
+        pods=(drained("a"), busy("b")),
+        desired=2,
+        target={"settling": True},
+    ),
+    Case(
+        id="a rollout lifts no mark of those that leave",
+        pods=(drained("a"), draining("b"), busy("c")),
+        replicas=2,
+        desired=1,
+        target={"rollout": True},
+        lifts=("b",),
+        waits="rollout",
+    ),
+    Case(
+        id="a pod with a container that runs does not go first, though another of its containers cannot start",
+        pods=(
+            idle("a", ready=False, heartbeat_age_s=None, pending_reason="CrashLoopBackOff", running=True),
+            busy("b"),
+            busy("c", 2),
+        ),
+        desired=2,
+        marks=("b",),
+        waits="a not ready and not drained",
+    ),
+    Case(
         id="selection Any writes at once",
         pods=(busy("a"), busy("b")),
         desired=0,
@@ -329,7 +372,43 @@ LATE = [
     ),
 ]
 
+HANGS = [
+    Case(
+        id="who has not answered its mark for half a minute is named",
+        pods=(idle("a"), busy("b")),
+        desired=1,
+        memory=Memory(drain_id="d1", marked=(("a", NOW - 30),)),
+        marks=("a",),
+        waits="no answer to the drain from a: a stock Celery worker knows none, set scaleDown.selection to Any",
+    ),
+    Case(
+        id="who is drained and shown as ready for half a minute is named",
+        pods=(drained("a", ready=True), busy("b")),
+        desired=1,
+        memory=Memory(drain_id="d1", marked=(("a", NOW - 300),), drained=(("a", NOW - 30),)),
+        marks=("a",),
+        waits="drained but still ready: a; has the container a readinessProbe on /readyz?",
+    ),
+]
+
 STATEFUL = [
+    Case(
+        id="a StatefulSet's ordinals may start above zero",
+        pods=tuple(busy(f"w-{i}", 1) for i in (10, 11, 12)),
+        desired=2,
+        target={"first_ordinal": 10},
+        marks=("w-12",),
+        waits="draining w-12",
+    ),
+    Case(
+        id="a StatefulSet counts a pod on its way out, so it is not unseen",
+        pods=(idle("w-0"), drained("w-1"), idle("w-2", deleting=True)),
+        replicas=2,
+        desired=1,
+        target={"existing": 3},
+        marks=("w-1",),
+        writes=1,
+    ),
     Case(
         id="a StatefulSet drains its top ordinal, busy or not",
         pods=(idle("w-0"), idle("w-1"), busy("w-2", 4)),
@@ -378,7 +457,7 @@ STATEFUL = [
 ]
 
 
-@pytest.mark.parametrize("case", [*SELECT, *COMMIT, *LATE, *STATEFUL], ids=lambda case: case.id)
+@pytest.mark.parametrize("case", [*SELECT, *COMMIT, *LATE, *HANGS, *STATEFUL], ids=lambda case: case.id)
 def test_plan(case: Case) -> None:
     replicas = len(case.pods) if case.replicas is None else case.replicas
     kind = "StatefulSet" if case in STATEFUL else "Deployment"
@@ -401,3 +480,15 @@ def test_a_drain_keeps_its_id_and_the_time_of_its_marks_until_it_ends() -> None:
     assert first.drain_id == second.drain_id == "scale-in-1000000"
     assert second.memory.marked == (("a", NOW),)
     assert (ended.drain_id, ended.memory.marked) == ("", ())
+
+
+def test_a_pod_that_only_just_drained_may_still_be_shown_as_ready_without_a_word() -> None:
+    signals = Signals(pods=(drained("a", ready=True), busy("b")), target=TargetSample(replicas=2))
+    working_since = Memory(drain_id="d1", marked=(("a", NOW - 600),))
+
+    first = plan(signals, spec_of(), working_since, 1, NOW)
+    second = plan(signals, spec_of(), first.memory, 1, NOW + 5)
+    third = plan(signals, spec_of(), second.memory, 1, NOW + 31)
+
+    assert [("still ready" in found.waiting) for found in (first, second, third)] == [False, False, True]
+    assert plan(signals, spec_of(), third.memory, 2, NOW + 36).memory.drained == ()

@@ -4,7 +4,7 @@ import base64
 import logging
 
 import pytest
-from objects import autoscaler, deployment, pod, replica_set, worker_pool
+from objects import autoscaler, deployment, pod, replica_set, stateful_set, worker_pool
 
 from celeriac_operator.cluster.index import WATCHED, ClusterIndex
 from celeriac_operator.cluster.kube import KubeCluster
@@ -112,6 +112,7 @@ def test_pods_that_a_quota_refused_are_told_as_pending(world):
     body = deployment(replicas=4)
     message = "pods is forbidden: exceeded quota: small"
     body["status"]["conditions"] = [{"type": "ReplicaFailure", "status": "True", "message": message}]
+    body["status"]["replicas"] = 2
     body["metadata"]["uid"] = world.api.get("deployments", "mails")["metadata"]["uid"]
     world.api.put("deployments", body)
     world.look()
@@ -146,6 +147,46 @@ def test_a_new_template_that_its_controller_has_not_seen_is_a_rollout(world):
     world.look()
 
     assert world.target.rollout
+
+
+def test_a_stateful_set_that_keeps_two_revisions_on_purpose_is_no_rollout(world):
+    kept = stateful_set("store", observedGeneration=1, updatedReplicas=1, currentRevision="r1", updateRevision="r2")
+    kept["spec"]["updateStrategy"] = {"rollingUpdate": {"partition": 1}}
+    owner = world.api.put("statefulsets", kept)
+    for name, revision in (("store-0", "r1"), ("store-1", "r2")):
+        world.api.put("pods", pod(name, owner=owner, revision=revision))
+    world.api.put("workerpools", {**spec_of(target="store", kind="StatefulSet"), "metadata": {"name": "store"}})
+    world.look()
+    pool = next(record for record in world.cluster.pools() if record.name == "store")
+
+    target = world.cluster.target(pool, WorkerPoolSpec.parse(pool.spec))
+
+    assert (target.kind, target.error, target.rollout) == ("StatefulSet", "", False)
+
+
+def test_a_number_just_written_settles_until_its_controller_has_seen_it(world):
+    before = world.target
+    world.scale(4)
+    world.look()
+    written = world.target
+    body = world.api.get("deployments", "mails")
+    body["status"]["observedGeneration"] = body["metadata"]["generation"]
+    world.api.put("deployments", body)
+    world.look()
+
+    assert (before.settling, written.settling, world.target.settling) == (False, True, False)
+    assert before.existing == 2
+
+
+def test_pods_that_exist_and_were_not_seen_yet_were_not_refused(world):
+    body = deployment(replicas=4)
+    message = "pods is forbidden: exceeded quota: small"
+    body["status"]["conditions"] = [{"type": "ReplicaFailure", "status": "True", "message": message}]
+    body["metadata"]["uid"] = world.api.get("deployments", "mails")["metadata"]["uid"]
+    world.api.put("deployments", body)
+    world.look()
+
+    assert [found for found in world.pods if found.pending_reason] == []
 
 
 def test_our_own_scale_is_no_rollout(world):
@@ -225,6 +266,16 @@ def test_of_two_pools_on_one_target_the_older_keeps_it(world):
     rivals = {name: world.cluster.target(record, world.spec).foreign_manager for name, record in records.items()}
 
     assert rivals == {"again": "WorkerPool/mails", "mails": ""}
+
+
+def test_an_older_pool_with_a_wrong_spec_is_no_rival(world):
+    wrong = spec_of()
+    wrong["spec"]["queues"] = []
+    wrong["metadata"] = {"name": "wrong", "creationTimestamp": "2000-01-01T00:00:00Z"}
+    world.api.put("workerpools", wrong)
+    world.look()
+
+    assert world.target.foreign_manager == ""
 
 
 def test_an_older_pool_that_only_watches_is_no_rival(world):

@@ -7,6 +7,7 @@ from celeriac_operator.cluster.index import ClusterIndex
 from celeriac_operator.cluster.pods import epoch_s, pending_reason, pod_of
 from celeriac_operator.cluster.sweep import Sweep
 from celeriac_operator.errors import Forbidden
+from celeriac_operator.fleet.match import pod_samples
 
 
 def _stored(body, uid, **metadata):
@@ -17,13 +18,7 @@ def _stored(body, uid, **metadata):
 def test_a_running_pod_tells_when_it_became_ready_and_of_which_revision_it_is():
     found = pod_of(_stored(pod("mails-1", revision="abc"), "p1")).record
 
-    assert (found.phase, found.ready, found.deleting, found.revision, found.ip) == (
-        "Running",
-        True,
-        False,
-        "abc",
-        "10.0.0.7",
-    )
+    assert (found.phase, found.ready, found.deleting, found.revision) == ("Running", True, False, "abc")
     assert found.ready_at - found.created_at == 20.0
 
 
@@ -68,6 +63,23 @@ def _waiting(reason, kind="containerStatuses"):
 )
 def test_the_reason_why_a_pod_does_not_run(status, reason):
     assert pending_reason(status) == reason
+
+
+@pytest.mark.parametrize(
+    ("states", "running"),
+    [
+        pytest.param([{"running": {}}, {"waiting": {"reason": "CrashLoopBackOff"}}], True, id="one crashes, one runs"),
+        pytest.param([{"waiting": {"reason": "CrashLoopBackOff"}}], False, id="the only one crashes"),
+        pytest.param([], False, id="none yet"),
+    ],
+)
+def test_a_pod_runs_while_one_of_its_containers_does(states, running):
+    statuses = [{"state": state} for state in states]
+
+    found = pod_of(_stored(pod("mails-1", ready=False, containerStatuses=statuses), "p1")).record
+
+    assert found.running is running
+    assert pod_samples([found], {}, 0.0)[0].running is running
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 from objects import deployment, replica_set, stateful_set
 
-from celeriac_operator.cluster.workloads import read, replaces_pods, replicas_manager, workload_of, write_scale
+from celeriac_operator.cluster.workloads import path_of, replaces_pods, replicas_manager, workload_of, write_scale
 from celeriac_operator.errors import Conflict, NotFound
 
 
@@ -85,6 +85,16 @@ def test_a_rolling_update_is_seen_in_the_status(kind, spec, status, replacing):
     assert replaces_pods(kind, spec, status) is replacing
 
 
+def test_a_stateful_sets_first_ordinal_is_read():
+    body = _stored(stateful_set())
+    plain = workload_of(body)
+    body["spec"]["ordinals"] = {"start": 10}
+
+    shifted = workload_of(body)
+
+    assert (plain.first_ordinal, shifted.first_ordinal) == (0, 10)
+
+
 def _entry(manager, at, *fields):
     return {"manager": manager, "time": at, "fieldsV1": {"f:spec": {f"f:{name}": {} for name in fields}}}
 
@@ -117,7 +127,7 @@ def test_a_quota_that_refuses_pods_is_told():
 
 def test_the_scale_is_written_with_the_version_that_was_read(api, client):
     api.put("deployments", deployment(replicas=2))
-    workload = read(client, namespace="shop", kind="Deployment", name="mails")
+    workload = _read(client)
 
     version = write_scale(client, workload, replicas=5, resource_version=workload.resource_version)
 
@@ -132,7 +142,7 @@ def test_the_scale_is_written_with_the_version_that_was_read(api, client):
 
 def test_a_workload_that_changed_since_is_not_written(api, client):
     api.put("deployments", deployment(replicas=2))
-    workload = read(client, namespace="shop", kind="Deployment", name="mails")
+    workload = _read(client)
     api.put("deployments", deployment(replicas=3))
 
     with pytest.raises(Conflict, match="the object has been modified"):
@@ -143,4 +153,8 @@ def test_a_workload_that_changed_since_is_not_written(api, client):
 
 def test_a_workload_that_is_gone_is_not_found(client):
     with pytest.raises(NotFound, match='deployments "mails" not found'):
-        read(client, namespace="shop", kind="Deployment", name="mails")
+        write_scale(client, workload_of(_stored(deployment())), replicas=5, resource_version="7")
+
+
+def _read(client):
+    return workload_of({**client.get(path_of("shop", "Deployment", "mails")), "kind": "Deployment"})

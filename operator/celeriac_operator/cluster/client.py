@@ -31,9 +31,7 @@ from celeriac_operator.errors import (
     Unauthorized,
     Unreachable,
 )
-
-#: The name under which the API server records our writes in `managedFields`.
-FIELD_MANAGER = "celeriac-operator"
+from celeriac_operator.resources.labels import FIELD_MANAGER
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"

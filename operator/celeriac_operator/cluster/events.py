@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from celeriac_operator.cluster.client import FIELD_MANAGER, KubeClient
+from celeriac_operator.cluster.client import KubeClient
 from celeriac_operator.errors import ClusterError, NotFound
+from celeriac_operator.resources.labels import API_VERSION, FIELD_MANAGER, KIND
 from celeriac_operator.resources.records import PoolRecord
 
 log = logging.getLogger("celeriac_operator.cluster")
@@ -85,8 +86,8 @@ class EventRecorder:
             "kind": "Event",
             "metadata": {"name": posted.name, "namespace": pool.namespace},
             "involvedObject": {
-                "apiVersion": "celeriac.dev/v1alpha1",
-                "kind": "WorkerPool",
+                "apiVersion": API_VERSION,
+                "kind": KIND,
                 "namespace": pool.namespace,
                 "name": pool.name,
                 "uid": pool.uid,

@@ -13,7 +13,9 @@ from typing import Any
 
 from celeriac_operator.cluster.pods import Pod, pod_of
 from celeriac_operator.cluster.workloads import PLURALS, Workload, workload_of
+from celeriac_operator.resources.labels import API_VERSION, KIND, PLURAL
 from celeriac_operator.resources.records import PodRecord, PoolRecord
+from celeriac_operator.resources.spec import SpecError, WorkerPoolSpec
 
 #: (namespace, name) of a pool.
 PoolKey = tuple[str, str]
@@ -22,7 +24,7 @@ TargetKey = tuple[str, str, str]
 
 #: Kind -> the API path of its group and version, and its plural: everything that is watched.
 WATCHED: Mapping[str, tuple[str, str]] = {
-    "WorkerPool": ("/apis/celeriac.dev/v1alpha1", "workerpools"),
+    KIND: (f"/apis/{API_VERSION}", PLURAL),
     "Pod": ("/api/v1", "pods"),
     **{kind: ("/apis/apps/v1", plural) for kind, plural in PLURALS.items()},
 }
@@ -30,11 +32,15 @@ WATCHED: Mapping[str, tuple[str, str]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """A WorkerPool, the workload it names, and when it was made (RFC 3339: comparable as text)."""
+    """A WorkerPool, the workload it names, and when it was made (RFC 3339: comparable as text).
+
+    valid   whether its spec can be acted on: another is nobody's rival.
+    """
 
     record: PoolRecord
     target: TargetKey
     created_at: str
+    valid: bool = True
 
 
 class ClusterIndex:
@@ -63,7 +69,7 @@ class ClusterIndex:
         with self._lock:
             self._last_event_at = time.monotonic()
             self._versions[uid] = (kind, metadata["namespace"], str(metadata.get("resourceVersion", "")))
-            if kind == "WorkerPool":
+            if kind == KIND:
                 return self._put_pool(uid, pool_of(body))
             if kind == "Pod":
                 return self._put_pod(uid, pod_of(body))
@@ -118,11 +124,6 @@ class ClusterIndex:
         with self._lock:
             uid = self._workload_uids.get(target)
             return self._workloads.get(uid) if uid else None
-
-    def replica_sets(self, workload: Workload) -> Sequence[Workload]:
-        """The ReplicaSets that a Deployment owns."""
-        with self._lock:
-            return [self._workloads[uid] for uid in self._owned.get(workload.uid, ()) if uid in self._workloads]
 
     def pods(self, workload: Workload) -> Sequence[Pod]:
         """The pods a workload owns, itself or by its ReplicaSets, in the order of their names."""
@@ -210,7 +211,16 @@ def pool_of(body: Mapping[str, Any]) -> Pool:
         record=record,
         target=(str(target.get("kind") or "Deployment"), record.namespace, str(target.get("name") or "")),
         created_at=str(metadata.get("creationTimestamp") or ""),
+        valid=_is_valid(spec),
     )
+
+
+def _is_valid(spec: Mapping[str, Any]) -> bool:
+    try:
+        WorkerPoolSpec.parse(spec)
+    except SpecError:
+        return False
+    return True
 
 
 def list_paths(kind: str, namespaces: Iterable[str]) -> Sequence[str]:

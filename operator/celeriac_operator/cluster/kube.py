@@ -13,14 +13,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from celeriac_operator.cluster.client import FIELD_MANAGER, JSON_PATCH, KubeClient
+from celeriac_operator.cluster.client import JSON_PATCH, KubeClient
 from celeriac_operator.cluster.events import EventRecorder
 from celeriac_operator.cluster.index import ClusterIndex, Pool, TargetKey
 from celeriac_operator.cluster.lease import Lease
-from celeriac_operator.cluster.pods import DELETION_COST, Pod
+from celeriac_operator.cluster.pods import Pod
 from celeriac_operator.cluster.rivals import Rivals
 from celeriac_operator.cluster.workloads import PLURALS, Workload, path_of, write_scale
 from celeriac_operator.errors import ClusterError, Conflict, Forbidden, NotFound
+from celeriac_operator.resources.labels import API_VERSION, DELETION_COST, FIELD_MANAGER, PLURAL
 from celeriac_operator.resources.records import PodRecord, PoolRecord
 from celeriac_operator.resources.spec import WorkerPoolSpec
 from celeriac_operator.scaling.signals import TargetSample
@@ -103,6 +104,9 @@ class KubeCluster:
                 self._index.pool(pool.uid) or Pool(record=pool, target=key, created_at="~")
             ),
             contested_by=self._contested_by(workload),
+            first_ordinal=workload.first_ordinal,
+            existing=workload.existing,
+            settling=self._settles(workload),
         )
 
     def pods(self, pool: PoolRecord, spec: WorkerPoolSpec) -> Sequence[PodRecord]:
@@ -115,7 +119,8 @@ class KubeCluster:
         if workload is None:
             return ()
         live = [pod.record for pod in self._index.pods(workload) if pod.record.phase not in ("Succeeded", "Failed")]
-        return [*live, *_refused(workload, sum(not pod.deleting for pod in live))]
+        known = sum(not pod.deleting for pod in live)
+        return [*live, *_refused(workload, max(known, workload.existing or 0))]
 
     def secret(self, namespace: str, name: str, key: str) -> str:
         """One value of a Secret, decoded. NotFound also when the Secret lacks the key."""
@@ -144,7 +149,9 @@ class KubeCluster:
             self._index.put(workload.kind, self._client.get(path_of(workload.namespace, workload.kind, workload.name)))
             raise
         self._index.wrote_scale(workload.uid, replicas=replicas, resource_version=version)
-        self._written[workload.uid] = _Written(replicas=replicas, generation=workload.generation + 1, at=time.time())
+        before = self._written.get(workload.uid)
+        generation = max(workload.generation, before.generation if before else 0) + 1
+        self._written[workload.uid] = _Written(replicas=replicas, generation=generation, at=time.time())
 
     def mark_pods(self, pool: PoolRecord, costs: Mapping[str, int]) -> None:
         """Set the deletion cost of pods by name. Best effort: what decides who goes is readiness."""
@@ -168,12 +175,11 @@ class KubeCluster:
     def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> None:
         """Replace the status subresource as a whole, of this very pool: not of a later one of the same name."""
         self._guard()
-        group = "/apis/celeriac.dev/v1alpha1"
         body = [
             {"op": "test", "path": "/metadata/uid", "value": pool.uid},
             {"op": "add", "path": "/status", "value": status},
         ]
-        path = f"{group}/namespaces/{pool.namespace}/workerpools/{pool.name}/status"
+        path = f"/apis/{API_VERSION}/namespaces/{pool.namespace}/{PLURAL}/{pool.name}/status"
         self._client.patch(path, body, content_type=JSON_PATCH)
 
     def event(self, pool: PoolRecord, kind: str, reason: str, message: str) -> None:
@@ -196,8 +202,15 @@ class KubeCluster:
         known = max(workload.observed_generation, written.generation if written else 0)
         if workload.generation > known:
             return True
+        if workload.kind == "StatefulSet":
+            return False  # a partition or OnDelete keeps two revisions on purpose; any other update, its status tells
         live = [pod.record for pod in self._index.pods(workload) if not pod.record.deleting]
         return len({pod.revision for pod in live if pod.phase not in ("Succeeded", "Failed")}) > 1
+
+    def _settles(self, workload: Workload) -> bool:
+        """Whether its controller has yet to see the newest spec, our own last write to the scale included."""
+        written = self._written.get(workload.uid)
+        return workload.observed_generation < max(workload.generation, written.generation if written else 0)
 
     def _contested_by(self, workload: Workload) -> str:
         """Who wrote spec.replicas after us, "" when nobody did.

@@ -27,7 +27,7 @@ RETRY_S = 2.0
 
 
 class Lease:
-    """One Lease object and our standing in it. `held` and `epoch` may be asked from any thread.
+    """One Lease object and our standing in it. `held` may be asked from any thread.
 
     client     should give up within a second or two: a renewal that hangs past the deadline has lost the Lease.
     identity   unique per process: a restarted operator is another holder.
@@ -49,16 +49,10 @@ class Lease:
         self._identity = identity
         self._clock = clock
         self._held_until = float("-inf")
-        self._epoch = 0
         self._seen: tuple[object, ...] = ()
         self._seen_at = float("-inf")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
-
-    @property
-    def epoch(self) -> int:
-        """Counts changes of holder: commands to workers carry it, so that a former holder's are ignored."""
-        return self._epoch
 
     def held(self) -> bool:
         """Whether this process may act now."""
@@ -98,10 +92,9 @@ class Lease:
         if holder not in ("", self._identity) and sent_at < self._seen_at + respected_s:
             return False
         try:
-            written = self._write(lease, holder=self._identity, duration_s=DURATION_S)
+            self._write(lease, holder=self._identity, duration_s=DURATION_S)
         except Conflict:
             return False  # the other was quicker
-        self._epoch = int(written["spec"].get("leaseTransitions") or 0)
         self._held_until = sent_at + DEADLINE_S
         return True
 
@@ -116,11 +109,10 @@ class Lease:
             if ours != held:
                 held = ours
                 log.info(
-                    "this replica %s (Lease %s/%s, epoch %d)",
+                    "this replica %s (Lease %s/%s)",
                     "acts" if held else "stands by",
                     self._namespace,
                     self._name,
-                    self._epoch,
                 )
             if self._stop.wait(RETRY_S):
                 return

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from celeriac_operator.resources.labels import DELETION_COST
 from celeriac_operator.resources.records import PodRecord
 
 #: Reasons of a waiting container that mean it will not start by itself. ContainerCreating and PodInitializing will.
@@ -24,9 +25,6 @@ STUCK = frozenset(
 
 #: The label that tells the revision: a ReplicaSet's, or a StatefulSet's.
 REVISION_LABELS = ("pod-template-hash", "controller-revision-hash")
-
-#: Lower goes first when a ReplicaSet shrinks (Kubernetes 1.22 and later); for people before that.
-DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +53,7 @@ def pod_of(body: Mapping[str, Any]) -> Pod:
         ready_at=epoch_s(ready.get("lastTransitionTime")) if is_ready else None,
         pending_reason=pending_reason(status),
         revision=next((labels[label] for label in REVISION_LABELS if label in labels), ""),
-        ip=status.get("podIP") or "",
+        running=any("running" in (container.get("state") or {}) for container in _containers(status)),
     )
     return Pod(
         namespace=metadata["namespace"],

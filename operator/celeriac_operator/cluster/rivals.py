@@ -14,6 +14,7 @@ from typing import Any
 from celeriac_operator.cluster.client import KubeClient
 from celeriac_operator.cluster.index import ClusterIndex, Pool, TargetKey
 from celeriac_operator.errors import ClusterError, Forbidden, NotFound
+from celeriac_operator.resources.labels import KIND
 
 log = logging.getLogger("celeriac_operator.cluster")
 
@@ -50,18 +51,23 @@ class Rivals:
         self._told: set[str] = set()
 
     def of(self, pool: Pool) -> str:
-        """The other scaler as "Kind/name", or "". Of two WorkerPools that act, the older one keeps the target."""
+        """The other scaler as "Kind/name", or "". Of two WorkerPools that act, the older one keeps the target.
+
+        One with a wrong spec does not act, but it will once it is corrected: then it has its target back.
+        """
         acting = (
-            other for other in self._index.pools_of(pool.target) if other.record.spec.get("mode") not in IDLE_MODES
+            other
+            for other in self._index.pools_of(pool.target)
+            if other.valid and other.record.spec.get("mode") not in IDLE_MODES
         )
         oldest = next(acting, pool)
         if oldest.record.uid != pool.record.uid:
-            return f"WorkerPool/{oldest.record.name}"
+            return f"{KIND}/{oldest.record.name}"
         namespace, name = pool.record.key
         for kind in AUTOSCALERS:
             names = self._names(kind, namespace)
             # One that scales the WorkerPool itself would set its override.
-            if rival := names.get(pool.target) or names.get(("WorkerPool", namespace, name)):
+            if rival := names.get(pool.target) or names.get((KIND, namespace, name)):
                 return rival
         return ""
 

@@ -20,6 +20,8 @@ class Workload:
 
     owner            uid of what controls it (a ReplicaSet's Deployment), or "".
     replicas         spec.replicas; absent means 1, as the API server defaults it.
+    existing         status.replicas: the pods that its controller counts, None before it counted any.
+    first_ordinal    of a StatefulSet's pods: spec.ordinals.start.
     generation       counts changes of its spec; its controller has seen observed_generation of them.
     replacing        its pods are being replaced, by the controller's own account.
     grace_s          terminationGracePeriodSeconds of its pods.
@@ -43,6 +45,8 @@ class Workload:
     quota_exceeded: str = ""
     replicas_manager: str = ""
     replicas_written_at: float | None = None
+    existing: int | None = None
+    first_ordinal: int = 0
 
 
 def workload_of(body: Mapping[str, Any]) -> Workload:
@@ -68,6 +72,8 @@ def workload_of(body: Mapping[str, Any]) -> Workload:
         quota_exceeded=_quota_exceeded(status),
         replicas_manager=manager,
         replicas_written_at=written_at,
+        existing=status.get("replicas"),
+        first_ordinal=int((spec.get("ordinals") or {}).get("start") or 0),
     )
 
 
@@ -106,11 +112,6 @@ def replicas_manager(managed_fields: Any) -> tuple[str, float | None]:
 def path_of(namespace: str, kind: str, name: str) -> str:
     """The URL path of a workload."""
     return f"/apis/apps/v1/namespaces/{namespace}/{PLURALS[kind]}/{name}"
-
-
-def read(client: KubeClient, *, namespace: str, kind: str, name: str) -> Workload:
-    """The workload as it is now. NotFound when there is none."""
-    return workload_of({**client.get(path_of(namespace, kind, name)), "kind": kind})
 
 
 def write_scale(client: KubeClient, workload: Workload, *, replicas: int, resource_version: str) -> str:

@@ -59,6 +59,7 @@ def _sample(pod: PodRecord, worker: Worker | None, now: float) -> PodSample:
         ready_at=pod.ready_at,
         pending_reason=pod.pending_reason,
         revision=pod.revision,
+        running=pod.running,
     )
     if worker is None:
         return sample
@@ -82,6 +83,5 @@ def _sample(pod: PodRecord, worker: Worker | None, now: float) -> PodSample:
         sample,
         drain_state=beat.drain.state,
         drain_id=beat.drain.id,
-        drain_epoch=beat.drain.epoch,
         drain_expires_in_s=max(0.0, beat.drain.expires_in_s - age_s),
     )

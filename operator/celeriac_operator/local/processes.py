@@ -286,7 +286,7 @@ def _record(pod: _Pod, revision: str, now: float) -> PodRecord:
         ready_at=pod.ready_at,
         pending_reason="CrashLoopBackOff" if waiting and pod.failures and pod.restart_at > now else "",
         revision=revision,
-        ip="127.0.0.1",
+        running=not waiting,
     )
 
 

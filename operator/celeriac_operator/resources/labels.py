@@ -9,5 +9,5 @@ PLURAL = "workerpools"
 #: The name under which the operator's writes appear in `metadata.managedFields`.
 FIELD_MANAGER = "celeriac-operator"
 
-#: On pods, a copy for people of who is to go first; from Kubernetes 1.22 on ReplicaSets heed it too.
+#: On pods, a copy for people of who is to go first; from Kubernetes 1.22 on ReplicaSets heed it too: lower goes first.
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"

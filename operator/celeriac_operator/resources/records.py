@@ -29,6 +29,7 @@ class PodRecord:
 
     phase            Pending | Running | Succeeded | Failed | Unknown
     pending_reason   why it does not run: Unschedulable, ImagePullBackOff, CrashLoopBackOff, QuotaExceeded …, or empty.
+    running          a container of it runs, be it another than the one that pending_reason is about.
     revision         the ReplicaSet's hash (`pod-template-hash`, or a StatefulSet's `controller-revision-hash`).
     """
 
@@ -41,4 +42,4 @@ class PodRecord:
     ready_at: float | None = None
     pending_reason: str = ""
     revision: str = ""
-    ip: str = ""
+    running: bool = False

@@ -227,7 +227,7 @@ def slots_for(stream: Stream, *, cold_start_s: float, tick_s: float) -> Slots:
     slots = min(uncapped, work)
     rate_cap = None
     if stream.limit_per_s is not None:
-        at_limit = stream.limit_per_s * service_s
+        at_limit = max(0.0, stream.limit_per_s) * service_s
         allowed = at_limit + stream.headroom * math.sqrt(at_limit)
         if allowed < slots:
             slots = rate_cap = allowed

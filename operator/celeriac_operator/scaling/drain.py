@@ -14,6 +14,9 @@ from celeriac_operator.scaling.learning import HEARTBEAT_FRESH_S
 from celeriac_operator.scaling.memory import Memory
 from celeriac_operator.scaling.signals import PodSample, Signals
 
+#: So long a worker may take to answer its mark, and a drained pod to turn not ready, before somebody is told.
+_TOLD_AFTER_S = 30.0
+
 #: A mark must hold for so much longer when the number is written: the pod must not claim again before it is removed.
 _MARK_LEFT_S = 20.0
 
@@ -39,10 +42,11 @@ class Plan:
 def plan(signals: Signals, spec: WorkerPoolSpec, memory: Memory, desired: int, now: float) -> Plan:
     target = signals.target
     alive = [pod for pod in signals.pods if not pod.deleting and pod.phase not in ("Succeeded", "Failed")]
-    # A scale-in just written is still under way: the drained pods it takes must not claim again.
-    leaving = desired <= target.replicas < len(alive)
+    # A scale-in just written is still under way, whatever is wanted by now: the pods it takes must not claim again. A
+    # larger number is written first; who is still there when its controller has seen it, stays.
+    leaving = target.settling or target.replicas < len(alive)
     echoing = {pod.name for pod in alive if pod.drain_state and not (leaving and pod.drain_state == "drained")}
-    nobody = Plan(memory=replace(memory, drain_id="", marked=()), undrain=tuple(sorted(echoing)))
+    nobody = Plan(memory=replace(memory, drain_id="", marked=(), drained=()), undrain=tuple(sorted(echoing)))
     if desired >= target.replicas:
         return replace(nobody, replicas=None if desired == target.replicas else desired)
     if spec.scale_down.selection is Selection.ANY:
@@ -57,6 +61,12 @@ def plan(signals: Signals, spec: WorkerPoolSpec, memory: Memory, desired: int, n
         choice = _idle_first(alive, signals, spec, desired, drain_id=drain_id, marked=frozenset(since))
     if not choice.victims and not choice.gone:
         return replace(nobody, waiting=_waiting(alive, choice, target.replicas - desired))
+    known = dict(memory.drained)
+    still_ready = {
+        pod.name: known.get(pod.name, now)
+        for pod in choice.victims
+        if pod.ready and _is_drained(pod, drain_id) and target.kind != "StatefulSet"
+    }
     write = target.replicas - choice.gone
     names = {pod.name for pod in choice.victims}
     return Plan(
@@ -64,6 +74,7 @@ def plan(signals: Signals, spec: WorkerPoolSpec, memory: Memory, desired: int, n
             memory,
             drain_id=drain_id,
             marked=tuple((pod.name, since.get(pod.name, now)) for pod in choice.victims),
+            drained=tuple(still_ready.items()),
         ),
         replicas=write if choice.gone else None,
         drain=tuple(sorted(names)),
@@ -76,7 +87,21 @@ def plan(signals: Signals, spec: WorkerPoolSpec, memory: Memory, desired: int, n
                 if pod.busy and now - since.get(pod.name, now) > spec.scale_down.drain_timeout_s
             )
         ),
-        waiting="" if write == desired else _waiting(alive, choice, target.replicas - desired),
+        waiting=""
+        if write == desired
+        else "; ".join(
+            (
+                _waiting(alive, choice, target.replicas - desired),
+                *_hung(
+                    mute={
+                        pod.name
+                        for pod in choice.victims
+                        if pod.drain_id != drain_id and now - since.get(pod.name, now) >= _TOLD_AFTER_S
+                    },
+                    ready={name for name, at in still_ready.items() if now - at >= _TOLD_AFTER_S},
+                ),
+            )
+        ),
     )
 
 
@@ -126,12 +151,12 @@ def _from_the_top(
     drain_id: str,
 ) -> _Choice:
     """For a StatefulSet: it removes its highest ordinal and no other, so that is who must be drained, busy or not."""
-    replicas = signals.target.replicas
+    first, replicas = signals.target.first_ordinal, signals.target.replicas
     by_ordinal = {ordinal_of(pod.name): pod for pod in alive}
     leaving = {ordinal_of(pod.name) for pod in signals.pods if pod.deleting}
     victims: list[PodSample] = []
     gone, busy, certain = 0, 0, not _unseen(alive, signals)
-    for ordinal in range(replicas - 1, desired - 1, -1):
+    for ordinal in range(first + replicas - 1, first + desired - 1, -1):
         pod = by_ordinal.get(ordinal)
         if pod is None:
             if ordinal in leaving:
@@ -168,8 +193,11 @@ def _is_heard(pod: PodSample) -> bool:
 
 
 def _is_stuck(pod: PodSample) -> bool:
-    """Whether it cannot start, by what the cluster says of it: it holds no task, and goes before any other."""
-    return not pod.ready and bool(pod.pending_reason) and not _is_heard(pod)
+    """Whether it cannot start, by what the cluster says of it: it holds no task, and goes before any other.
+
+    While any container runs it may be the worker's, and another one's trouble says nothing about its tasks.
+    """
+    return not pod.ready and bool(pod.pending_reason) and not pod.running and not _is_heard(pod)
 
 
 def _is_drained(pod: PodSample, drain_id: str) -> bool:
@@ -204,8 +232,11 @@ def _most_busy(spec: WorkerPoolSpec, replicas: int) -> int:
 
 
 def _unseen(alive: Sequence[PodSample], signals: Signals) -> bool:
-    """Whether the target counts more ready pods than are known here: the index lags, and what is missing may work."""
-    return signals.target.ready_replicas > sum(pod.ready for pod in alive)
+    """Whether the target counts more pods, or more ready ones, than are known here: what the index lacks may work."""
+    target = signals.target
+    # A StatefulSet counts the pods that are on their way out, too; a ReplicaSet does not.
+    known = len(signals.pods) if target.kind == "StatefulSet" else len(alive)
+    return target.ready_replicas > sum(pod.ready for pod in alive) or (target.existing or 0) > known
 
 
 def _echoed_id(alive: Sequence[PodSample]) -> str:
@@ -228,6 +259,18 @@ def _waiting(alive: Sequence[PodSample], choice: _Choice, wanted: int) -> str:
     if unknown and len(names) + choice.gone < wanted:
         reasons.append(f"{_listed(unknown)} without a heartbeat")
     return f"{wanted} to go: {'; '.join(reasons) or 'waiting for the last scale-in to end'}"
+
+
+def _hung(*, mute: set[str], ready: set[str]) -> tuple[str, ...]:
+    """What a person has to see to when a drain does not come to its end by itself."""
+    told = []
+    if mute:
+        told.append(
+            f"no answer to the drain from {_listed(mute)}: a stock Celery worker knows none, set scaleDown.selection to Any"
+        )
+    if ready:
+        told.append(f"drained but still ready: {_listed(ready)}; has the container a readinessProbe on /readyz?")
+    return tuple(told)
 
 
 def _listed(names: set[str]) -> str:

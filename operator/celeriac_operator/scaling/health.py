@@ -25,6 +25,10 @@ class Blocked:
 def blocked(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) -> Blocked | None:
     """The first reason that holds, or None when a new pod would start and consume."""
     pods = [pod for pod in signals.pods if not pod.deleting]
+    if signals.target.rollout:
+        # A new revision that does not start is the rollout's matter: the pods that serve can still be more.
+        serving = {pod.revision for pod in pods if pod.ready}
+        pods = [pod for pod in pods if not serving or pod.revision in serving]
     pending = [pod for pod in pods if pod.phase == "Pending" and now - (pod.created_at or now) > _PENDING_S]
     if pending:
         why = next((pod.pending_reason for pod in pending if pod.pending_reason), "Pending")
@@ -42,7 +46,13 @@ def blocked(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) 
 
 def _not_consuming(pods: list[PodSample], spec: WorkerPoolSpec, *, wait_s: float, now: float) -> Blocked | None:
     """Half of the pods or more are of no use, or a queue has no consumer among pods that had time to become one."""
-    crashing = [pod for pod in pods if pod.pending_reason == _CRASH_LOOP]
+    # Of a pod whose worker is heard, it is another container that crashes.
+    crashing = [
+        pod
+        for pod in pods
+        if pod.pending_reason == _CRASH_LOOP
+        and (pod.heartbeat_age_s is None or pod.heartbeat_age_s > HEARTBEAT_FRESH_S)
+    ]
     ready = [pod for pod in pods if pod.ready and not pod.stopping]
     mute = [pod for pod in ready if pod.heartbeat_age_s is None and now - (pod.ready_at or now) > wait_s]
     wanted = {queue.name for queue in spec.queues}

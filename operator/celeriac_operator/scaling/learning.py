@@ -36,6 +36,9 @@ _CLAIMS_KEPT = 1000.0
 
 _STARTS_KEPT, _TRAIL_KEPT = 32, 64
 
+#: No cold start is learnt to be longer: pods ordered so far ahead would mostly be for work that somebody else has done.
+_COLD_START_MOST_S = 600.0
+
 #: Broker data older than so many ticks is stale.
 STALE_TICKS = 3
 
@@ -59,7 +62,7 @@ def cold_start_s(spec: WorkerPoolSpec, memory: Memory) -> float:
     """From the order for a pod to its first heartbeat: as the spec says, else the p90 observed, else 30 s."""
     if spec.cold_start_s is not None:
         return spec.cold_start_s
-    return FIRST_COLD_START_S if memory.cold_start_s is None else memory.cold_start_s
+    return FIRST_COLD_START_S if memory.cold_start_s is None else min(memory.cold_start_s, _COLD_START_MOST_S)
 
 
 def horizon_s(spec: WorkerPoolSpec, memory: Memory) -> float:
@@ -106,7 +109,11 @@ def _learn_pods(signals: Signals, memory: Memory, now: float) -> Memory:
         if pod.heartbeat_age_s is not None and pod.heartbeat_age_s <= HEARTBEAT_FRESH_S and not pod.deleting
     ]
     slots_per_pod = sum(pod.slots for pod in heard) / len(heard) if heard else memory.slots_per_pod
-    starts = _learn_starts(signals.pods, memory.starts, since=now - signals.operator_uptime_s)
+    homeless = frozenset(
+        _uid(pod) for pod in signals.pods if pod.pending_reason == "Unschedulable" or _uid(pod) in memory.homeless
+    )
+    settled = [pod for pod in signals.pods if _uid(pod) not in homeless]
+    starts = _learn_starts(settled, memory.starts, since=now - signals.operator_uptime_s)
     n = signals.target.replicas
     missing = not signals.target.error and sum(not pod.deleting for pod in signals.pods) < n
     missing_since = (now if memory.missing_since is None else memory.missing_since) if missing else None
@@ -115,6 +122,7 @@ def _learn_pods(signals: Signals, memory: Memory, now: float) -> Memory:
         memory,
         slots_per_pod=slots_per_pod or None,
         starts=starts,
+        homeless=homeless,
         cold_start_s=_p90([seconds for _, seconds in starts]) if starts else memory.cold_start_s,
         longest_run_s=max([memory.longest_run_s, *(pod.longest_running_s for pod in heard)]),
         missing_since=missing_since,
@@ -128,14 +136,18 @@ def _learn_starts(
     """Cold starts of pods made since this operator runs; of older ones it does not know when they were first heard."""
     known = {uid for uid, _ in starts}
     new = tuple(
-        (pod.uid or pod.name, max(0.0, pod.first_heartbeat_at - pod.created_at))
+        (_uid(pod), min(_COLD_START_MOST_S, max(0.0, pod.first_heartbeat_at - pod.created_at)))
         for pod in pods
         if pod.created_at is not None
         and pod.first_heartbeat_at is not None
         and pod.created_at >= since
-        and (pod.uid or pod.name) not in known
+        and _uid(pod) not in known
     )
     return (*starts, *new)[-_STARTS_KEPT:] if new else starts
+
+
+def _uid(pod: PodSample) -> str:
+    return pod.uid or pod.name
 
 
 def _learn_queue(known: QueueMemory, sample: QueueSample, limited: Sequence[LimitedClass], *, at: float) -> QueueMemory:

@@ -92,7 +92,9 @@ class Memory:
     wants          (at, pods) asked for by demand within the idle time-out, only those that can still be the largest.
     trail          (at, replicas) as observed, one entry a change, for the step limit.
     nudge          (direction, since) of a wish for one pod more or less that has not persisted yet.
-    drain_id       of the drain under way, with `marked`: (pod, since when it is marked).
+    drain_id       of the drain under way, with `marked`: (pod, since when it is marked), and `drained`: (pod, since when
+                   it is drained and shown as ready all the same).
+    homeless       uids of pods that waited for a node: how long they took to start is not the pool's cold start.
     limited_by     the last decision's. truths: its conditions, for events on change.
     """
 
@@ -111,6 +113,8 @@ class Memory:
     nudge: tuple[int, float] | None = None
     drain_id: str = ""
     marked: tuple[tuple[str, float], ...] = ()
+    drained: tuple[tuple[str, float], ...] = ()
+    homeless: frozenset[str] = frozenset()
     limited_by: str = "none"
     truths: Mapping[str, bool | None] = field(default_factory=dict)
 

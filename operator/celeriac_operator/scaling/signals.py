@@ -74,8 +74,9 @@ class PodSample:
     created_at, ready_at   None when not known.
     pending_reason  why it is not running: Unschedulable, ImagePullBackOff, CrashLoopBackOff, QuotaExceeded, or empty.
     heartbeat_age_s None when no heartbeat was ever matched: such a pod is never drained.
-    drain_state     "" | draining | drained, echoed by the worker, with the mark's id, epoch and seconds left.
+    drain_state     "" | draining | drained, echoed by the worker, with the mark's id and seconds left.
     revision        the ReplicaSet's hash: pods of an old revision are those a rollout replaces.
+    running         a container of it runs, be it another than the one that pending_reason is about.
     """
 
     name: str
@@ -97,9 +98,9 @@ class PodSample:
     stopping: bool = False
     drain_state: str = ""
     drain_id: str = ""
-    drain_epoch: int = 0
     drain_expires_in_s: float = 0.0
     revision: str = ""
+    running: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +113,9 @@ class TargetSample:
     foreign_manager   another autoscaler (HPA, ScaledObject, WorkerPool) that targets it, by kind and name: hands off.
     contested_by      field manager that changed replicas since our last write, or "".
     kind              Deployment | StatefulSet | ReplicaSet
+    first_ordinal     of a StatefulSet's pods: spec.ordinals.start.
+    existing          status.replicas: the pods that its controller counts, None when not known.
+    settling          its controller has not yet seen the number that was written last.
     """
 
     replicas: int = 0
@@ -124,6 +128,9 @@ class TargetSample:
     foreign_manager: str = ""
     contested_by: str = ""
     error: str = ""
+    first_ordinal: int = 0
+    existing: int | None = None
+    settling: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
