@@ -1,11 +1,15 @@
 """The WorkerPool's CRD as the operator chart installs it. (tests/house holds the schema and its rules against the code.)"""
 
+import json
+import shutil
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from charts import CRD_FILE, OPERATOR, objects, of_kind, the
+from helm_python import Chart
 
 CRD = yaml.safe_load(CRD_FILE.read_text())
 KIND = "CustomResourceDefinition"
@@ -55,3 +59,36 @@ def test_the_crd_is_left_to_others_when_it_should_be() -> None:
     found = objects(OPERATOR, {"crds": {"install": False}})
 
     assert of_kind(KIND, found) == []
+
+
+def owned(**annotations: str) -> dict[str, Any]:
+    return {
+        "metadata": {"annotations": {f"meta.helm.sh/{key.replace('_', '-')}": annotations[key] for key in annotations}}
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "written"),
+    [
+        pytest.param({}, True, id="there is none"),
+        pytest.param(owned(release_name="rel", release_namespace="apps"), True, id="it is ours"),
+        pytest.param(owned(release_name="old", release_namespace="apps"), False, id="another release left it"),
+        pytest.param(owned(release_name="rel", release_namespace="b"), False, id="a namesake elsewhere has it"),
+        pytest.param({"metadata": {"name": "workerpools.celeriac.dev"}}, False, id="kubectl applied it"),
+    ],
+)
+def test_a_crd_is_written_only_where_there_is_none_or_it_is_ours(
+    found: dict[str, Any], written: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "templates").mkdir()
+    (tmp_path / "Chart.yaml").write_text("{apiVersion: v2, name: probe, version: 0.1.0}")
+    shutil.copy(OPERATOR / "templates/_helpers.tpl", tmp_path / "templates")
+    (tmp_path / "templates/answer.yaml").write_text(
+        f'answer: {{{{ include "celeriac-operator.mayWriteCrd" (dict "found" (fromJson `{json.dumps(found)}`)'
+        ' "release" .Release) | quote }}'
+    )
+
+    with Chart.load(tmp_path) as chart:
+        (text,) = chart.render({}, name="rel", namespace="apps").values()
+
+    assert yaml.safe_load(text) == {"answer": "true" if written else ""}

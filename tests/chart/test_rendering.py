@@ -373,6 +373,46 @@ def test_the_worker_lets_the_operator_read_its_brokers_secret_and_no_other() -> 
     ]
 
 
+def test_the_worker_lets_the_operator_read_the_secrets_that_the_pool_names_in_the_brokers_place() -> None:
+    ref = {name: {"secretKeyRef": {"name": name.lower(), "key": "k"}} for name in ("urlFrom", "caFrom", "certFrom")}
+    tls = {"caFrom": ref["caFrom"], "certFrom": ref["certFrom"], "keyFrom": ref["certFrom"]}
+    found = objects(
+        WORKER,
+        {
+            "operator": {"serviceAccount": "celeriac-operator"},
+            "pool": {"broker": {"urlFrom": ref["urlFrom"], "tls": tls}},
+        },
+    )
+
+    (rule,) = the("Role", found)["rules"]
+
+    assert rule["resourceNames"] == ["cafrom", "certfrom", "urlfrom"]
+
+
+def test_without_a_pool_the_operator_may_read_the_workers_own_secret() -> None:
+    found = objects(WORKER, {"operator": {"serviceAccount": "celeriac-operator"}, "pool": {"enabled": False}})
+
+    assert the("Role", found)["rules"][0]["resourceNames"] == ["redis"]
+
+
+def test_the_scale_is_written_and_never_read() -> None:
+    rules = the("Role", objects(OPERATOR))["rules"]
+
+    verbs = {name: rule["verbs"] for rule in rules for name in rule["resources"] if "/" in name}
+
+    assert verbs == {
+        "workerpools/status": ["patch"],
+        **{f"{kind}/scale": ["update"] for kind in ("deployments", "replicasets", "statefulsets")},
+    }
+
+
+@pytest.mark.parametrize(("version", "policy"), [("1.26.9", None), ("1.27.0", "AlwaysAllow")])
+def test_a_worker_that_is_not_ready_never_holds_up_a_nodes_drain(version: str, policy: str | None) -> None:
+    budget = the("PodDisruptionBudget", objects(WORKER, {"kubeVersion": version}))
+
+    assert budget["spec"].get("unhealthyPodEvictionPolicy") == policy
+
+
 def test_the_users_affinity_and_the_soft_one_both_hold() -> None:
     own = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]}}
 

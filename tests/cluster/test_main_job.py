@@ -20,6 +20,7 @@ LONG, LONG_SECONDS = 2, 45.0
 #: The default interval of a pool, and what the issue allows beyond one tick.
 TICK_S, GRACE_S = 5.0, 1.0
 DEPLOYMENT = "shop-celeriac-worker"
+CRD = "workerpools.celeriac.dev"
 
 POOL = f"""
 apiVersion: celeriac.dev/v1alpha1
@@ -54,10 +55,21 @@ def _image_values(image: str) -> list[str]:
 def test_the_operator_is_installed_and_becomes_ready(cluster: Cluster, images: Images) -> None:
     values = [*_image_values(images.operator), "--set", "secrets.allowed={redis}"]
 
-    # The CRD outlives its release, so that of an earlier one may still be there.
-    cluster.helm("install", "celeriac", OPERATOR, *values, "--take-ownership", "--wait", "--timeout", "120s")
+    # The CRD outlives its release, so that of an earlier one may still be there: taken over as the chart's notes say.
+    if CRD in cluster.kubectl("get", "crds", "-o", "name"):
+        owner = ("meta.helm.sh/release-name=celeriac", f"meta.helm.sh/release-namespace={cluster.namespace}")
+        cluster.kubectl("annotate", "--overwrite", "crd", CRD, *owner)
+        cluster.kubectl("label", "--overwrite", "crd", CRD, "app.kubernetes.io/managed-by=Helm")
+    cluster.helm("install", "celeriac", OPERATOR, *values, "--wait", "--timeout", "120s")
 
     assert cluster.get("deployment", "celeriac-celeriac-operator")["status"]["readyReplicas"] == 1
+
+
+def test_a_second_release_leaves_the_crd_to_the_first(cluster: Cluster) -> None:
+    said = cluster.helm("install", "second", OPERATOR, "--dry-run=server")
+
+    assert "kind: CustomResourceDefinition" not in said
+    assert f"The CRD {CRD} belongs to celeriac and was left as it is" in said
 
 
 def test_the_workers_chart_starts_one_worker_which_becomes_ready(cluster: Cluster, images: Images) -> None:

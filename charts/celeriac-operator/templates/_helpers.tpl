@@ -75,6 +75,14 @@ app.kubernetes.io/part-of: celeriac
 {{- dict "items" (default (list .Release.Namespace) .Values.watchNamespaces | uniq | sortAlpha) | toJson -}}
 {{- end -}}
 
+{{/* "true" when there is no CRD yet, or `found` is this release's own; "" when another release, or nobody's, holds it: one CRD
+     serves them all, and Helm refuses an object that is not the release's own. */}}
+{{- define "celeriac-operator.mayWriteCrd" -}}
+{{- $owner := dig "metadata" "annotations" (dict) (default (dict) .found) -}}
+{{- $same := and (eq (get $owner "meta.helm.sh/release-name") .release.Name) (eq (get $owner "meta.helm.sh/release-namespace") .release.Namespace) -}}
+{{- if or (not .found) $same }}true{{ end -}}
+{{- end -}}
+
 {{/* Takes the CEL rules out of a schema, in place: API servers before 1.25 refuse the field. The operator checks the same rules. */}}
 {{- define "celeriac-operator.dropValidations" -}}
 {{- if kindIs "map" . -}}
@@ -100,7 +108,7 @@ app.kubernetes.io/part-of: celeriac
   verbs: [get, list, watch]
 - apiGroups: [apps]
   resources: [deployments/scale, replicasets/scale, statefulsets/scale]
-  verbs: [get, update]
+  verbs: [update]
 # Pods of the targets{{ if .Values.drain.annotatePods }}; patch is for the deletion cost{{ end }}.
 - apiGroups: [""]
   resources: [pods]

@@ -79,3 +79,30 @@ app.kubernetes.io/part-of: celeriac
 {{- define "celeriac-worker.brokerSecret" -}}
 {{- required "broker.existingSecret is empty: put the broker's URL in a Secret and name it (kubectl create secret generic redis --from-literal=url=redis://…)" .Values.broker.existingSecret -}}
 {{- end -}}
+
+{{/* The WorkerPool's spec: what this chart knows, and over it the user's fields. */}}
+{{- define "celeriac-worker.poolSpec" -}}
+{{- $queues := list -}}
+{{- range .Values.worker.queues }}{{ $queues = append $queues (dict "name" .) }}{{ end -}}
+{{- $ref := dict "name" (include "celeriac-worker.brokerSecret" .) "key" .Values.broker.existingSecretKey -}}
+{{- $target := dict "apiVersion" "apps/v1" "kind" "Deployment" "name" (include "celeriac-worker.fullname" .) -}}
+{{- $spec := dict "targetRef" $target "broker" (dict "urlFrom" (dict "secretKeyRef" $ref)) "queues" $queues -}}
+{{- with .Values.worker.concurrency }}{{ $_ := set $spec "concurrency" (int .) }}{{ end -}}
+{{- mergeOverwrite $spec (omit (deepCopy .Values.pool) "enabled" "name") | toYaml -}}
+{{- end -}}
+
+{{/* Names of the Secrets that the operator reads for the pool, as a JSON list: the URL's and the certificates'. Without a pool
+     of this chart's, the broker's. */}}
+{{- define "celeriac-worker.brokerSecrets" -}}
+{{- $names := list -}}
+{{- if .Values.pool.enabled -}}
+{{- $broker := (include "celeriac-worker.poolSpec" . | fromYaml).broker -}}
+{{- range $source := list "urlFrom" "caFrom" "certFrom" "keyFrom" -}}
+{{- $part := ternary $broker (default (dict) $broker.tls) (eq $source "urlFrom") -}}
+{{- with dig $source "secretKeyRef" "name" "" $part }}{{ $names = append $names . }}{{ end -}}
+{{- end -}}
+{{- else -}}
+{{- $names = list (include "celeriac-worker.brokerSecret" .) -}}
+{{- end -}}
+{{- $names | uniq | sortAlpha | toJson -}}
+{{- end -}}
