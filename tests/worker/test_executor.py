@@ -563,3 +563,12 @@ def test_a_value_that_cannot_be_handed_on_is_a_failure(app: Celeriac) -> None:
 
     assert isinstance(result, Failed)
     assert isinstance(result.error, EncodeError)
+
+
+def test_a_retry_that_was_asked_for_happens_even_if_the_body_raises_afterwards(app: Celeriac) -> None:
+    @app.task(bind=True, name="asks")
+    def asks(self: Any) -> None:
+        self.retry(throw=False, countdown=1)
+        raise Refused
+
+    assert isinstance(outcome(app, asks), RetryAsked)

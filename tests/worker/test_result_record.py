@@ -151,3 +151,7 @@ def test_an_exception_that_was_pickled_is_itself() -> None:
     error = PaymentRefused("x")
 
     assert exception_from_wire(error, sys.modules) is error
+
+
+def test_an_argument_too_large_for_json_becomes_text() -> None:
+    assert exception_to_wire(ValueError(2**63, 10**5000))["exc_message"] == [str(2**63), "<int>"]

@@ -497,3 +497,18 @@ def test_a_state_without_a_task_is_a_warning(app: Celeriac, caplog: pytest.LogCa
     app.task(lambda: 1, name="t").update_state(state="PROGRESS")
 
     assert "t.update_state(PROGRESS): no task runs here" in caplog.text
+
+
+def test_a_retry_with_an_unknown_option_says_which_it_takes(app: Celeriac) -> None:
+    @app.task(name="odd")
+    def odd() -> None: ...
+
+    with pytest.raises(TypeError, match=r"odd\.retry\(\) does not know coutdown; it takes .*priority"):
+        odd.retry(coutdown=3)
+
+
+def test_a_builtin_without_a_signature_can_be_a_task(app: Celeriac) -> None:
+    task = app.task(max, name="max")
+
+    assert task.run(1, 2) == 2
+    task.check_arguments((1, 2, 3), {})  # nothing is known of them, so anything goes

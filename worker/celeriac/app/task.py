@@ -17,6 +17,21 @@ from celeriac.policy.retry import backoff_s, exhausted
 from celeriac.result import AsyncResult, EagerResult
 from celeriac.wire.result import ResultMeta
 
+#: What a retry may change besides its arguments and its time.
+RETRY_OPTIONS = frozenset(
+    [
+        "queue",
+        "priority",
+        "expires",
+        "serializer",
+        "compression",
+        "headers",
+        "time_limit",
+        "soft_time_limit",
+        "reply_to",
+    ]
+)
+
 
 class Sender(Protocol):
     """What a task needs of its app."""
@@ -183,8 +198,15 @@ class Task:
         countdown   seconds, default_retry_delay unless given. max_retries: this task's, for this time. throw=False returns the
                     exception instead of raising it; the retry happens all the same.
 
-        Raises Retry; or, when the retries are used up, `exc` if given, else MaxRetriesExceededError.
+        options: queue, priority, expires, serializer, compression, headers, time_limit, soft_time_limit, reply_to.
+
+        Raises Retry; or, when the retries are used up, `exc` if given, else MaxRetriesExceededError. TypeError for an unknown option.
         """
+        unknown = options.keys() - RETRY_OPTIONS
+        if unknown:
+            raise TypeError(
+                f"{self.name}.retry() does not know {', '.join(sorted(unknown))}; it takes {', '.join(sorted(RETRY_OPTIONS))}"
+            )
         request = self.request
         limit = self.max_retries if max_retries is None else max_retries
         if exc is None:
@@ -290,7 +312,10 @@ class Task:
         cls._hooked = frozenset(hook for hook in hooks if getattr(cls, hook) is not getattr(Task, hook))
         cls._overrides_call = cls.__call__ is not Task.__call__
         if cls.typing and hasattr(cls, "run"):
-            signature = inspect.signature(cls.run)
+            try:
+                signature = inspect.signature(cls.run)
+            except ValueError:  # some builtins tell nothing of their arguments: then they are not checked
+                return
             if not isinstance(inspect.getattr_static(cls, "run"), staticmethod):  # without `self`
                 signature = signature.replace(parameters=list(signature.parameters.values())[1:])
             cls._signature = signature

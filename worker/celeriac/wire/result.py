@@ -97,8 +97,11 @@ def exception_from_wire(record: Any, modules: Mapping[str, Any]) -> BaseExceptio
     return rebuilt
 
 
+_INT64 = 2**63
+
+
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, str | int | float | bool):
+    if value is None or isinstance(value, str | float | bool) or (isinstance(value, int) and -_INT64 <= value < _INT64):
         return value
     if isinstance(value, list | tuple):
         return [_plain(part) for part in value]

@@ -124,16 +124,16 @@ class Executor:
                 raise request.retry_asked
             outcome: Outcome = self._succeeded(task, request, value, rules, queue)
         except Retry as asked:
-            try:
-                outcome = _retry(asked, request, rules)
-            except Exception as error:  # noqa: BLE001 - a next try that cannot be written is this one's failure
-                outcome = self._failed(task, request, error)
+            outcome = self._next_try(task, request, asked, rules)
         except Ignore:
             outcome = Ignored()
         except Reject as error:
             outcome = Rejected(str(error.reason) if error.reason is not None else "rejected by the task", error.requeue)
         except BaseException as error:  # noqa: BLE001 - a task's error is an outcome; exit() ends the task, not the worker
-            outcome = self._failed(task, request, error)
+            again = request.retry_asked  # with throw=False: the retry happens all the same
+            outcome = (
+                self._failed(task, request, error) if again is None else self._next_try(task, request, again, rules)
+            )
         if (
             task._hooked
             or signals.task_postrun.receivers
@@ -142,6 +142,12 @@ class Executor:
         ):
             self._tell(task, request, outcome)
         return outcome
+
+    def _next_try(self, task: Task, request: Request, asked: Retry, rules: Rules) -> Outcome:
+        try:
+            return _retry(asked, request, rules)
+        except Exception as error:  # noqa: BLE001 - a next try that cannot be written is this one's failure
+            return self._failed(task, request, error)
 
     def _succeeded(self, task: Task, request: Request, value: Any, rules: Rules, queue: str) -> Outcome:
         record = None
