@@ -9,17 +9,20 @@ pool, and carries out what it says. Nothing that is wrong with one pool, one bro
                                                                              Ears: heartbeats, between the ticks
 """
 
+import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from celeriac.broker.connection import redacted
 from celeriac.broker.depth import QueueDepth
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
 from celeriac.wire.event import QueueTotals, TaskTotals
+from celeriac_operator import clock
 from celeriac_operator.errors import ClusterError, Conflict, NotFound
 from celeriac_operator.fleet.brokers import BrokerSide, BrokerTarget, connect
 from celeriac_operator.fleet.control import keep_drained, lift_drain
@@ -31,22 +34,22 @@ from celeriac_operator.resources.records import PodRecord, PoolRecord
 from celeriac_operator.resources.spec import SecretKeyRef, SpecError, WorkerPoolSpec
 from celeriac_operator.resources.status import fault_status, status_of, worth_writing
 from celeriac_operator.scaling.decision import Decision, decide
+from celeriac_operator.scaling.learning import horizon_s
 from celeriac_operator.scaling.memory import Memory
 from celeriac_operator.scaling.signals import PodSample, QueueSample, Signals, TargetSample
 
 log = logging.getLogger("celeriac_operator.loop")
 
-#: Seconds between two ticks, at the least, however often one is asked for.
-FASTEST_TICK_S = 0.2
+#: Seconds between two ticks, and between two looks, at the least, however often one is asked for.
+FASTEST_TICK_S = 1.0
+FASTEST_LOOK_S = 0.2
 #: Seconds between two looks at which pools there are, when nobody pokes.
 ROSTER_S = 1.0
 #: Seconds a Secret's value is trusted before it is read again, and before one that could not be read is tried again.
 SECRET_TTL_S = 60.0
 SECRET_RETRY_S = 5.0
-#: Seconds without a tick after which the loop counts as stuck, beyond its interval.
+#: Seconds without progress after which a loop counts as stuck; for a broker's beyond its interval.
 STUCK_S = 60.0
-#: Seconds ahead in which delayed work counts as soon due, while no cold start has been seen.
-COLD_START_GUESS_S = 30.0
 #: Deletion cost of a pod that is to go first. Others keep what they have, which is 0 unless somebody set it.
 DOOMED_COST = -1000
 
@@ -118,11 +121,13 @@ class Tick:
 
 @dataclass(slots=True)
 class PoolState:
-    """What the loop remembers of one pool between ticks; it follows the pool from broker to broker."""
+    """What the loop remembers of one pool between ticks; it follows the pool from broker to broker.
+
+    epoch   as whose leader it knows status, fault, events and costs: another replica may have written since.
+    """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     memory: Memory | None = None
-    decision: Decision | None = None
     status: Mapping[str, Any] | None = None
     status_at: float = 0.0
     events: frozenset[tuple[str, str, str]] = frozenset()
@@ -131,6 +136,15 @@ class PoolState:
     heard_pods: set[str] = field(default_factory=set)
     fault: tuple[str, str] = ("", "")
     parsed: tuple[int, WorkerPoolSpec] | None = None
+    epoch: int = 0
+
+    def lead(self, epoch: int) -> None:
+        """Forget what was written in an earlier time of leading: what the cluster says now is newer."""
+        if self.epoch != epoch:
+            self.epoch = epoch
+            self.status, self.status_at = None, 0.0
+            self.fault, self.events = ("", ""), frozenset()
+            self.costs.clear()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,17 +195,25 @@ class Changes:
         if was is not None:
             log.info("%s: works again", subject)
 
+    def forget(self, *subjects: str) -> None:
+        """Let go of what is said of these, and of their parts (`subject: part`): they exist no more."""
+        parts = tuple(f"{subject}: " for subject in subjects)
+        with self._lock:
+            for known in [known for known in self._last if known in subjects or known.startswith(parts)]:
+                del self._last[known]
+
 
 class BrokerLoop:
     """The thread that serves all pools of one broker.
 
     members   called at each tick for the pools of this broker, with their newest specs.
     epoch     called at each tick for the number that counts leaders; see `celeriac.wire.control.drain`.
+    name      for logs and labels, unique among the loops of this process.
     """
 
     def __init__(
         self,
-        target: BrokerTarget,
+        name: str,
         *,
         cluster: Cluster,
         side: BrokerSide,
@@ -201,7 +223,7 @@ class BrokerLoop:
         changes: Changes,
         watch: Callable[[Tick], None] | None = None,
     ) -> None:
-        self.name = target.name
+        self.name = name
         self._cluster = cluster
         self._side = side
         self._members = members
@@ -209,15 +231,16 @@ class BrokerLoop:
         self._metrics = metrics
         self._changes = changes
         self._watch = watch
-        self._fleet = Fleet(started_at=time.time())
+        self._fleet = Fleet(started_at=clock.now())
         self._ears = Ears(side.receiver, self._fleet, name=self.name, on_change=self.poke)
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"broker-{self.name}", daemon=True)
         self._samples: dict[str, QueueSample] = {}
         self._depths: Mapping[str, QueueDepth] = {}
-        self._sampled_at = 0.0
-        self._ticked_at = time.monotonic()
+        self._sampled_at: dict[str, float] = {}
+        self._unread: dict[str, str] = {}
+        self._progress_at = time.monotonic()
         self._interval_s = 5.0
         self._known: set[Key] = set()
 
@@ -253,9 +276,9 @@ class BrokerLoop:
         for thread, alive in (("tick", self._thread.is_alive()), ("heartbeat", self._ears.alive)):
             if not alive:
                 return f"the {thread} thread of broker {self.name} has ended"
-        silent_s = time.monotonic() - self._ticked_at
+        silent_s = time.monotonic() - self._progress_at
         if silent_s > self._interval_s + STUCK_S:
-            return f"the loop of broker {self.name} has not ticked for {silent_s:.0f} s"
+            return f"the loop of broker {self.name} has come no further for {silent_s:.0f} s"
         return ""
 
     def _run(self) -> None:
@@ -269,10 +292,15 @@ class BrokerLoop:
             except Exception:  # what is not expected must not end the loop that all pools of this broker depend on
                 self._metrics.error("bug")
                 log.exception("a tick of broker %s failed; the next one is due in %g s", self.name, self._interval_s)
-            self._ticked_at = time.monotonic()
-            self._stopping.wait(max(0.0, FASTEST_TICK_S - (self._ticked_at - started)))
+            else:
+                self._progress()
+            self._stopping.wait(max(0.0, FASTEST_TICK_S - (time.monotonic() - started)))
             self._wake.wait(max(0.0, self._interval_s - (time.monotonic() - started)))
         self._side.close()
+
+    def _progress(self) -> None:
+        """One step is done. A tick that fails as a whole makes no progress; one of many slow steps does."""
+        self._progress_at = time.monotonic()
 
     # -- one tick
 
@@ -280,21 +308,29 @@ class BrokerLoop:
         """Serve every member once. Raises nothing that concerns one of them alone."""
         began = time.monotonic()
         error = self._probe(members)
-        now = time.time()
+        now = clock.now()
         workers = self._fleet.workers(now)
         seen: list[Sight] = []
         for member in members:
             with self._guard(member, "reading its target and pods"):
                 seen.append(self._look(member, workers, now))
+            self._progress()
         self._fleet.settle(now)
         totals = self._fleet.totals()
         if not error:
-            self._samples = queue_samples(self._depths, workers, totals, now)
+            samples = queue_samples(self._depths, workers, totals, now)
+            # A queue that could not be read keeps its last sample, which grows old.
+            kept = {name: sample for name, sample in self._samples.items() if name in self._unread}
+            self._samples = {**{name: sample for name, sample in samples.items() if name not in self._unread}, **kept}
+            self._sampled_at = {name: self._sampled_at[name] if name in kept else now for name in self._samples}
         shares, by_task = split_shared(seen), _by_task(totals)
         for sight in seen:
-            signals = self._signals(sight, workers, by_task, shares=shares, error=error, now=now)
+            if self._stopping.is_set():
+                return  # its pools may be another loop's by now
             with self._guard(sight.member, "acting for it"):
+                signals = self._signals(sight, workers, by_task, shares=shares, error=error, now=now)
                 self._serve(sight.member, signals, totals, now)
+            self._progress()
         self._forget({member.record.key for member in members})
         self._metrics.broker_ticked(
             self.name,
@@ -319,7 +355,14 @@ class BrokerLoop:
             return str(error) or type(error).__name__
         self._metrics.broker_probed(self.name, took_s=time.monotonic() - began)
         self._changes.worked(f"broker {self.name}")
-        self._sampled_at = time.time()
+        self._unread = {name: depth.error for name, depth in self._depths.items() if depth.error}
+        for name in horizons:
+            subject = f"broker {self.name}: queue {name}"
+            if name in self._unread:
+                self._metrics.error("QueueUnreadable")
+                self._changes.failed(subject, self._unread[name])
+            else:
+                self._changes.worked(subject)
         return ""
 
     def _look(self, member: Member, workers: Sequence[Worker], now: float) -> Sight:
@@ -327,7 +370,7 @@ class BrokerLoop:
         target = self._cluster.target(member.record, member.spec)
         pods = () if target.error else self._cluster.pods(member.record, member.spec)
         matched = match(pods, workers, namespace=member.record.namespace)
-        for worker in matched.values():
+        for worker in (worker for workers_of_pod in matched.values() for worker in workers_of_pod):
             queues = worker.beat.queues or tuple(queue.name for queue in member.spec.queues)
             self._fleet.own(worker.id, member.record.key, queues)
         return Sight(member=member, target=target, pods=pod_samples(pods, matched, now))
@@ -348,7 +391,7 @@ class BrokerLoop:
         return Signals(
             broker_ok=not error,
             broker_error=error,
-            sampled_at=self._sampled_at,
+            sampled_at=min((self._sampled_at.get(name, 0.0) for name in names), default=0.0),
             queues=tuple(self._samples[name] for name in names if name in self._samples),
             limited=limited_classes(
                 names,
@@ -361,6 +404,7 @@ class BrokerLoop:
             target=sight.target,
             operator_uptime_s=0.0 if listening_since is None else max(0.0, now - listening_since),
             share=shares.get(sight.member.record.key, {}),
+            queue_errors={name: self._unread[name] for name in names if name in self._unread},
         )
 
     def _serve(self, member: Member, signals: Signals, totals: FleetTotals, now: float) -> None:
@@ -370,15 +414,21 @@ class BrokerLoop:
             if state.memory is None:
                 state.memory = Memory.from_status(member.record.status)
             decision = decide(signals, member.spec, state.memory, now)
-            state.decision, state.memory = decision, decision.memory
+            state.memory = decision.memory
             acts = self._cluster.may_act()
             self._measure(member, signals, decision, now)
             if acts:
+                state.lead(self._epoch())
+                done = decision.unwritten()
                 # Report even when acting failed: a person reads there what the operator wanted.
                 try:
-                    self._apply(member, signals, decision)
+                    done = self._apply(member, signals, decision)
+                except ClusterError as error:
+                    done = decision.unwritten(str(error))
+                    raise
                 finally:
-                    self._report(member, signals, decision, now)
+                    self._progress()
+                    self._report(member, signals, done, now)
         if self._watch is not None:
             key = member.record.key
             self._watch(
@@ -394,34 +444,35 @@ class BrokerLoop:
                 )
             )
 
-    def _apply(self, member: Member, signals: Signals, decision: Decision) -> None:
-        """Carry out a decision: marks before the scale, so that a ReplicaSet that shrinks knows whom to take."""
-        nodes = {pod.name: pod.node for pod in signals.pods if pod.node}
+    def _apply(self, member: Member, signals: Signals, decision: Decision) -> Decision:
+        """Carry out a decision: marks before the scale, so that a ReplicaSet that shrinks knows whom to take.
+
+        Returns what to report of it. Raises ClusterError when the scale was refused.
+        """
+        nodes = {pod.name: pod.nodes or (pod.node,) for pod in signals.pods if pod.node}
+
+        def of(names: Sequence[str]) -> list[str]:
+            return [node for name in names for node in nodes.get(name, ())]
+
         try:
-            lift_drain(
-                self._side.post, nodes=[nodes[name] for name in decision.undrain if name in nodes], epoch=self._epoch()
-            )
-            keep_drained(
-                self._side.post,
-                mark=decision.drain_id,
-                nodes=[nodes[name] for name in decision.drain if name in nodes],
-                epoch=self._epoch(),
-            )
+            lift_drain(self._side.post, nodes=of(decision.undrain), epoch=self._epoch())
+            keep_drained(self._side.post, mark=decision.drain_id, nodes=of(decision.drain), epoch=self._epoch())
             self._changes.worked(f"commands over {self.name}")
         except (BrokerUnavailable, ImproperlyConfigured) as error:
             # The next tick says it again, and a mark that is not repeated expires: nothing hangs on this one.
             self._changes.failed(f"commands over {self.name}", str(error))
         self._mark(member, signals, decision)
+        self._progress()
         replicas = decision.replicas
         if replicas is None or replicas == signals.target.replicas:
-            return
+            return decision
         try:
             self._cluster.scale(member.record, member.spec, replicas, signals.target.resource_version)
         except Conflict:
             # Somebody wrote in between: nothing is lost, the next tick decides on what is there then.
             self._metrics.error(Conflict.__name__)
             self.poke()
-            return
+            return decision.unwritten()
         direction = "up" if replicas > signals.target.replicas else "down"
         self._metrics.pool_scaled(member.record.key, direction=direction, reason=decision.limited_by)
         log.info(
@@ -431,6 +482,7 @@ class BrokerLoop:
             replicas,
             decision.summary,
         )
+        return decision
 
     def _mark(self, member: Member, signals: Signals, decision: Decision) -> None:
         present = {pod.name for pod in signals.pods}
@@ -484,17 +536,21 @@ class BrokerLoop:
         state.heard_pods &= set(pods)
 
     def _report(self, member: Member, signals: Signals, decision: Decision, now: float) -> None:
-        """Events that are new, and the status where a person would notice, or in 30 s when only figures moved."""
+        """Events that are new, and the status where a person would notice, or in 30 s when only figures moved.
+
+        decision: as it was carried out.
+        """
         state, record = member.state, member.record
+        told, state.events = state.events, frozenset(decision.events)
+        for event in decision.events:
+            if event not in told:
+                self._cluster.event(record, *event)
+                self._progress()
         before = state.status if state.status is not None else record.status
         status = status_of(decision, signals, member.spec, before, record.generation, now)
         if worth_writing(before, status, written_s_ago=now - state.status_at):
             self._cluster.write_status(record, status)
             state.status, state.status_at = status, now
-        told, state.events = state.events, frozenset(decision.events)
-        for event in decision.events:
-            if event not in told:
-                self._cluster.event(record, *event)
 
     def _forget(self, present: set[Key]) -> None:
         gone = self._known - present
@@ -547,11 +603,12 @@ class OperatorLoop:
         self._retired: list[BrokerLoop] = []
         self._states: dict[Key, tuple[str, PoolState]] = {}
         self._secrets: dict[tuple[str, str, str], tuple[str | ClusterError, float]] = {}
+        self._secrets_used: set[tuple[str, str, str]] = set()
         self._poked: set[Key] = set()
         self._epoch = 0
         self._led = False
         self._ready = False
-        self._looked_at = time.monotonic()
+        self._progress_at = time.monotonic()
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="operator-loop", daemon=True)
@@ -581,9 +638,9 @@ class OperatorLoop:
         """Whether every thread lives and ticks, and if not, which one does not."""
         if not self._thread.is_alive():
             return False, "the operator's loop has ended"
-        silent_s = time.monotonic() - self._looked_at
+        silent_s = time.monotonic() - self._progress_at
         if silent_s > STUCK_S:
-            return False, f"the operator's loop has not looked at its pools for {silent_s:.0f} s"
+            return False, f"the operator's loop has come no further with its pools for {silent_s:.0f} s"
         with self._lock:
             loops = list(self._loops.values())
         faults = [fault for loop in loops if (fault := loop.health())]
@@ -603,23 +660,29 @@ class OperatorLoop:
                 for target, members in self._roster.items():
                     if any(member.record.key in poked for member in members):
                         self._loops[target].poke()
+                self._progress()
             except ClusterError as error:
                 self._metrics.error(type(error).__name__)
                 self._changes.failed("reading the pools", str(error))
+                self._progress()  # a restart would not bring the API server back
             except Exception:  # nobody else would start or end the brokers' loops
                 self._metrics.error("bug")
                 log.exception("looking at the pools failed; trying again in %g s", ROSTER_S)
-            self._looked_at = time.monotonic()
-            self._stopping.wait(FASTEST_TICK_S)
+            self._stopping.wait(FASTEST_LOOK_S)
             self._wake.wait(ROSTER_S)
+
+    def _progress(self) -> None:
+        """One step is done: many slow ones in a row are no reason to restart."""
+        self._progress_at = time.monotonic()
 
     def look(self) -> None:
         """Read the pools, and start and end broker loops accordingly."""
         records = self._cluster.pools()
         self._changes.worked("reading the pools")
         self._lead()
-        now = time.time()
+        now = clock.now()
         roster: dict[BrokerTarget, list[Member]] = {}
+        self._secrets_used.clear()
         for record in records:
             state = self._state(record)
             try:
@@ -630,21 +693,27 @@ class OperatorLoop:
             except _NoBroker as error:
                 self._fault(record, state, error.reason, str(error), now)
             else:
-                if state.fault != ("", ""):
-                    self._changes.worked(_subject(record))
-                    state.fault = ("", "")
                 roster.setdefault(target, []).append(Member(record=record, spec=spec, state=state))
+            self._progress()
         self._drop({record.key for record in records})
+        self._end_loops(roster)
+        sides = self._open_sides(roster, now)
+        for members in roster.values():
+            for member in members:
+                if member.state.fault != ("", ""):
+                    self._changes.worked(_subject(member.record))
+                    member.state.fault = ("", "")
         with self._lock:
             self._roster = roster
-        self._match_loops(roster)
+        self._start_loops(sides)
         self._ready = True
 
     def _lead(self) -> None:
         leads = self._cluster.may_act()
         if leads and not self._led:
-            # Later leaders have higher numbers; a clock that is set back delays a drain until marks expired, no more.
-            self._epoch = int(time.time())
+            # Later leaders have higher numbers. One whose clock is behind its predecessor's is not heeded by workers that
+            # heard that one, until it has been silent for some minutes: see `celeriac.policy.drain`.
+            self._epoch = max(self._epoch + 1, int(clock.now()))
         self._led = leads
         self._metrics.leads(leads)
 
@@ -664,22 +733,25 @@ class OperatorLoop:
                     "the pool names no broker and the operator was installed without a default one;"
                     " set spec.broker.urlFrom.secretKeyRef",
                 )
-            return self._default
+            return _checked(self._default)
         tls = broker.tls
-        return BrokerTarget(
+        target = BrokerTarget(
             url=self._secret(record, broker.url_from, now).strip(),
             key_prefix=broker.key_prefix,
             ca=self._secret(record, tls.ca_from, now) if tls and tls.ca_from else "",
             cert=self._secret(record, tls.cert_from, now) if tls and tls.cert_from else "",
             key=self._secret(record, tls.key_from, now) if tls and tls.key_from else "",
         )
+        return _checked(target)
 
     def _secret(self, record: PoolRecord, ref: SecretKeyRef, now: float) -> str:
         at = (record.namespace, ref.name, ref.key)
+        self._secrets_used.add(at)
         known = self._secrets.get(at)
         if known is None or now >= known[1]:
             known = self._read_secret(at, now)
             self._secrets[at] = known
+            self._progress()
         value = known[0]
         if isinstance(value, ClusterError):
             raise _NoBroker(
@@ -699,6 +771,8 @@ class OperatorLoop:
 
     def _fault(self, record: PoolRecord, state: PoolState, reason: str, message: str, now: float) -> None:
         """Say what is wrong with a pool that cannot be served, once per change."""
+        if self._led:
+            state.lead(self._epoch)
         if state.fault == (reason, message):
             return
         subject = _subject(record)
@@ -721,22 +795,41 @@ class OperatorLoop:
         for key in [key for key in self._states if key not in present]:
             del self._states[key]
             self._metrics.pool_gone(key)
+            self._changes.forget(f"pool {key[0]}/{key[1]}")
+        for at in self._secrets.keys() - self._secrets_used:
+            del self._secrets[at]
 
-    def _match_loops(self, roster: Mapping[BrokerTarget, Sequence[Member]]) -> None:
+    def _end_loops(self, roster: Mapping[BrokerTarget, Sequence[Member]]) -> None:
         for target in [target for target in self._loops if target not in roster]:
             loop = self._loops[target]
             loop.retire()
             self._retired = [old for old in self._retired if not old.ended] + [loop]
-            self._metrics.broker_gone(target.name)
+            self._metrics.broker_gone(loop.name)
+            self._changes.forget(f"broker {loop.name}", f"commands over {loop.name}")
             with self._lock:
                 del self._loops[target]
-        for target in roster:
-            if target in self._loops:
-                continue
+
+    def _open_sides(self, roster: dict[BrokerTarget, list[Member]], now: float) -> dict[BrokerTarget, BrokerSide]:
+        """The conversations with brokers that have no loop yet. One that cannot be opened is a fault of its pools alone,
+        which leave the roster.
+        """
+        sides: dict[BrokerTarget, BrokerSide] = {}
+        for target in [target for target in roster if target not in self._loops]:
+            try:
+                sides[target] = self._connect(target)
+            except Exception as error:  # noqa: BLE001 - whatever a library makes of one pool's URL or certificates
+                self._metrics.error(type(error).__name__)
+                text = f"the broker {target.name} cannot be used: {redacted(str(error)) or type(error).__name__}"
+                for member in roster.pop(target):
+                    self._fault(member.record, member.state, "InvalidBroker", text, now)
+        return sides
+
+    def _start_loops(self, sides: Mapping[BrokerTarget, BrokerSide]) -> None:
+        for target, side in sides.items():
             loop = BrokerLoop(
-                target,
+                _unlike(target.name, {loop.name for loop in self._loops.values()}),
                 cluster=self._cluster,
-                side=self._connect(target),
+                side=side,
                 members=lambda target=target: self._members(target),  # type: ignore[misc]
                 epoch=lambda: self._epoch,
                 metrics=self._metrics,
@@ -758,6 +851,20 @@ class _NoBroker(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def _checked(target: BrokerTarget) -> BrokerTarget:
+    try:
+        target.check()
+    except ImproperlyConfigured as error:
+        raise _NoBroker("InvalidBroker", str(error)) from error
+    return target
+
+
+def _unlike(name: str, taken: Collection[str]) -> str:
+    """The name, numbered when another broker of the same address (with other credentials, say) has it."""
+    numbered = (f"{name} #{number}" for number in itertools.count(2))
+    return name if name not in taken else next(other for other in numbered if other not in taken)
 
 
 def _subject(record: PoolRecord) -> str:
@@ -788,12 +895,9 @@ def split_shared(sights: Sequence[Sight]) -> dict[Key, dict[str, float]]:
 
 
 def _horizon_s(member: Member) -> float:
-    """Seconds ahead in which delayed work counts as soon due: a cold start and one tick, unless the spec says."""
-    if member.spec.eta.horizon_s is not None:
-        return member.spec.eta.horizon_s
-    known = member.state.decision.cold_start_s if member.state.decision is not None else None
-    cold_start_s = member.spec.cold_start_s if member.spec.cold_start_s is not None else known
-    return (COLD_START_GUESS_S if cold_start_s is None else cold_start_s) + member.spec.interval_s
+    """Seconds ahead in which delayed work counts as soon due, by what is remembered of the pool so far."""
+    memory = member.state.memory
+    return horizon_s(member.spec, Memory.from_status(member.record.status) if memory is None else memory)
 
 
 def _by_task(totals: FleetTotals) -> dict[str, TaskTotals]:

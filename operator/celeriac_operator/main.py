@@ -14,10 +14,10 @@ import signal
 import threading
 import time
 import uuid
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from celeriac.exceptions import ImproperlyConfigured
+from celeriac.telemetry.endpoint import Endpoint
 from celeriac_operator.cluster.client import KubeClient, load_configuration, own_namespace
 from celeriac_operator.cluster.index import ClusterIndex
 from celeriac_operator.cluster.kube import KubeCluster
@@ -34,9 +34,6 @@ log = logging.getLogger("celeriac_operator")
 START_RETRY_S = 5.0
 #: Seconds to connect and to wait, for the Lease alone: a renewal must not hang past its deadline of 7 s.
 LEASE_TIMEOUT_S = (1.0, 2.0)
-
-#: A probe's answer: whether all is well, and a sentence.
-Health = Callable[[], tuple[bool, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +82,9 @@ def run(options: Options) -> int:
     watches = Watches(client, index, namespaces=options.namespaces, poke=loop.poke)
 
     state = _State(loop=loop, index=index, sweep=sweep, watches=watches, metrics=metrics)
-    http = Endpoint(
-        options.http_host, options.http_port, livez=state.livez, readyz=state.readyz, metrics=state.metrics_page
-    )
-    http.start()
+    http = _endpoint(options, state)
+    if http:
+        http.start()
     try:
         where = ", ".join(options.namespaces) or "all namespaces"
         log.info("celeriac-operator %s at %s serves %s", options.version, client.server, where)
@@ -109,7 +105,8 @@ def run(options: Options) -> int:
             lease.stop()
         watches.stop()
         sweep.stop()
-        http.stop()
+        if http:
+            http.stop()
         client.close()
     log.info("stopped")
     return 0
@@ -161,61 +158,19 @@ class _State:
         return self.metrics.render()
 
 
-class Endpoint:
-    """/livez /readyz /metrics over HTTP, in a thread. port 0: none."""
-
-    def __init__(self, host: str, port: int, *, livez: Health, readyz: Health, metrics: Callable[[], bytes]) -> None:
-        self._server: ThreadingHTTPServer | None = None
-        if not port:
-            return
-        probes = {"/livez": livez, "/readyz": readyz}
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                path = self.path.partition("?")[0]
-                if path == "/metrics":
-                    self._answer(200, "text/plain; version=0.0.4; charset=utf-8", metrics())
-                elif probe := probes.get(path):
-                    well, sentence = probe()
-                    self._answer(200 if well else 503, "text/plain; charset=utf-8", f"{sentence}\n".encode())
-                else:
-                    self._answer(404, "text/plain; charset=utf-8", b"/livez /readyz /metrics\n")
-
-            def _answer(self, status: int, content_type: str, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Type", content_type)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: object) -> None:
-                """Probes every few seconds are not news."""
-
-        try:
-            self._server = ThreadingHTTPServer((host, port), Handler)
-        except OSError as error:
-            raise SetupError(
-                f"port {port} on {host} cannot be served: {error}; choose another with --http-port"
-            ) from error
-        self._server.daemon_threads = True
-        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
-
-    @property
-    def port(self) -> int:
-        """The port in use, 0 when there is none."""
-        return self._server.server_address[1] if self._server else 0
-
-    def start(self) -> None:
-        if self._server:
-            self._thread.start()
-
-    def stop(self) -> None:
-        if self._server:
-            self._server.shutdown()
-            self._server.server_close()
-            self._thread.join()
+def _endpoint(options: Options, state: _State) -> Endpoint | None:
+    """/livez /readyz /metrics, not started yet; None without a port."""
+    if not options.http_port:
+        return None
+    try:
+        return Endpoint(
+            options.http_host, options.http_port, livez=state.livez, readyz=state.readyz, metrics=state.metrics_page
+        )
+    except ImproperlyConfigured as error:
+        raise SetupError(
+            f"port {options.http_port} on {options.http_host} cannot be served: {error.__cause__};"
+            " choose another with --http-port"
+        ) from error
 
 
 def own_namespaces() -> tuple[str, ...]:

@@ -205,7 +205,7 @@ def test_run_becomes_ready_and_ends_on_sigterm(api, kubeconfig, tmp_path, eventu
 
         assert alive[0] == 200
         assert "celeriac_operator_leader 1.0" in page[1]
-        assert nothing == (404, "/livez /readyz /metrics\n")
+        assert nothing == (404, "try /livez, /readyz or /metrics\n")
         assert code == 0
         assert time.monotonic() - started_at < 10
         assert "Traceback" not in operator.log

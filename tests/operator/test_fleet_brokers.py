@@ -212,7 +212,7 @@ def test_ears_whose_connection_died_on_the_way_hear_again_by_themselves(request,
     port = urlsplit(server.url).port
     assert port is not None
     wire = Wire(port)
-    options = {"socket_timeout": 1.0} if kind == "redis" else {}
+    options = {"redis": {"socket_timeout": 1.0}, "rabbitmq": {"read_timeout": 1, "write_timeout": 1}}[kind]
     url = server.url.replace(f":{port}", f":{wire.port}")
     receiver = EventReceiver(url, transport_options=options, ping_every_s=0.3)
     heard: list[str] = []

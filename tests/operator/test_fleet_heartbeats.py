@@ -232,6 +232,68 @@ def test_of_two_processes_in_a_pod_the_living_one_speaks():
     assert (sample.busy, sample.first_heartbeat_at) == (0, T0 + 9)
 
 
+@pytest.mark.parametrize(
+    "nodes", [("a@mails-1", "b@mails-1"), ("celery@mails-1", "celery@mails-1")], ids=["two names", "one name"]
+)
+def test_all_workers_of_a_pod_count(nodes):
+    fleet = Fleet(started_at=T0)
+    for at in (5, 7):
+        fleet.hear(beat(1, at=T0 + at, up_s=at - 1, hostname=nodes[0], pod_uid="uid-1", slots=2, busy=2), T0 + at)
+        fleet.hear(
+            beat(1, at=T0 + at, up_s=at - 2, hostname=nodes[1], pod_uid="uid-1", incarnation="two", slots=4, reserved=1,
+                 queues=("bulk",)),
+            T0 + at,
+        )  # fmt: skip
+
+    (sample,) = pod_samples([POD], match([POD], fleet.workers(T0 + 7), namespace="shop"), T0 + 7)
+
+    assert (sample.slots, sample.busy, sample.reserved, sample.stopping) == (6, 2, 1, False)
+    assert set(sample.queues) == {"mails", "bulk"}
+    assert set(sample.nodes) == set(nodes)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        pytest.param("drained", "drained", ("drained", "m1"), id="all are"),
+        pytest.param("drained", "draining", ("draining", "m1"), id="one still works"),
+        pytest.param("drained", None, ("draining", ""), id="one has not heard"),
+        pytest.param(None, None, ("", ""), id="none"),
+    ],
+)
+def test_a_pod_is_drained_when_all_its_workers_are(first, second, expected):
+    fleet = Fleet(started_at=T0)
+    for name, state in (("one", first), ("two", second)):
+        drain = mark(state) if state else None
+        fleet.hear(
+            beat(1, at=T0 + 5, up_s=4, hostname=f"{name}@p", pod_uid="uid-1", incarnation=name, drain=drain), T0 + 5
+        )
+
+    (sample,) = pod_samples([POD], match([POD], fleet.workers(T0 + 5), namespace="shop"), T0 + 5)
+
+    assert (sample.drain_state, sample.drain_id) == expected
+
+
+def test_one_worker_of_two_that_has_left_does_not_hide_the_other():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(1, at=T0 + 5, up_s=4, hostname="a@p", pod_uid="uid-1", busy=1), T0 + 5)
+    fleet.hear(
+        beat(1, at=T0 + 5, up_s=3, hostname="b@p", pod_uid="uid-1", incarnation="two", kind="worker-offline"), T0 + 5
+    )
+
+    (sample,) = pod_samples([POD], match([POD], fleet.workers(T0 + 5), namespace="shop"), T0 + 5)
+
+    assert (sample.busy, sample.stopping, sample.nodes) == (1, False, ("a@p",))
+
+
+def test_a_worker_is_never_trusted_to_live_because_it_says_that_it_seldom_speaks():
+    fleet = Fleet(started_at=T0)
+
+    fleet.hear(beat(1, at=T0 + 5, up_s=4, freq=1e9), T0 + 5)
+
+    assert fleet.workers(T0 + 5 + 300)[0].gone
+
+
 def test_a_pod_shows_the_mark_its_worker_echoes_with_the_time_it_has_left():
     fleet = Fleet(started_at=T0)
     fleet.hear(beat(1, at=T0 + 5, up_s=4, pod_uid="uid-1", slots=8, drain=mark("drained")), T0 + 5)

@@ -138,12 +138,21 @@ def test_a_write_goes_into_the_history_with_its_reason() -> None:
     assert "minReplicas 4" in change["reason"]
 
 
-def test_a_write_that_was_refused_and_is_tried_again_is_one_change() -> None:
-    before = told(sees(1), minReplicas=4)
+@pytest.mark.parametrize("error", ["", "quota exceeded"], ids=["lost a race", "refused"])
+def test_a_number_that_was_not_written_is_not_told_as_done(error: str) -> None:
+    decision = decide(sees(1), spec_of(minReplicas=4), Memory(), AT).unwritten(error)
 
-    after = told(sees(1), before, now=AT + 5, minReplicas=4)
+    status = status_of(decision, sees(1), spec_of(minReplicas=4), {}, 3, AT)
 
-    assert len(after["history"]) == 1
+    active = next(condition for condition in status["conditions"] if condition["type"] == "ScalingActive")
+    assert status["history"] == []
+    assert {event[1] for event in decision.events} & {"ScaledUp", "ScaledDown"} == set()
+    if error:
+        assert (active["status"], active["reason"], status["state"]) == ("False", "ScaleRefused", "ScaleRefused")
+        assert "quota exceeded" in active["message"]
+        assert "quota exceeded" in status["decision"]["summary"]
+    else:
+        assert (active["status"], status["state"]) == ("True", "ScalingUp")
 
 
 def test_our_own_change_is_not_taken_for_somebody_else_s() -> None:
@@ -186,8 +195,8 @@ BEFORE = told(sees(2), minReplicas=2, maxReplicas=2)
         ({}, False),
         ({"backlog": 900, "oldest": "90s"}, False),
         ({"replicas": 3}, True),
-        ({"readyReplicas": 1}, True),
-        ({"desiredReplicas": 3}, True),
+        ({"readyReplicas": 1}, False),
+        ({"desiredReplicas": 3}, False),
         ({"observedGeneration": 4}, True),
         ({"state": "Paused"}, True),
         ({"decision": {**BEFORE["decision"], "summary": "other words"}}, False),

@@ -8,17 +8,17 @@ from celeriac_operator.resources.records import PodRecord
 from celeriac_operator.scaling.signals import PodSample
 
 
-def match(pods: Sequence[PodRecord], workers: Iterable[Worker], *, namespace: str) -> dict[str, Worker]:
-    """Pod name -> its worker. A pod that nobody answers for is missing: it is counted, and never drained.
+def match(pods: Sequence[PodRecord], workers: Iterable[Worker], *, namespace: str) -> dict[str, tuple[Worker, ...]]:
+    """Pod name -> its workers, those that are gone too. A pod that nobody answers for is missing: it is counted, and
+    never drained.
 
     By pod uid, else by namespace and pod name. A worker that tells no pod at all (a stock one, or one without the
     downward API) by the host part of its node name, which in a pod is the pod's name: the caller hands in the pods of
     one pool, so that a namesake elsewhere cannot be taken for it.
-    Of several processes in one pod (its container was restarted), the one that lives, and of those the youngest.
     """
     by_uid = {pod.uid: pod.name for pod in pods if pod.uid}
     names = {pod.name for pod in pods}
-    found: dict[str, Worker] = {}
+    found: dict[str, list[Worker]] = {}
     for worker in workers:
         beat = worker.beat
         if beat.pod_uid:
@@ -28,27 +28,41 @@ def match(pods: Sequence[PodRecord], workers: Iterable[Worker], *, namespace: st
         else:
             host = beat.hostname.rpartition("@")[2]
             name = host if host in names else None
-        if name is None:
-            continue
-        rival = found.get(name)
-        if rival is None or _rank(worker) > _rank(rival):
-            found[name] = worker
-    return found
+        if name is not None:
+            found.setdefault(name, []).append(worker)
+    return {name: tuple(sorted(known, key=_rank)) for name, known in found.items()}
 
 
 def _rank(worker: Worker) -> tuple[bool, float, float]:
     return (not worker.gone, worker.started_at, worker.heard_at)
 
 
-def pod_samples(pods: Sequence[PodRecord], matched: Mapping[str, Worker], now: float) -> tuple[PodSample, ...]:
-    """The pods with what their workers last said of themselves.
+def _speakers(workers: Sequence[Worker]) -> Sequence[Worker]:
+    """Those who speak for their pod, the youngest last: all that live, or with none alive the last who did.
+
+    A worker whose namesake started after it was last heard was that one's predecessor, in a container that has restarted.
+    """
+    living = [worker for worker in workers if not worker.gone]
+    return [
+        worker
+        for worker in living
+        if not any(
+            other.beat.hostname == worker.beat.hostname and other.started_at > worker.heard_at for other in living
+        )
+    ] or workers[-1:]
+
+
+def pod_samples(
+    pods: Sequence[PodRecord], matched: Mapping[str, Sequence[Worker]], now: float
+) -> tuple[PodSample, ...]:
+    """The pods with what their workers last said of themselves; of several in one pod, the sum.
 
     A worker that fell silent keeps what it said, with its age: it may well be running. One that said good-bye does not.
     """
-    return tuple(_sample(pod, matched.get(pod.name), now) for pod in pods)
+    return tuple(_sample(pod, _speakers(matched.get(pod.name, ())), now) for pod in pods)
 
 
-def _sample(pod: PodRecord, worker: Worker | None, now: float) -> PodSample:
+def _sample(pod: PodRecord, workers: Sequence[Worker], now: float) -> PodSample:
     sample = PodSample(
         name=pod.name,
         uid=pod.uid,
@@ -61,27 +75,32 @@ def _sample(pod: PodRecord, worker: Worker | None, now: float) -> PodSample:
         revision=pod.revision,
         running=pod.running,
     )
-    if worker is None:
+    if not workers:
         return sample
-    beat = worker.beat
-    age_s = max(0.0, now - worker.heard_at)
+    beats = [worker.beat for worker in workers]
+    at_work = [worker.beat for worker in workers if not worker.offline]
     sample = replace(
         sample,
-        node=beat.hostname,
-        heartbeat_age_s=age_s,
-        first_heartbeat_at=worker.first_heard_at if worker.born else worker.started_at,
-        slots=beat.slots,
-        queues=beat.queues,
-        stopping=beat.state == "stopping" or worker.offline,
+        node=beats[-1].hostname,
+        nodes=tuple(dict.fromkeys(beat.hostname for beat in beats)),
+        heartbeat_age_s=max(max(0.0, now - worker.heard_at) for worker in workers),
+        first_heartbeat_at=min(worker.first_heard_at if worker.born else worker.started_at for worker in workers),
+        slots=sum(beat.slots for beat in beats),
+        queues=tuple(dict.fromkeys(queue for beat in beats for queue in beat.queues)),
+        stopping=all(worker.beat.state == "stopping" or worker.offline for worker in workers),
+        busy=sum(beat.busy for beat in at_work),
+        reserved=sum(beat.reserved for beat in at_work),
+        longest_running_s=max((beat.longest_running_s for beat in at_work), default=0.0),
     )
-    if worker.offline:
+    marks = [beat.drain for beat in at_work]
+    heard = [mark for mark in marks if mark is not None]
+    if not heard:
         return sample
-    sample = replace(sample, busy=beat.busy, reserved=beat.reserved, longest_running_s=beat.longest_running_s)
-    if beat.drain is None:
-        return sample
+    agreed = len(heard) == len(marks) and len({mark.id for mark in heard}) == 1
     return replace(
         sample,
-        drain_state=beat.drain.state,
-        drain_id=beat.drain.id,
-        drain_expires_in_s=max(0.0, beat.drain.expires_in_s - age_s),
+        drain_state="drained" if agreed and all(mark.state == "drained" for mark in heard) else "draining",
+        # Until all have heard the same mark it is nobody's: the operator says it again.
+        drain_id=heard[0].id if agreed else "",
+        drain_expires_in_s=max(0.0, min(mark.expires_in_s for mark in heard) - (sample.heartbeat_age_s or 0.0)),
     )

@@ -95,7 +95,10 @@ def status_of(
     generation: int,
     now: float,
 ) -> dict[str, Any]:
-    """The status subresource after `decision`. `previous_status` gives transition times, history, and what is unseen."""
+    """The status subresource after `decision`. `previous_status` gives transition times, history, and what is unseen.
+
+    decision.replicas is the number that was written, None when none was.
+    """
     pods = [pod for pod in signals.pods if not pod.deleting]
     status: dict[str, Any] = {
         "observedGeneration": generation,
@@ -154,7 +157,10 @@ def fault_status(
 
 
 def noticeable(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Whether a person would notice: replicas, a condition, what limits, a change of scale, a new generation seen."""
+    """Whether a person would notice: replicas, a condition, what limits, a change of scale, a new generation seen.
+
+    Not the number wanted nor the pods that are ready: under load that comes and goes they change at every tick.
+    """
     return _face(before) != _face(after)
 
 
@@ -164,9 +170,7 @@ def worth_writing(before: Mapping[str, Any], after: Mapping[str, Any], *, writte
 
 
 def _face(status: Mapping[str, Any]) -> tuple[object, ...]:
-    counts = [
-        status.get(name) for name in ("observedGeneration", "state", "replicas", "readyReplicas", "desiredReplicas")
-    ]
+    counts = [status.get(name) for name in ("observedGeneration", "state", "replicas")]
     conditions = {(c.get("type"), c.get("status"), c.get("reason")) for c in _list(status, "conditions")}
     changes = [(entry.get("time"), entry.get("from"), entry.get("to")) for entry in _list(status, "history")]
     return (counts, (status.get("decision") or {}).get("limitedBy"), conditions, changes)
@@ -179,6 +183,9 @@ def _state(decision: Decided, signals: Seen, spec: WorkerPoolSpec) -> str:
         return ready[1]
     if spec.mode is not Mode.ACTIVE:
         return str(spec.mode)
+    scaling = decision.conditions.get("ScalingActive")
+    if scaling is not None and scaling[1] == "ScaleRefused":
+        return scaling[1]
     if spec.replicas is not None:
         return "Override"
     if decision.desired == signals.target.replicas:
@@ -216,10 +223,7 @@ def _history(
         by = target.contested_by or "somebody else"
         history = [*history, _change(before, target.replicas, f"changed by {by}", now)]
     if decision.replicas is not None and decision.replicas != target.replicas:
-        change = _change(target.replicas, decision.replicas, decision.summary, now)
-        # The same change once more: the last write was refused, and is tried again.
-        again = bool(history) and (history[-1].get("from"), history[-1].get("to")) == (change["from"], change["to"])
-        history = [*(history[:-1] if again else history), change]
+        history = [*history, _change(target.replicas, decision.replicas, decision.summary, now)]
     return history[-_HISTORY_KEPT:]
 
 

@@ -48,6 +48,22 @@ class Decision:
     queues: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     memory: Memory = field(default_factory=Memory)
 
+    def unwritten(self, error: str = "") -> "Decision":
+        """What to report when the number was not written: because the cluster refused it with `error`, or, without one,
+        because somebody else wrote in between and the next tick decides anew.
+        """
+        told = tuple(event for event in self.events if event[1] not in report.WRITES)
+        if not error:
+            return replace(self, replicas=None, events=told)
+        message = f"writing {self.replicas} replicas was refused: {error}"
+        return replace(
+            self,
+            replicas=None,
+            summary=f"{self.summary}; {message}",
+            conditions={**self.conditions, "ScalingActive": (False, "ScaleRefused", message)},
+            events=(*told, ("Warning", "ScaleRefused", message)),
+        )
+
 
 def decide(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) -> Decision:
     """How many replicas the pool of `spec` should have at `now`, why, limited by what, and who is drained for it."""

@@ -58,6 +58,8 @@ def conditions(facts: Facts) -> dict[str, Condition]:
             "Conflict",
             f"{target.foreign_manager} scales {target.kind} {target.name} too: remove one of them",
         )
+    elif facts.stale and signals.queue_errors and signals.broker_ok:
+        ready = (False, "QueueUnreadable", "; ".join(signals.queue_errors.values()))
     elif facts.stale and not signals.sampled_at and signals.broker_ok:
         ready = (False, "NoSampleYet", "the queues have not been read yet")
     elif facts.stale:
@@ -69,7 +71,7 @@ def conditions(facts: Facts) -> dict[str, Condition]:
     found["Stalled"] = _either(ready[1] in _PERSONS, ready[1], ready[2], "NotStalled")
     if not signals.broker_ok:
         found["BrokerReachable"] = (False, "NoAnswer", signals.broker_error or "the broker did not answer")
-    elif signals.sampled_at:
+    elif signals.sampled_at or signals.queue_errors:
         found["BrokerReachable"] = (True, "Answered", "")
     else:
         found["BrokerReachable"] = (None, "NoSampleYet", "")
@@ -97,7 +99,7 @@ def conditions(facts: Facts) -> dict[str, Condition]:
 
 #: Reasons of a pool that is not ready: those that pass by themselves, and those that only a person can end.
 _TRANSIENT = frozenset({"NoSampleYet", "BrokerUnreachable"})
-_PERSONS = frozenset({"TargetUnavailable", "Conflict"})
+_PERSONS = frozenset({"TargetUnavailable", "Conflict", "QueueUnreadable"})
 
 
 def _either(holds: bool, reason: str, message: str, otherwise: str) -> Condition:
@@ -141,10 +143,17 @@ def truths(facts: Facts, found: Mapping[str, Condition]) -> dict[str, bool | Non
     return {**{name: condition[0] for name, condition in found.items()}, "overdue": bool(facts.plan.overdue)}
 
 
+#: Reasons of events that tell of a write of the target's scale.
+WRITES = frozenset({"ScaledUp", "ScaledDown"})
+
+
 def events(
     facts: Facts, found: Mapping[str, Condition], before: Mapping[str, bool | None], sentence: str
 ) -> tuple[tuple[str, str, str], ...]:
-    """(type, reason, message) of what has changed since the last tick, and of the number that is written now."""
+    """(type, reason, message) of what has changed since the last tick, and of the number that is to be written now.
+
+    What is said of a write is for after it: see `Decision.unwritten`.
+    """
     told: list[tuple[str, str, str]] = []
     replicas, plan = facts.tick.replicas, facts.plan
     if plan.replicas is not None:

@@ -77,6 +77,7 @@ class PodSample:
     drain_state     "" | draining | drained, echoed by the worker, with the mark's id and seconds left.
     revision        the ReplicaSet's hash: pods of an old revision are those a rollout replaces.
     running         a container of it runs, be it another than the one that pending_reason is about.
+    nodes           the node names of all workers in it; node is one of them.
     """
 
     name: str
@@ -101,6 +102,7 @@ class PodSample:
     drain_expires_in_s: float = 0.0
     revision: str = ""
     running: bool = False
+    nodes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,6 +143,7 @@ class Signals:
     sampled_at     when the queues were last read: with a broker that is down it lies in the past.
     operator_uptime_s   a young operator has not yet heard every worker.
     share          this pool's part of the demand when other pools consume the same queues, in (0, 1].
+    queue_errors   queue -> why it alone could not be read, though the broker answers.
     """
 
     broker_ok: bool = True
@@ -152,3 +155,4 @@ class Signals:
     target: TargetSample = field(default_factory=TargetSample)
     operator_uptime_s: float = 1e9
     share: Mapping[str, float] = field(default_factory=dict)
+    queue_errors: Mapping[str, str] = field(default_factory=dict)
