@@ -9,8 +9,8 @@ def never(*_: object) -> tuple[int, float]:
     raise AssertionError("the broker was asked")
 
 
-@pytest.mark.parametrize(("per_s", "burst"), [(0.1, 1), (1, 1), (10, 1), (20, 2), (1000, 100)])
-def test_a_tenth_of_a_second_may_start_at_once(per_s: float, burst: int) -> None:
+@pytest.mark.parametrize(("per_s", "burst"), [(0.1, 1), (1, 1), (2, 2), (10, 2), (20, 2), (1000, 100)])
+def test_a_tenth_of_a_second_may_start_at_once_and_two_where_a_late_look_matters(per_s: float, burst: int) -> None:
     limit = Limit("t", per_s, "worker")
 
     assert limit.take(10_000, 0.0, never) == burst
@@ -18,13 +18,22 @@ def test_a_tenth_of_a_second_may_start_at_once(per_s: float, burst: int) -> None
 
 
 def test_a_limit_of_this_worker_asks_nobody_and_says_when_to_look_again() -> None:
-    limit = Limit("t", 2.0, "worker")
+    limit = Limit("t", 1.0, "worker")
 
     assert limit.take(1, 100.0, never) == 1
     assert limit.look_at == 0.0
     assert limit.take(1, 100.1, never) == 0
-    assert limit.look_at == pytest.approx(100.5)
-    assert limit.take(1, 100.5, never) == 1
+    assert limit.look_at == pytest.approx(101.0)
+    assert limit.take(1, 101.0, never) == 1
+
+
+def test_looks_that_come_late_cost_no_start() -> None:
+    limit = Limit("t", 10.0, "worker")
+    late_s = 0.03
+
+    started = sum(limit.take(1, 0.1 * tick + late_s * (tick % 2), never) for tick in range(600))
+
+    assert started == pytest.approx(600, abs=2)
 
 
 def test_a_limit_of_the_cluster_asks_the_broker_for_no_more_than_its_burst() -> None:

@@ -105,7 +105,6 @@ def run_worker(app: Celeriac, options: Options) -> int:
 
     # 3. What goes on beside it: the keeper, remote control with heartbeats, the HTTP endpoint.
     keeper = Keeper(loop=loop, consumer=consumer, pool=pool, lease_s=conf.task_lease)
-    loop.settled_by(keeper.active)
     heart = Heart(
         loop,
         totals,

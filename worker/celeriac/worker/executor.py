@@ -153,7 +153,7 @@ class Executor:
         record = None
         if not rules.ignore_result and self._encode is not None:
             record = self._encode(
-                success_meta(request.headers, states.SUCCESS, value, None, rules, queue, self._hostname, time.time())
+                success_meta(request._headers, states.SUCCESS, value, None, rules, queue, self._hostname, time.time())
             )
         embed = request.embed
         follow: tuple[TaskMessage, ...] = ()

@@ -23,12 +23,12 @@ LONG_S = 0.05
 
 
 class Keeper:
-    """One daemon thread. `active(True)` tells it that the main thread runs bodies now."""
+    """One daemon thread."""
 
     def __init__(self, *, loop: Loop, consumer: Consumer, pool: Pool, lease_s: float) -> None:
         self._loop, self._consumer, self._pool = loop, consumer, pool
         self._renew_s = lease_s / 3 if consumer.leased else 1.0
-        self._bodies = threading.Event()
+        self._bodies = loop.bodies
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="celeriac-keeper", daemon=True)
         self.renewed_at = time.monotonic()
@@ -48,13 +48,6 @@ class Keeper:
     def alive(self) -> bool:
         """Whether the thread runs."""
         return self._thread.is_alive()
-
-    def active(self, bodies_run: bool) -> None:
-        """The main thread begins or ends a slice of bodies."""
-        if bodies_run:
-            self._bodies.set()
-        else:
-            self._bodies.clear()
 
     def _run(self) -> None:
         renew_at = sweep_at = 0.0

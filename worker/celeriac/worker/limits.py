@@ -8,6 +8,8 @@ from celeriac.policy.ratelimit import TokenBucket
 
 #: Seconds of a limit's rate that may start at once: finer than this the loop does not look.
 BURST_S = 0.1
+#: Starts a second from which a look that is some milliseconds late matters.
+LATE_LOOKS_COUNT_FROM = 2.0
 #: Seconds between two looks for messages that other workers have throttled.
 LOOK_S = 1.0
 
@@ -23,7 +25,8 @@ class Limit:
         self.task = task
         self.per_s = per_s
         self.scope = scope
-        self.burst = max(1, int(per_s * BURST_S))
+        # One more than a strict limit has: a look that comes late must not cost a start, or the rate would be missed.
+        self.burst = max(2, int(per_s * BURST_S)) if per_s >= LATE_LOOKS_COUNT_FROM else 1
         self._bucket = TokenBucket(per_s, capacity=self.burst, tokens=self.burst)
         #: Tokens taken and not used yet.
         self.granted = 0

@@ -7,9 +7,10 @@ import heapq
 import itertools
 import logging
 import os
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from celeriac import signals, states
@@ -73,7 +74,8 @@ class Loop:
         self._multiplier: int | None = conf.worker_prefetch_multiplier
         self._grace_s = grace_s
         self._wake = wake
-        self._active: Callable[[bool], None] = lambda bodies_run: None
+        #: Set while bodies hold the main thread: then the keeper looks after everything else.
+        self.bodies = threading.Event()
         self._types = self._know_types()
         self._limits = {name: entry.limit for name, entry in self._types.items() if entry.limit is not None}
         self._settler = Settler(
@@ -102,10 +104,6 @@ class Loop:
         self._strays_at = 0.0
         self.turned_at = time.monotonic()
 
-    def settled_by(self, active: Callable[[bool], None]) -> None:
-        """Tell this function when bodies begin and end to hold the main thread."""
-        self._active = active
-
     # -- the loop
 
     def run(self) -> None:
@@ -123,9 +121,9 @@ class Loop:
         """One round; whether anything moved."""
         self._shutdown(now)
         if self._pool.in_caller and self._pool.waiting():
-            self._active(True)
+            self.bodies.set()
             self._pool.run(SLICE_S)
-            self._active(False)
+            self.bodies.clear()
         if now < self._again_at:
             return False  # broker or store are away: keep running what is claimed, and wait
         if not self.broker_up:
@@ -450,6 +448,8 @@ class Loop:
         self._wake.set()
 
     def _shutdown(self, now: float) -> None:
+        if self._asked_at is None:
+            return
         step = shutdown.next_step(
             self.phase,
             asked_at=self._asked_at,
