@@ -836,9 +836,9 @@ class OperatorLoop:
                 changes=self._changes,
                 watch=self._watch,
             )
+            loop.start()  # before it is known: whoever asks for its health must not find it dead
             with self._lock:
                 self._loops[target] = loop
-            loop.start()
 
     def _members(self, target: BrokerTarget) -> Sequence[Member]:
         with self._lock:

@@ -481,6 +481,283 @@ def test_an_api_that_is_away_keeps_everything_as_it_was(bench, caplog):
     assert sum("no answer" in r.message for r in caplog.records) == 1
 
 
+@pytest.mark.parametrize(
+    "url", ["kafka://:hunter2@far:9092", "", "redis://[::1/0"], ids=["unknown scheme", "empty", "half an address"]
+)
+def test_a_broker_url_that_cannot_be_used_is_a_fault_of_its_pool_alone(bench, url, caplog):
+    b = bench(pool("far", broker={"urlFrom": {"secretKeyRef": {"name": "far", "key": "url"}}}), pool("mails"))
+    b.cluster.secrets["shop", "far", "url"] = url
+    b.broker.depths["mails"] = QueueDepth(ready=500)
+
+    b.loop.start()
+
+    assert b.until(lambda: bool(b.cluster.scaled))
+    assert b.until(lambda: b.cluster.conditions("far")["Ready"] == ("False", "InvalidBroker"))
+    assert b.loop.livez() == (True, "1 brokers served")
+    assert "hunter2" not in caplog.text
+
+    b.cluster.secrets["shop", "far", "url"] = "redis://far:6379/0"
+    b.loop._secrets.clear()
+
+    assert b.until(lambda: b.cluster.conditions("far")["Ready"][0] == "True")
+
+
+def test_a_broker_that_cannot_be_opened_is_a_fault_of_its_pool_alone_and_is_told_once(bench):
+    b = bench(pool("far", broker={"urlFrom": {"secretKeyRef": {"name": "far", "key": "url"}}}), pool("mails"))
+    b.cluster.secrets["shop", "far", "url"] = "redis://far:6379/0"
+    opened, connect = [], b.loop._connect
+
+    def refuse(target):
+        opened.append(target.url)
+        if "far" in target.url:
+            raise OSError("no space left for redis://:hunter2@far")
+        return connect(target)
+
+    b.loop._connect = refuse
+    b.broker.depths["mails"] = QueueDepth(ready=500)
+
+    b.loop.start()
+
+    assert b.until(lambda: bool(b.cluster.scaled))
+    assert b.until(lambda: opened.count("redis://far:6379/0") >= 3)
+    assert b.cluster.conditions("far")["Ready"] == ("False", "InvalidBroker")
+    faults = [status for who, status in b.cluster.statuses if who == "far"]
+    assert len(faults) == 1
+    assert "no space left" in str(faults[0])
+    assert "hunter2" not in str(faults[0])
+
+
+def test_a_heartbeat_that_no_worker_would_send_stops_nobody(bench):
+    b = bench()
+    b.broker.depths["mails"] = QueueDepth(ready=500)
+    odd = [heartbeat("odd") for _ in range(5)]
+    odd[0]["freq"] = None
+    odd[1]["celeriac"]["busy"] = "1"
+    odd[2]["celeriac"]["limits"] = [{"task": "t", "per_s": "10/s"}]
+    odd[3]["celeriac"]["queue_totals"] = {"mails": {"started": "7"}}
+    odd[4]["celeriac"]["slots"] = float("nan")
+    stop = beating(b, lambda: [dict(body) for body in odd])
+
+    b.loop.start()
+
+    assert b.until(lambda: bool(b.cluster.scaled))
+    ticks = len(b.ticks)
+    assert b.until(lambda: len(b.ticks) > ticks + 1)
+    stop.set()
+    assert b.loop.livez() == (True, "1 brokers served")
+    assert b.last().signals.operator_uptime_s > 0
+
+
+def test_a_loop_whose_ticks_all_fail_is_not_alive(bench, monkeypatch):
+    monkeypatch.setattr("celeriac_operator.loop.STUCK_S", 2.0)
+    b = bench()
+    b.loop.start()
+    assert b.until(lambda: bool(b.ticks))
+    assert b.until(lambda: b.loop.livez()[0])
+
+    def broken(members):
+        raise RuntimeError("boom")
+
+    next(iter(b.loop._loops.values())).tick = broken
+
+    assert b.until(lambda: "broker broker:6379 has come no further" in b.loop.livez()[1])
+
+
+def test_many_slow_steps_are_progress_all_the_same(bench, monkeypatch):
+    monkeypatch.setattr("celeriac_operator.loop.STUCK_S", 1.2)
+    monkeypatch.setattr("celeriac_operator.loop.ROSTER_S", 0.1)
+    monkeypatch.setattr("celeriac_operator.loop.SECRET_TTL_S", 0.0)
+    b = bench(*(pool(f"pool-{number}") for number in range(6)))
+    read = b.cluster.secret
+
+    def slow(*at):
+        time.sleep(0.3)
+        return read(*at)
+
+    b.cluster.secret = slow
+    b.cluster.write_status = lambda *_: time.sleep(0.4)
+    answers: list[tuple[bool, str]] = []
+
+    b.loop.start()
+    end = time.monotonic() + 6
+    while time.monotonic() < end:
+        answers.append(b.loop.livez())
+        time.sleep(0.05)
+
+    assert {answer for answer in answers if not answer[0]} == set()
+    assert b.ticks
+
+
+def test_a_queue_that_cannot_be_read_makes_its_own_pool_stale_and_no_other(bench):
+    b = bench(pool("mails"), pool("odd", queues=[{"name": "odd"}]))
+    b.broker.depths = {
+        "mails": QueueDepth(ready=500),
+        "odd": QueueDepth(error="the queue odd cannot be read: WRONGTYPE"),
+    }
+
+    b.loop.start()
+
+    assert b.until(lambda: bool(b.cluster.scaled))
+    assert b.until(lambda: any(who == "odd" for who, _ in b.cluster.statuses))
+    assert {who for who, _ in b.cluster.scaled} == {"mails"}
+    odd = b.cluster.conditions("odd")
+    assert (odd["Ready"], odd["BrokerReachable"]) == (("False", "QueueUnreadable"), ("True", "Answered"))
+    assert b.cluster.conditions("mails")["Ready"][0] == "True"
+
+    b.broker.depths["odd"] = QueueDepth(ready=3)
+
+    assert b.until(lambda: b.cluster.conditions("odd")["Ready"][0] == "True")
+
+
+def test_a_scale_that_is_refused_is_told_as_refused_and_once(bench):
+    b = bench()
+    b.broker.depths["mails"] = QueueDepth(ready=500)
+    b.cluster.refuses = Forbidden("exceeded quota", status=403)
+
+    b.loop.start()
+
+    assert b.until(lambda: len(b.broker.probed) >= 4)
+    assert b.cluster.conditions("mails")["ScalingActive"] == ("False", "ScaleRefused")
+    assert all(status["history"] == [] for _, status in b.cluster.statuses)
+    assert [event for event in b.cluster.events if event[2].startswith("Scale")] == [
+        ("mails", "Warning", "ScaleRefused")
+    ]
+
+    b.cluster.refuses = None
+
+    assert b.until(lambda: ("mails", "Normal", "ScaledUp") in b.cluster.events)
+    assert b.until(lambda: b.cluster.conditions("mails")["ScalingActive"] == ("True", "Active"))
+    assert [(change["from"], change["to"]) for change in b.cluster.statuses[-1][1]["history"]] == [(0, 10)]
+
+
+def test_a_write_that_lost_a_race_is_not_told_as_done(bench):
+    b = bench()
+    b.broker.depths["mails"] = QueueDepth(ready=500)
+    b.cluster.refuses = Conflict("changed since it was read", status=409)
+
+    b.loop.start()
+
+    assert b.until(lambda: len(b.broker.probed) >= 3)
+    assert all(status["history"] == [] for _, status in b.cluster.statuses)
+    assert [event for event in b.cluster.events if event[2].startswith("Scale")] == []
+
+
+def test_a_loop_that_is_poked_without_a_pause_ticks_once_a_second(bench):
+    b = bench(pool(interval="5s"))
+    b.loop.start()
+    assert b.until(lambda: bool(b.ticks))
+
+    before, end = len(b.ticks), time.monotonic() + 3
+    while time.monotonic() < end:
+        b.loop.poke("shop", "mails")
+        time.sleep(0.02)
+
+    assert 2 <= len(b.ticks) - before <= 4
+
+
+def test_a_leader_that_returns_trusts_the_cluster_and_not_its_memory(bench):
+    b = bench(pool("mails"), pool("broken", minReplica=3))
+    b.loop.start()
+    assert b.until(lambda: {who for who, _ in b.cluster.statuses} == {"mails", "broken"})
+    b.cluster.leads = False
+    assert b.until(lambda: not b.loop._led)
+    time.sleep(1.2)
+    other = {"time": "2026-01-01T10:00:00Z", "from": 1, "to": 2, "reason": "another leader's"}
+    b.cluster.records["mails"] = replace(pool("mails"), status={"history": [other], "replicas": 0})
+    b.cluster.statuses.clear()
+
+    b.cluster.leads = True
+
+    assert b.until(lambda: {who for who, _ in b.cluster.statuses} == {"mails", "broken"})
+    assert next(status for who, status in b.cluster.statuses if who == "mails")["history"] == [other]
+
+
+def test_two_brokers_of_one_address_have_names_of_their_own(bench):
+    b = bench(pool("mails"), pool("far", broker={"urlFrom": {"secretKeyRef": {"name": "far", "key": "url"}}}))
+    b.cluster.secrets["shop", "far", "url"] = "redis://:other@broker:6379/0"
+
+    b.loop.start()
+
+    assert b.until(lambda: {tick.pool.name for tick in b.ticks} == {"mails", "far"})
+    assert sorted(loop.name for loop in b.loop._loops.values()) == ["broker:6379", "broker:6379 #2"]
+    assert b.until(lambda: 'celeriac_broker_up{broker="broker:6379 #2"} 1.0' in b.metrics.render().decode())
+
+
+def test_what_is_remembered_of_pools_that_went_is_let_go(bench):
+    b = bench(pool("mails"), pool("broken", minReplica=3))
+    b.cluster.refuses = Forbidden("exceeded quota", status=403)
+    b.broker.depths["mails"] = QueueDepth(ready=500)
+    b.loop.start()
+    assert b.until(lambda: len(b.loop._changes._last) >= 2)
+
+    b.cluster.records.clear()
+
+    assert b.until(lambda: not b.loop._loops and b.loop._changes._last == {} and b.loop._secrets == {})
+
+
+def test_a_loop_that_was_retired_within_a_tick_serves_nobody_any_more(bench):
+    b = bench(pool("mails"), pool("more", targetRef={"name": "more-worker"}))
+    b.cluster.replicas["more-worker"] = 0
+    b.broker.depths["mails"] = QueueDepth(ready=500)
+    at_it, go_on = threading.Event(), threading.Event()
+
+    def wait(pool, spec, replicas, version):
+        at_it.set()
+        go_on.wait(5)
+        b.cluster.scaled.append((pool.name, replicas))
+
+    b.cluster.scale = wait
+    b.loop.start()
+    assert at_it.wait(5)
+
+    b.cluster.records.clear()
+    assert b.until(lambda: not b.loop._loops)
+    go_on.set()
+
+    (old,) = b.loop._retired
+    assert b.until(lambda: old.ended)
+    assert len(b.cluster.scaled) == 1
+    assert "celeriac_broker_tick" not in b.metrics.render().decode()
+
+
+def test_a_wall_clock_that_is_set_back_does_not_stop_the_loops_time(bench, monkeypatch):
+    b = bench()
+    b.loop.start()
+    assert b.until(lambda: len(b.ticks) >= 2)
+    before, real = b.last().now, time.time
+
+    monkeypatch.setattr(time, "time", lambda: real() - 3600)
+    ticks = len(b.ticks)
+
+    assert b.until(lambda: len(b.ticks) >= ticks + 2)
+    assert before < b.last().now < before + 30
+    assert b.last().signals.sampled_at > before
+
+
+def test_delayed_work_is_not_looked_for_when_the_spec_does_not_want_it(bench):
+    b = bench(pool(eta={"enabled": False}))
+
+    b.loop.start()
+
+    assert b.until(lambda: bool(b.broker.probed))
+    assert b.broker.probed[0]["mails"] == 0.0
+
+
+def test_a_command_goes_to_every_worker_of_a_pod(bench):
+    b = bench()
+    b.cluster.replicas["mails-worker"] = 1
+    b.cluster.kubelet = [pod("mails-1")]
+    nodes = ("one@mails-1", "two@mails-1")
+    stop = beating(b, lambda: [heartbeat("mails-1", hostname=node, incarnation=node) for node in nodes])
+
+    b.loop.start()
+
+    assert b.until(lambda: any(c.method == "drain" for c in b.broker.commands), within_s=60)
+    stop.set()
+    command = next(c for c in b.broker.commands if c.method == "drain")
+    assert command.destination == list(nodes)
+
+
 @pytest.mark.server("redis")
 def test_messages_in_a_real_redis_become_replicas_within_a_tick(redis_server):
     from celeriac_operator.fleet.brokers import connect
