@@ -437,3 +437,23 @@ def test_ears_survive_a_broker_that_goes_away_and_tell_since_when_they_hear(capl
     assert [r.message for r in caplog.records if "cannot hear" in r.message] == [
         "cannot hear heartbeats: cannot reach redis"
     ]
+
+
+def test_a_worker_that_sends_nonsense_is_told_of_once_and_the_others_are_heard(caplog):
+    now = time.time()
+    fleet = Fleet(started_at=now - 10)
+    nonsense = {"type": "worker-heartbeat", "hostname": "celery@odd", "timestamp": now, "freq": "often"}
+    other = {**nonsense, "hostname": "celery@other"}
+    changed = threading.Event()
+    script = Script([nonsense, other], [nonsense], [nonsense, beat(2, at=now, up_s=5)])
+    ears = Ears(script, fleet, name="test", on_change=changed.set)
+
+    ears.start()
+    heard = changed.wait(5)
+    ears.retire()
+    ears.join()
+
+    assert heard
+    assert started(fleet) == 2
+    told = [r.message for r in caplog.records if "malformed" in r.message]
+    assert ["celery@odd" in told[0], "celery@other" in told[1], len(told)] == [True, True, 2]

@@ -307,6 +307,7 @@ class Ears:
         self._thread = threading.Thread(target=self._run, name=f"ears-{name}", daemon=True)
         self._listening_since: float | None = None
         self._error = ""
+        self._malformed: set[str] = set()
 
     def start(self) -> None:
         self._thread.start()
@@ -359,6 +360,9 @@ class Ears:
             try:
                 changed = self._fleet.hear(body, now) or changed
             except ValueError as error:
-                log.warning("a malformed event was passed over: %s", error)
+                sender = str(body.get("hostname"))[:100]
+                if sender not in self._malformed and len(self._malformed) < 100:
+                    self._malformed.add(sender)  # once each: it will send the next one in two seconds
+                    log.warning("malformed events of %s are passed over: %s", sender, error)
         if changed:
             self._on_change()

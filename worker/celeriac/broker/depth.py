@@ -130,12 +130,12 @@ class DepthProbe:
 
     def _declared(self, name: str) -> QueueDepth:
         """What a passive declare tells: ready messages and consumers; nothing for a queue that does not exist."""
-        from amqp.exceptions import AccessRefused
+        from amqp.exceptions import ChannelError
 
         try:
             ready, consumers = self._passive(name)
             return QueueDepth(ready=ready, consumers=consumers, dead=self._passive(dead_queue_name(name))[0])
-        except AccessRefused as error:
+        except ChannelError as error:
             return QueueDepth(error=_unreadable(name, error))
 
     def _passive(self, name: str) -> tuple[int, int]:
@@ -145,7 +145,9 @@ class DepthProbe:
         with self._connection.channel() as channel:
             try:
                 answer = channel.queue_declare(queue=name, passive=True)
-            except (NotFound, ChannelError):
+            except (NotFound, ChannelError) as error:
+                if "inaccessible" in str(error):
+                    raise  # its node is down: what waits there is not nothing
                 return 0, 0
             return int(answer.message_count), int(answer.consumer_count)
 
@@ -158,7 +160,7 @@ def _of_a_queue(error: BaseException) -> bool:
 def _unreadable(name: str, error: BaseException) -> str:
     return (
         f"the queue {name} cannot be read: {error}"
-        " (does its name belong to something else in this database, or may this user not read it?)"
+        " (does its name belong to something else there, or may this user not read it?)"
     )
 
 

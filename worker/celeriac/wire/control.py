@@ -25,7 +25,8 @@ def drain(*, mark: str, epoch: int, ttl_s: float, destination: Sequence[str]) ->
     """Ask workers to stop claiming, give back what has not started, finish, and turn not ready.
 
     mark    the decision's id, echoed in heartbeats.
-    epoch   counts leaders: a worker ignores a mark whose epoch is lower than the highest it has seen.
+    epoch   counts leaders: a worker ignores a mark whose epoch is lower than the highest it has seen, until that leader
+            has been silent for some minutes.
     ttl_s   the mark expires by the worker's own monotonic clock unless repeated.
     """
     arguments = {"id": mark, "epoch": epoch, "ttl_s": ttl_s}
