@@ -56,11 +56,13 @@ def test_the_operator_is_installed_and_becomes_ready(cluster: Cluster, images: I
     values = [*_image_values(images.operator), "--set", "secrets.allowed={redis}"]
 
     # The CRD outlives its release, so that of an earlier one may still be there: taken over as the chart's notes say.
+    taking = []
     if CRD in cluster.kubectl("get", "crds", "-o", "name"):
+        taking = ["--force-conflicts"]
         owner = ("meta.helm.sh/release-name=celeriac", f"meta.helm.sh/release-namespace={cluster.namespace}")
         cluster.kubectl("annotate", "--overwrite", "crd", CRD, *owner)
         cluster.kubectl("label", "--overwrite", "crd", CRD, "app.kubernetes.io/managed-by=Helm")
-    cluster.helm("install", "celeriac", OPERATOR, *values, "--wait", "--timeout", "120s")
+    cluster.helm("install", "celeriac", OPERATOR, *values, *taking, "--wait", "--timeout", "120s")
 
     assert cluster.get("deployment", "celeriac-celeriac-operator")["status"]["readyReplicas"] == 1
 
