@@ -2,6 +2,9 @@
 
 from typing import NamedTuple
 
+#: Seconds after which a leader of whom nothing more is heard binds nobody: several times what a mark holds.
+FORGOTTEN_S = 300.0
+
 
 class Mark(NamedTuple):
     """A wish of the operator that this worker ends its work. expires_at: monotonic seconds of this worker."""
@@ -11,50 +14,32 @@ class Mark(NamedTuple):
     expires_at: float
 
 
-#: Seconds after which a leader of whom nothing more is heard binds nobody: several times what a mark holds.
-FORGOTTEN_S = 300.0
+class Heeded(NamedTuple):
+    """What a worker remembers of the operator: its mark, the number of the leader it heeds, and when that one last spoke (monotonic).
 
-
-class Epoch(int):
-    """The highest epoch heeded, a plain number to everybody else, with the time it was last heard of.
-
-    heard_at   monotonic seconds; None: not known yet, and counted from the next command on.
-
-    Leaders number themselves by their clocks. One that is elected after its clock was set back has a lower number than
-    its predecessor, and must be heard nevertheless, once the predecessor has been silent for long.
+    Leaders number themselves by their clocks. One that is elected after its clock was set back has a lower number than its
+    predecessor, and must be heard nevertheless, once the predecessor has been silent for long.
     """
 
-    heard_at: float | None
-
-    def __new__(cls, epoch: int, heard_at: float | None = None) -> "Epoch":
-        made = super().__new__(cls, epoch)
-        made.heard_at = heard_at
-        return made
+    mark: Mark | None = None
+    epoch: int = 0
+    heard_at: float = float("-inf")
 
 
-def heard(
-    mark: Mark | None, highest_epoch: int, *, id: str, epoch: int, ttl_s: float, now: float
-) -> tuple[Mark | None, Epoch]:
-    """(the mark to heed, the highest epoch seen) after a drain command. A lower epoch is an old leader's: ignored.
-
-    now: monotonic seconds.
-    """
-    if epoch < highest_epoch:
-        heard_at = getattr(highest_epoch, "heard_at", None)
-        if heard_at is None:
-            return mark, Epoch(highest_epoch, now)
-        if now - heard_at < FORGOTTEN_S:
-            return mark, Epoch(highest_epoch, heard_at)
-    return Mark(id, epoch, now + ttl_s), Epoch(epoch, now)
+def heard(heeded: Heeded, *, id: str, epoch: int, ttl_s: float, now: float) -> Heeded:
+    """After a drain command. An old leader's is ignored. now: monotonic seconds."""
+    return Heeded(Mark(id, epoch, now + ttl_s), epoch, now) if _counts(heeded, epoch, now) else heeded
 
 
-def lifted(mark: Mark | None, highest_epoch: int, *, epoch: int) -> tuple[Mark | None, Epoch]:
-    """(the mark to heed, the highest epoch seen) after an undrain command."""
-    if epoch < highest_epoch:
-        return mark, Epoch(highest_epoch, getattr(highest_epoch, "heard_at", None))
-    return None, Epoch(epoch)
+def lifted(heeded: Heeded, *, epoch: int, now: float) -> Heeded:
+    """After an undrain command. An old leader's is ignored."""
+    return Heeded(None, epoch, now) if _counts(heeded, epoch, now) else heeded
 
 
 def still(mark: Mark | None, now: float) -> Mark | None:
     """The mark, unless it has expired: an operator that vanished drains nobody for ever."""
     return mark if mark is not None and now < mark.expires_at else None
+
+
+def _counts(heeded: Heeded, epoch: int, now: float) -> bool:
+    return epoch >= heeded.epoch or now - heeded.heard_at >= FORGOTTEN_S

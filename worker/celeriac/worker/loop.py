@@ -94,10 +94,9 @@ class Loop:
         self.started = False
         self._asked_at: float | None = None
         self._cold = False
-        self._mark: drain_policy.Mark | None = None
+        self._heeded = drain_policy.Heeded()
         #: The drain mark under which the loop has seen that nothing is left here.
         self._rested = ""
-        self._epoch = 0
         self.broker_up = True
         self._again_at = 0.0
         self._pause_s = 0.0
@@ -142,17 +141,18 @@ class Loop:
         elif self.phase == shutdown.RUNNING:
             self._consumer.pause()
             moved |= self._give_back_unstarted()
-            mark = self._mark
+            mark = self._heeded.mark
             self._rested = mark.id if mark is not None and not self._settler.busy() else ""
         self._pause_s = 0.0
         return moved
 
     def _claiming(self, now: float) -> bool:
-        mark = self._mark  # the control thread may change it at any time
+        heeded = self._heeded  # the control thread may change it at any time
+        mark = heeded.mark
         if mark is not None and drain_policy.still(mark, now) is None:
             log.warning("drain mark %s has expired: claiming again", mark.id)
-            if self._mark is mark:
-                self._mark = None
+            if self._heeded is heeded:
+                self._heeded = heeded._replace(mark=None)
             mark = None
         return mark is None and self.phase == shutdown.RUNNING
 
@@ -503,21 +503,19 @@ class Loop:
 
     def heard_drain(self, *, mark: str, epoch: int, ttl_s: float) -> bool:
         """Heed the operator's drain mark; whether it was (an old leader's is not)."""
-        self._mark, self._epoch = drain_policy.heard(
-            self._mark, self._epoch, id=mark, epoch=epoch, ttl_s=ttl_s, now=time.monotonic()
-        )
+        self._heeded = drain_policy.heard(self._heeded, id=mark, epoch=epoch, ttl_s=ttl_s, now=time.monotonic())
         self._wake.set()
-        return self._mark is not None and self._mark.id == mark
+        return self._heeded.mark is not None and self._heeded.mark.id == mark
 
     def heard_undrain(self, *, epoch: int) -> bool:
         """Resume; whether it was heeded."""
-        self._mark, self._epoch = drain_policy.lifted(self._mark, self._epoch, epoch=epoch)
+        self._heeded = drain_policy.lifted(self._heeded, epoch=epoch, now=time.monotonic())
         self._wake.set()
-        return self._mark is None
+        return self._heeded.mark is None
 
     def drain_state(self) -> tuple[drain_policy.Mark, str, float] | None:
         """(mark, draining or drained, seconds until it expires), None when no mark holds."""
-        mark = drain_policy.still(self._mark, time.monotonic())
+        mark = drain_policy.still(self._heeded.mark, time.monotonic())
         if mark is None:
             return None
         at_rest = self._rested == mark.id and not self._settler.busy()
