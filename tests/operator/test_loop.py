@@ -14,7 +14,8 @@ from celeriac.wire.control import Command
 from celeriac.wire.event import DrainState, Heartbeat, QueueTotals, heartbeat_to_wire
 from celeriac_operator.errors import ClusterError, Conflict, Forbidden, NotFound
 from celeriac_operator.fleet.brokers import BrokerSide, BrokerTarget
-from celeriac_operator.loop import DOOMED_COST, OperatorLoop, Tick
+from celeriac_operator.loop import OperatorLoop, Tick
+from celeriac_operator.loop.broker import DOOMED_COST
 from celeriac_operator.metrics import OperatorMetrics
 from celeriac_operator.resources.records import PodRecord, PoolRecord
 from celeriac_operator.resources.spec import WorkerPoolSpec
@@ -253,7 +254,7 @@ def test_a_pool_with_a_wrong_spec_gets_a_condition_and_stops_nobody(bench, caplo
 
 
 def test_a_pool_recovers_by_itself_when_its_spec_and_secret_are_put_right(bench, monkeypatch):
-    monkeypatch.setattr("celeriac_operator.loop.SECRET_RETRY_S", 0.1)
+    monkeypatch.setattr("celeriac_operator.loop.roster.SECRET_RETRY_S", 0.1)
     b = bench(pool("mails", minReplica=3))
     del b.cluster.secrets["shop", "redis", "url"]
     b.loop.start()
@@ -549,7 +550,8 @@ def test_a_heartbeat_that_no_worker_would_send_stops_nobody(bench):
 
 
 def test_a_loop_whose_ticks_all_fail_is_not_alive(bench, monkeypatch):
-    monkeypatch.setattr("celeriac_operator.loop.STUCK_S", 2.0)
+    for module in ("broker", "roster"):
+        monkeypatch.setattr(f"celeriac_operator.loop.{module}.STUCK_S", 2.0)
     b = bench()
     b.loop.start()
     assert b.until(lambda: bool(b.ticks))
@@ -564,9 +566,10 @@ def test_a_loop_whose_ticks_all_fail_is_not_alive(bench, monkeypatch):
 
 
 def test_many_slow_steps_are_progress_all_the_same(bench, monkeypatch):
-    monkeypatch.setattr("celeriac_operator.loop.STUCK_S", 1.2)
-    monkeypatch.setattr("celeriac_operator.loop.ROSTER_S", 0.1)
-    monkeypatch.setattr("celeriac_operator.loop.SECRET_TTL_S", 0.0)
+    for module in ("broker", "roster"):
+        monkeypatch.setattr(f"celeriac_operator.loop.{module}.STUCK_S", 1.2)
+    monkeypatch.setattr("celeriac_operator.loop.roster.ROSTER_S", 0.1)
+    monkeypatch.setattr("celeriac_operator.loop.roster.SECRET_TTL_S", 0.0)
     b = bench(*(pool(f"pool-{number}") for number in range(6)))
     read = b.cluster.secret
 

@@ -1,0 +1,452 @@
+"""One broker's thread: probe its queues, join them with heartbeats and pods, decide each pool, act, report."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from celeriac.broker.depth import QueueDepth
+from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
+from celeriac.wire.event import TaskTotals
+from celeriac_operator import clock
+from celeriac_operator.errors import ClusterError, Conflict
+from celeriac_operator.fleet.brokers import BrokerSide
+from celeriac_operator.fleet.control import keep_drained, lift_drain
+from celeriac_operator.fleet.heartbeats import Ears, Fleet, FleetTotals, Worker
+from celeriac_operator.fleet.match import match, pod_samples
+from celeriac_operator.fleet.probes import limited_classes, queue_samples
+from celeriac_operator.loop.members import STUCK_S, Changes, Cluster, Drain, Key, Member, Sight, Tick, subject_of
+from celeriac_operator.metrics import FleetReading, OperatorMetrics, PoolReading
+from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.resources.status import status_of, worth_writing
+from celeriac_operator.scaling.decision import Decision, decide
+from celeriac_operator.scaling.learning import horizon_s
+from celeriac_operator.scaling.memory import Memory
+from celeriac_operator.scaling.signals import PodSample, QueueSample, Signals
+
+log = logging.getLogger("celeriac_operator.loop")
+
+#: Seconds between two ticks, at the least, however often one is asked for.
+FASTEST_TICK_S = 1.0
+#: Deletion cost of a pod that is to go first. Others keep what they have, which is 0 unless somebody set it.
+DOOMED_COST = -1000
+
+
+class BrokerLoop:
+    """The thread that serves all pools of one broker.
+
+    members   called at each tick for the pools of this broker, with their newest specs.
+    epoch     called at each tick for the number that counts leaders; see `celeriac.wire.control.drain`.
+    name      for logs and labels, unique among the loops of this process.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        cluster: Cluster,
+        side: BrokerSide,
+        members: Callable[[], Sequence[Member]],
+        epoch: Callable[[], int],
+        metrics: OperatorMetrics,
+        changes: Changes,
+        watch: Callable[[Tick], None] | None = None,
+    ) -> None:
+        self.name = name
+        self._cluster = cluster
+        self._side = side
+        self._members = members
+        self._epoch = epoch
+        self._metrics = metrics
+        self._changes = changes
+        self._watch = watch
+        self._fleet = Fleet(started_at=clock.now())
+        self._ears = Ears(side.receiver, self._fleet, name=self.name, on_change=self.poke)
+        self._wake = threading.Event()
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"broker-{self.name}", daemon=True)
+        self._samples: dict[str, QueueSample] = {}
+        self._depths: Mapping[str, QueueDepth] = {}
+        self._sampled_at: dict[str, float] = {}
+        self._unread: dict[str, str] = {}
+        self._progress_at = time.monotonic()
+        self._interval_s = 5.0
+        self._known: set[Key] = set()
+
+    def start(self) -> None:
+        self._ears.start()
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End both threads; returns when they are done, or after some seconds when the broker hangs."""
+        self.retire()
+        self._ears.join()
+        if self._thread.ident is not None:
+            self._thread.join(timeout=10.0)
+
+    def retire(self) -> None:
+        """Ask both threads to end, without waiting: a broker that hangs must not hold up the others."""
+        self._stopping.set()
+        self._wake.set()
+        self._ears.retire()
+
+    def poke(self) -> None:
+        """Bring the next tick forward."""
+        self._wake.set()
+
+    @property
+    def ended(self) -> bool:
+        return not self._thread.is_alive() and not self._ears.alive
+
+    def health(self) -> str:
+        """Why this loop is not alive, or "" when it is."""
+        if self._stopping.is_set():
+            return ""
+        for thread, alive in (("tick", self._thread.is_alive()), ("heartbeat", self._ears.alive)):
+            if not alive:
+                return f"the {thread} thread of broker {self.name} has ended"
+        silent_s = time.monotonic() - self._progress_at
+        if silent_s > self._interval_s + STUCK_S:
+            return f"the loop of broker {self.name} has come no further for {silent_s:.0f} s"
+        return ""
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()
+            started = time.monotonic()
+            members = self._members()
+            self._interval_s = min((member.spec.interval_s for member in members), default=5.0)
+            try:
+                self.tick(members)
+            except Exception:  # what is not expected must not end the loop that all pools of this broker depend on
+                self._metrics.error("bug")
+                log.exception("a tick of broker %s failed; the next one is due in %g s", self.name, self._interval_s)
+            else:
+                self._progress()
+            self._stopping.wait(max(0.0, FASTEST_TICK_S - (time.monotonic() - started)))
+            self._wake.wait(max(0.0, self._interval_s - (time.monotonic() - started)))
+        self._side.close()
+
+    def _progress(self) -> None:
+        """One step is done. A tick that fails as a whole makes no progress; one of many slow steps does."""
+        self._progress_at = time.monotonic()
+
+    # -- one tick
+
+    def tick(self, members: Sequence[Member]) -> None:
+        """Serve every member once. Raises nothing that concerns one of them alone."""
+        began = time.monotonic()
+        error = self._probe(members)
+        now = clock.now()
+        workers = self._fleet.workers(now)
+        seen: list[Sight] = []
+        for member in members:
+            with self._guard(member, "reading its target and pods"):
+                seen.append(self._look(member, workers, now))
+            self._progress()
+        self._fleet.settle(now)
+        totals = self._fleet.totals()
+        if not error:
+            samples = queue_samples(self._depths, workers, totals, now)
+            # A queue that could not be read keeps its last sample, which grows old.
+            kept = {name: sample for name, sample in self._samples.items() if name in self._unread}
+            self._samples = {**{name: sample for name, sample in samples.items() if name not in self._unread}, **kept}
+            self._sampled_at = {name: self._sampled_at[name] if name in kept else now for name in self._samples}
+        shares, by_task = split_shared(seen), _by_task(totals)
+        for sight in seen:
+            if self._stopping.is_set():
+                return  # its pools may be another loop's by now
+            with self._guard(sight.member, "acting for it"):
+                signals = self._signals(sight, workers, by_task, shares=shares, error=error, now=now)
+                self._serve(sight.member, signals, totals, now)
+            self._progress()
+        self._forget({member.record.key for member in members})
+        self._metrics.broker_ticked(
+            self.name,
+            took_s=time.monotonic() - began,
+            fleet=FleetReading(queues=totals.owned, tasks=totals.owned_tasks),
+        )
+
+    def _probe(self, members: Sequence[Member]) -> str:
+        """Read the queues; what went wrong, or ""."""
+        horizons: dict[str, float] = {}
+        for member in members:
+            for queue in member.spec.queues:
+                horizons[queue.name] = max(horizons.get(queue.name, 0.0), _horizon_s(member))
+        began = time.monotonic()
+        try:
+            self._side.probe.release_due(list(horizons))
+            self._depths = self._side.probe.probe(horizons)
+        except (BrokerUnavailable, ImproperlyConfigured) as error:
+            self._metrics.broker_failed(self.name)
+            self._metrics.error(type(error).__name__)
+            self._changes.failed(f"broker {self.name}", str(error))
+            return str(error) or type(error).__name__
+        self._metrics.broker_probed(self.name, took_s=time.monotonic() - began)
+        self._changes.worked(f"broker {self.name}")
+        self._unread = {name: depth.error for name, depth in self._depths.items() if depth.error}
+        for name in horizons:
+            subject = f"broker {self.name}: queue {name}"
+            if name in self._unread:
+                self._metrics.error("QueueUnreadable")
+                self._changes.failed(subject, self._unread[name])
+            else:
+                self._changes.worked(subject)
+        return ""
+
+    def _look(self, member: Member, workers: Sequence[Worker], now: float) -> Sight:
+        """The member's target and pods, joined with the workers that run in them."""
+        target = self._cluster.target(member.record, member.spec)
+        pods = () if target.error else self._cluster.pods(member.record, member.spec)
+        matched = match(pods, workers, namespace=member.record.namespace)
+        for worker in (worker for workers_of_pod in matched.values() for worker in workers_of_pod):
+            queues = worker.beat.queues or tuple(queue.name for queue in member.spec.queues)
+            self._fleet.own(worker.id, member.record.key, queues)
+        return Sight(member=member, target=target, pods=pod_samples(pods, matched, now))
+
+    def _signals(
+        self,
+        sight: Sight,
+        workers: Sequence[Worker],
+        by_task: Mapping[str, TaskTotals],
+        *,
+        shares: Mapping[Key, Mapping[str, float]],
+        error: str,
+        now: float,
+    ) -> Signals:
+        spec = sight.member.spec
+        names = [queue.name for queue in spec.queues]
+        listening_since = self._ears.listening_since
+        return Signals(
+            broker_ok=not error,
+            broker_error=error,
+            sampled_at=min((self._sampled_at.get(name, 0.0) for name in names), default=0.0),
+            queues=tuple(self._samples[name] for name in names if name in self._samples),
+            limited=limited_classes(
+                names,
+                workers,
+                self._depths,
+                by_task,
+                {limit.task: limit.rate_per_s for limit in spec.rate_limits},
+            ),
+            pods=sight.pods,
+            target=sight.target,
+            operator_uptime_s=0.0 if listening_since is None else max(0.0, now - listening_since),
+            share=shares.get(sight.member.record.key, {}),
+            queue_errors={name: self._unread[name] for name in names if name in self._unread},
+        )
+
+    def _serve(self, member: Member, signals: Signals, totals: FleetTotals, now: float) -> None:
+        """Decide one pool, and do what was decided."""
+        state = member.state
+        with state.lock:
+            if state.memory is None:
+                state.memory = Memory.from_status(member.record.status)
+            decision = decide(signals, member.spec, state.memory, now)
+            state.memory = decision.memory
+            acts = self._cluster.may_act()
+            self._measure(member, signals, decision, now)
+            if acts:
+                state.lead(self._epoch())
+                done = decision.unwritten()
+                # Report even when acting failed: a person reads there what the operator wanted.
+                try:
+                    done = self._apply(member, signals, decision)
+                except ClusterError as error:
+                    done = decision.unwritten(str(error))
+                    raise
+                finally:
+                    self._progress()
+                    self._report(member, signals, done, now)
+        if self._watch is not None:
+            key = member.record.key
+            self._watch(
+                Tick(
+                    pool=member.record,
+                    spec=member.spec,
+                    signals=signals,
+                    decision=decision,
+                    queues={queue: counts for (owner, queue), counts in totals.owned.items() if owner == key},
+                    tasks={at[1:]: counts for at, counts in totals.owned_tasks.items() if at[0] == key},
+                    acted=acts,
+                    now=now,
+                )
+            )
+
+    def _apply(self, member: Member, signals: Signals, decision: Decision) -> Decision:
+        """Carry out a decision: marks before the scale, so that a ReplicaSet that shrinks knows whom to take.
+
+        Returns what to report of it. Raises ClusterError when the scale was refused.
+        """
+        nodes = {pod.name: pod.nodes or (pod.node,) for pod in signals.pods if pod.node}
+
+        def of(names: Sequence[str]) -> list[str]:
+            return [node for name in names for node in nodes.get(name, ())]
+
+        try:
+            lift_drain(self._side.post, nodes=of(decision.undrain), epoch=self._epoch())
+            keep_drained(self._side.post, mark=decision.drain_id, nodes=of(decision.drain), epoch=self._epoch())
+            self._changes.worked(f"commands over {self.name}")
+        except (BrokerUnavailable, ImproperlyConfigured) as error:
+            # The next tick says it again, and a mark that is not repeated expires: nothing hangs on this one.
+            self._changes.failed(f"commands over {self.name}", str(error))
+        self._mark(member, signals, decision)
+        self._progress()
+        replicas = decision.replicas
+        if replicas is None or replicas == signals.target.replicas:
+            return decision
+        try:
+            self._cluster.scale(member.record, member.spec, replicas, signals.target.resource_version)
+        except Conflict:
+            # Somebody wrote in between: nothing is lost, the next tick decides on what is there then.
+            self._metrics.error(Conflict.__name__)
+            self.poke()
+            return decision.unwritten()
+        direction = "up" if replicas > signals.target.replicas else "down"
+        self._metrics.pool_scaled(member.record.key, direction=direction, reason=decision.limited_by)
+        log.info(
+            "pool %s/%s: %d -> %d replicas: %s",
+            *member.record.key,
+            signals.target.replicas,
+            replicas,
+            decision.summary,
+        )
+        return decision
+
+    def _mark(self, member: Member, signals: Signals, decision: Decision) -> None:
+        present = {pod.name for pod in signals.pods}
+        costs = dict.fromkeys((name for name in decision.drain if name in present), DOOMED_COST)
+        costs |= dict.fromkeys((name for name in member.state.costs if name in present and name not in costs), 0)
+        news = {name: cost for name, cost in costs.items() if member.state.costs.get(name, 0) != cost}
+        subject = f"{subject_of(member.record)}: marking pods"
+        if news:
+            try:
+                self._cluster.mark_pods(member.record, news)
+            except ClusterError as error:
+                # Readiness decides who goes: the costs help where other pods are not ready, and tell people.
+                self._changes.failed(subject, str(error))
+                return
+            self._changes.worked(subject)
+        member.state.costs = {name: cost for name, cost in costs.items() if cost}
+
+    def _measure(self, member: Member, signals: Signals, decision: Decision, now: float) -> None:
+        """Tell the metrics what this tick saw and decided, and which drains and cold starts ended with it."""
+        spec, state, key = member.spec, member.state, member.record.key
+        self._metrics.pool_decided(
+            key,
+            PoolReading(
+                signals=signals,
+                decision=decision,
+                min_replicas=spec.min_replicas,
+                max_replicas=spec.max_replicas,
+                objective=str(spec.objective.type),
+                objective_s=float(spec.objective.seconds),
+                at=now,
+            ),
+        )
+        pods = {pod.name: pod for pod in signals.pods}
+        for name, drain in list(state.drains.items()):
+            pod = pods.get(name)
+            if name in decision.drain and pod is not None and not pod.deleting:
+                continue
+            del state.drains[name]
+            took_s = now - drain.since
+            self._metrics.pool_drain_ended(key, outcome=_drain_outcome(pod, drain, took_s, spec), took_s=took_s)
+        for name in decision.drain:
+            if name in pods and not pods[name].deleting:
+                since = state.drains[name].since if name in state.drains else now
+                state.drains[name] = Drain(since=since, state=pods[name].drain_state)
+        for pod in signals.pods:
+            if pod.name in state.heard_pods or pod.first_heartbeat_at is None or pod.created_at is None:
+                continue
+            state.heard_pods.add(pod.name)
+            if pod.first_heartbeat_at >= self._fleet.started_at:
+                self._metrics.pool_pod_started(key, cold_start_s=max(0.0, pod.first_heartbeat_at - pod.created_at))
+        state.heard_pods &= set(pods)
+
+    def _report(self, member: Member, signals: Signals, decision: Decision, now: float) -> None:
+        """Events that are new, and the status where a person would notice, or in 30 s when only figures moved.
+
+        decision: as it was carried out.
+        """
+        state, record = member.state, member.record
+        told, state.events = state.events, frozenset(decision.events)
+        for event in decision.events:
+            if event not in told:
+                self._cluster.event(record, *event)
+                self._progress()
+        before = state.status if state.status is not None else record.status
+        status = status_of(decision, signals, member.spec, before, record.generation, now)
+        if worth_writing(before, status, written_s_ago=now - state.status_at):
+            self._cluster.write_status(record, status)
+            state.status, state.status_at = status, now
+
+    def _forget(self, present: set[Key]) -> None:
+        gone = self._known - present
+        if gone:
+            self._fleet.drop(gone)
+        self._known = present
+
+    @contextmanager
+    def _guard(self, member: Member, what: str) -> Iterator[None]:
+        """What goes wrong with one pool stays with it: logged once per change, counted, tried again next tick."""
+        subject = f"{subject_of(member.record)}: {what}"
+        try:
+            yield
+        except ClusterError as error:
+            self._metrics.error(type(error).__name__)
+            self._changes.failed(subject, str(error))
+        except Exception as error:  # a bug that one pool's data meets must not stop the other pools
+            self._metrics.error("bug")
+            if self._changes.failed(subject, repr(error)):
+                log.exception("%s: this is a bug in the operator, please report it", subject)
+        else:
+            self._changes.worked(subject)
+
+
+def split_shared(sights: Sequence[Sight]) -> dict[Key, dict[str, float]]:
+    """Pool -> queue -> its part of the demand, of queues that several pools consume: by slots, none counting as one."""
+    weights: dict[str, dict[Key, float]] = {}
+    for sight in sights:
+        slots = sum(pod.slots for pod in sight.pods if pod.ready and not pod.deleting)
+        for queue in sight.member.spec.queues:
+            weights.setdefault(queue.name, {})[sight.member.record.key] = max(1.0, slots)
+    shares: dict[Key, dict[str, float]] = {}
+    for queue_name, pools in weights.items():
+        if len(pools) > 1:
+            whole = sum(pools.values())
+            for key, weight in pools.items():
+                shares.setdefault(key, {})[queue_name] = weight / whole
+    return shares
+
+
+def _horizon_s(member: Member) -> float:
+    """Seconds ahead in which delayed work counts as soon due, by what is remembered of the pool so far."""
+    memory = member.state.memory
+    return horizon_s(member.spec, Memory.from_status(member.record.status) if memory is None else memory)
+
+
+def _by_task(totals: FleetTotals) -> dict[str, TaskTotals]:
+    """Task -> sums over every pool."""
+    sums: dict[str, TaskTotals] = {}
+    for (_, queue, task), counts in totals.owned_tasks.items():
+        known = sums.get(task, TaskTotals(queue=queue))
+        sums[task] = TaskTotals(
+            queue=queue,
+            started=known.started + counts.started,
+            succeeded=known.succeeded + counts.succeeded,
+            failed=known.failed + counts.failed,
+            retried=known.retried + counts.retried,
+            throttled=known.throttled + counts.throttled,
+            run_s=known.run_s + counts.run_s,
+        )
+    return sums
+
+
+def _drain_outcome(pod: PodSample | None, drain: Drain, took_s: float, spec: WorkerPoolSpec) -> str:
+    if pod is not None and not pod.deleting:
+        return "undrained"
+    if drain.state == "drained":
+        return "idle"
+    return "timed_out" if took_s >= spec.scale_down.drain_timeout_s else "lost"

@@ -1,0 +1,172 @@
+"""What the loop knows of a pool: the cluster as it sees it, what it remembers between ticks, and what one tick was."""
+
+import logging
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from celeriac.wire.event import QueueTotals, TaskTotals
+from celeriac_operator.resources.records import PodRecord, PoolRecord
+from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.scaling.decision import Decision
+from celeriac_operator.scaling.memory import Memory
+from celeriac_operator.scaling.signals import PodSample, Signals, TargetSample
+
+log = logging.getLogger("celeriac_operator.loop")
+
+#: Seconds without progress after which a loop counts as stuck; for a broker's beyond its interval.
+STUCK_S = 60.0
+
+Key = tuple[str, str]
+
+
+class Cluster(Protocol):
+    """What the loop asks of a cluster. Every method may block, and raises `celeriac_operator.errors.ClusterError`."""
+
+    def pools(self) -> Sequence[PoolRecord]:
+        """All pools this operator serves, from the warm index."""
+        ...
+
+    def target(self, pool: PoolRecord, spec: WorkerPoolSpec) -> TargetSample:
+        """The workload the pool scales; one that is missing is `TargetSample(error=...)`, not an exception."""
+        ...
+
+    def pods(self, pool: PoolRecord, spec: WorkerPoolSpec) -> Sequence[PodRecord]:
+        """The target's pods by owner references, from the warm index."""
+        ...
+
+    def secret(self, namespace: str, name: str, key: str) -> str:
+        """One value of a Secret, decoded."""
+        ...
+
+    def scale(self, pool: PoolRecord, spec: WorkerPoolSpec, replicas: int, resource_version: str) -> None:
+        """Write the target's scale; Conflict when it changed since `resource_version` was read."""
+        ...
+
+    def mark_pods(self, pool: PoolRecord, costs: Mapping[str, int]) -> None:
+        """Pod name -> deletion cost: for ReplicaSets that know it, and for people.
+
+        A pod that is gone is passed over.
+        """
+        ...
+
+    def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> None:
+        """Replace the pool's status subresource."""
+        ...
+
+    def event(self, pool: PoolRecord, kind: str, reason: str, message: str) -> None:
+        """A Kubernetes event on the pool; kind is Normal or Warning."""
+        ...
+
+    def may_act(self) -> bool:
+        """Whether this replica holds the Lease, or needs none.
+
+        Without it the loop observes and decides, and writes nothing.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """What one tick saw and decided for one pool: for the live view, the summary and tests.
+
+    queues, tasks   what the pool's workers have done so far, by queue, and by queue and task.
+    """
+
+    pool: PoolRecord
+    spec: WorkerPoolSpec
+    signals: Signals
+    decision: Decision
+    queues: Mapping[str, QueueTotals]
+    tasks: Mapping[tuple[str, str], TaskTotals]
+    acted: bool
+    now: float
+
+
+@dataclass(slots=True)
+class PoolState:
+    """What the loop remembers of one pool between ticks; it follows the pool from broker to broker.
+
+    epoch   as whose leader it knows status, fault, events and costs: another replica may have written since.
+    """
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    memory: Memory | None = None
+    status: Mapping[str, Any] | None = None
+    status_at: float = 0.0
+    events: frozenset[tuple[str, str, str]] = frozenset()
+    costs: dict[str, int] = field(default_factory=dict)
+    drains: dict[str, "Drain"] = field(default_factory=dict)
+    heard_pods: set[str] = field(default_factory=set)
+    fault: tuple[str, str] = ("", "")
+    parsed: tuple[int, WorkerPoolSpec] | None = None
+    epoch: int = 0
+
+    def lead(self, epoch: int) -> None:
+        """Forget what was written in an earlier time of leading: what the cluster says now is newer."""
+        if self.epoch != epoch:
+            self.epoch = epoch
+            self.status, self.status_at = None, 0.0
+            self.fault, self.events = ("", ""), frozenset()
+            self.costs.clear()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """A pool that can be served: its record, its spec as parsed, and what is remembered of it."""
+
+    record: PoolRecord
+    spec: WorkerPoolSpec
+    state: PoolState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What the cluster says of one member this tick, joined with its workers."""
+
+    member: Member
+    target: TargetSample
+    pods: tuple[PodSample, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drain:
+    """A drain under way: since when, and what its worker last echoed."""
+
+    since: float
+    state: str
+
+
+class Changes:
+    """Logs an error once per change: the same text again is not news, and neither is silence until it was broken."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._last: dict[str, str] = {}
+
+    def failed(self, subject: str, text: str) -> bool:
+        """Whether this was news."""
+        with self._lock:
+            news = self._last.get(subject) != text
+            self._last[subject] = text
+        if news:
+            log.warning("%s: %s", subject, text)
+        return news
+
+    def worked(self, subject: str) -> None:
+        with self._lock:
+            was = self._last.pop(subject, None)
+        if was is not None:
+            log.info("%s: works again", subject)
+
+    def forget(self, *subjects: str) -> None:
+        """Let go of what is said of these, and of their parts (`subject: part`): they exist no more."""
+        parts = tuple(f"{subject}: " for subject in subjects)
+        with self._lock:
+            for known in [known for known in self._last if known in subjects or known.startswith(parts)]:
+                del self._last[known]
+
+
+def subject_of(record: PoolRecord) -> str:
+    return f"pool {record.namespace}/{record.name}"
