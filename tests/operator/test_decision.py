@@ -1040,7 +1040,7 @@ TOLD = [
         memory=knows(fresh_at=NOW - 61, truths={"BrokerReachable": False}),
         signals=sees(1, broker_ok=False, sampled_at=NOW - 61),
         conditions={"FallbackActive": (True, "AtLeast")},
-        events=(("Warning", "FallbackActiveAtLeast"),),
+        events=(("Warning", "FallbackActive"),),
     ),
     Told(
         id="a missing workload stalls the pool",
@@ -1050,7 +1050,7 @@ TOLD = [
             "Stalled": (True, "TargetUnavailable"),
             "ScalingActive": (False, "TargetUnavailable"),
         },
-        events=(("Warning", "StalledTargetUnavailable"),),
+        events=(("Warning", "TargetUnavailable"),),
     ),
     Told(
         id="another autoscaler stalls the pool",
@@ -1061,7 +1061,7 @@ TOLD = [
             "Conflict": (True, "AnotherAutoscaler"),
             "ScalingActive": (False, "Conflict"),
         },
-        events=(("Warning", "StalledConflict"),),
+        events=(("Warning", "Conflict"),),
     ),
     Told(
         id="a pool at its maximum says so",
@@ -1069,7 +1069,7 @@ TOLD = [
         memory=knows(rate=40, service_s=0.5),
         signals=sees(5),
         conditions={"AtLimit": (True, "MaxReplicas")},
-        events=(("Normal", "AtLimitMaxReplicas"),),
+        events=(("Normal", "AtLimit"),),
     ),
     Told(
         id="a rate limit that holds the pool back says so",
@@ -1084,19 +1084,19 @@ TOLD = [
         memory=knows(rate=40, service_s=0.5),
         signals=sees(2, pods=tuple(pod(n, queues=("celery",)) for n in "ab")),
         conditions={"ScaleUpBlocked": (True, "NotConsuming")},
-        events=(("Warning", "ScaleUpBlockedNotConsuming"),),
+        events=(("Warning", "ScaleUpBlocked"),),
     ),
     Told(
         id="tasks that outlive the grace period are warned of",
         signals=sees(1, leased=1, pods=(pod("a", busy=1, longest_running_s=31),)),
         conditions={"GraceTooShort": (True, "TasksOutliveGrace")},
-        events=(("Warning", "GraceTooShortTasksOutliveGrace"),),
+        events=(("Warning", "GraceTooShort"),),
     ),
     Told(
         id="replicas that somebody else writes are warned of by name",
         signals=sees(1, leased=1, pods=(pod("a", busy=1),), target={"contested_by": "helm"}),
         conditions={"ReplicasContested": (True, "ForeignChange")},
-        events=(("Warning", "ReplicasContestedForeignChange"),),
+        events=(("Warning", "ReplicasContested"),),
     ),
     Told(
         id="a drain is shown while it lasts",

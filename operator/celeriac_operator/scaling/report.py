@@ -126,15 +126,15 @@ def _rate_limited(work: Demand) -> str:
     return f"adding pods cannot help, a rate limit holds back {names}{done}"
 
 
-#: Conditions whose turning True, or back, is worth an event, and of which type.
+#: Conditions whose turning True, or back, is worth an event: of which type, and what is said when it is over.
 _TELLING = {
-    "Stalled": "Warning",
-    "FallbackActive": "Warning",
-    "ScaleUpBlocked": "Warning",
-    "GraceTooShort": "Warning",
-    "ReplicasContested": "Warning",
-    "AtLimit": "Normal",
-    "RateLimited": "Normal",
+    "Stalled": ("Warning", "the pool is decided on again"),
+    "FallbackActive": ("Warning", "the queues are read again"),
+    "ScaleUpBlocked": ("Warning", "new pods start again"),
+    "GraceTooShort": ("Warning", "no task outlives the grace period any more"),
+    "ReplicasContested": ("Warning", "nobody else changes the replicas any more"),
+    "AtLimit": ("Normal", "work fits within maxReplicas again"),
+    "RateLimited": ("Normal", "no rate limit holds work back any more"),
 }
 
 
@@ -163,12 +163,12 @@ def events(
         told.append(("Warning", "BrokerUnreachable", reachable[2]))
     elif reachable[0] and before.get("BrokerReachable") is False:
         told.append(("Normal", "BrokerReachable", "the broker answers again"))
-    for name, kind in _TELLING.items():
+    for name, (kind, over) in _TELLING.items():
         status, reason, message = found[name]
         if status and not before.get(name):
-            told.append((kind, name if reason == name else f"{name}{reason}", message))
+            told.append((kind, reason if name == "Stalled" else name, message))
         elif status is False and before.get(name):
-            told.append(("Normal", f"{name}Ended", f"{name} no longer holds"))
+            told.append(("Normal", f"{name}Ended", over))
     if plan.overdue and not before.get("overdue"):
         spec = facts.tick.spec.scale_down
         message = f"{', '.join(plan.overdue)} still work after {spec.drain_timeout_s:.0f} s: {spec.on_drain_timeout}"
