@@ -156,11 +156,13 @@ class BrokerLoop:
         shares, by_task = split_shared(seen), _by_task(totals)
         for sight in seen:
             if self._stopping.is_set():
-                return  # its pools may be another loop's by now
+                break  # its pools may be another loop's by now
             with self._guard(sight.member, "acting for it"):
                 signals = self._signals(sight, workers, by_task, shares=shares, error=error, now=now)
                 self._serve(sight.member, signals, totals, now)
             self._progress()
+        if self._stopping.is_set():
+            return  # whoever retired it has taken it out of the metrics
         self._forget({member.record.key for member in members})
         self._metrics.broker_ticked(
             self.name,
