@@ -117,6 +117,7 @@ class RedisServer(Server):
             "dir": str(self.directory),
             "save": "",
             "appendonly": "yes" if self.lasting else "no",
+            "appendfsync": "always",  # what it has answered survives a SIGKILL; with everysec a slow disk may hold a write back
             "daemonize": "no",
         }
         flags = [part for name, value in options.items() for part in (f"--{name}", value)]

@@ -156,21 +156,40 @@ def test_a_wrong_environment_variable_is_named(monkeypatch: pytest.MonkeyPatch) 
         Celeriac("shop", set_as_current=False)
 
 
-def test_the_strongest_is_what_the_code_says(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_is_stronger_than_the_code_and_the_command_line_than_both(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("CELERIAC_BROKER_URL", "redis://environment")
-    monkeypatch.setenv("CELERIAC_TASK_DEFAULT_QUEUE", "environment")
-    monkeypatch.setenv("CELERIAC_TASK_SERIALIZER", "yaml")
+    monkeypatch.setenv("CELERIAC_PROFILE", "kubernetes")
 
-    app = Celeriac("shop", broker="redis://given", set_as_current=False)
+    app = Celeriac("shop", broker="redis://given", profile="celery", set_as_current=False)
     app.config_from_object({"broker_url": "redis://object", "task_default_queue": "object"})
+    app.conf.broker_url = "redis://later"
 
-    assert (app.conf.broker_url, app.conf.task_default_queue, app.conf.task_serializer) == (
-        "redis://given",
+    assert (app.conf.broker_url, app.conf.profile, app.conf.task_default_queue) == (
+        "redis://environment",
+        "kubernetes",
         "object",
-        "yaml",
     )
+    app.conf.pin({"broker_url": "redis://command-line"})
+    app.conf.broker_url = "redis://later"
+    assert app.conf.broker_url == "redis://command-line"
+
+
+def test_what_is_given_to_the_app_is_stronger_than_an_object_and_what_is_set_later_than_both() -> None:
+    app = Celeriac("shop", broker="redis://given", set_as_current=False)
+    app.config_from_object({"broker_url": "redis://object"})
+
+    assert app.conf.broker_url == "redis://given"
     app.conf.broker_url = "redis://later"
     assert app.conf.broker_url == "redis://later"
+
+
+def test_celerys_own_variables_count_below_ours() -> None:
+    theirs = {"CELERY_BROKER_URL": "redis://theirs", "CELERY_RESULT_BACKEND": "redis://results"}
+
+    assert from_environment(theirs) == {"broker_url": "redis://theirs", "result_backend": "redis://results"}
+    assert from_environment({**theirs, "CELERIAC_BROKER_URL": "redis://ours"})["broker_url"] == "redis://ours"
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,19 @@ from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, CeleriacE
 from celeriac.telemetry.logs import set_up
 
 EXIT_UNAVAILABLE = 69
+INSPECT = (
+    "ping",
+    "stats",
+    "active",
+    "reserved",
+    "scheduled",
+    "registered",
+    "active_queues",
+    "revoked",
+    "conf",
+    "report",
+    "clock",
+)
 
 
 class _Commands(click.Group):
@@ -97,10 +110,8 @@ class _Given:
             raise click.UsageError("name the app: celeriac -A MODULE[:NAME] … (or set CELERIAC_APP)")
         else:
             app = Celeriac("celeriac")
-        if self._broker:
-            app.conf.broker_url = self._broker
-        if self._backend:
-            app.conf.result_backend = self._backend
+        given = {"broker_url": self._broker, "result_backend": self._backend}
+        app.conf.pin({name: value for name, value in given.items() if value})
         return app
 
 
@@ -319,13 +330,13 @@ def _show(answers: dict[str, Any], as_json: bool) -> None:
 
 
 @main.command()
-@click.argument("method")
+@click.argument("method", type=click.Choice(INSPECT))
 @click.option("-d", "--destination", metavar="A,B", help="Only these nodes.")
 @click.option("-t", "--timeout", "timeout_s", default=1.0, show_default=True, help="Seconds to wait for answers.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def inspect(given: _Given, method: str, destination: str | None, timeout_s: float, as_json: bool) -> None:
-    """Ask workers: ping, stats, active, reserved, scheduled, registered, active_queues, revoked, conf, report, clock."""
+    """Ask workers how they are."""
     _show(_ask(given, method, destination, timeout_s), as_json)
 
 

@@ -74,7 +74,7 @@ def _any(value: Any) -> Any:
 _S = Setting
 #: Every setting, in the order of the reference page.
 SETTINGS: tuple[Setting, ...] = (
-    _S("broker_url", _optional(_urls), None, "Where messages wait, e.g. redis://host:6379/0 or amqp://user@host//.", old=("BROKER_URL",)),
+    _S("broker_url", _optional(_urls), None, "Where messages wait, e.g. redis://host:6379/0; unset: amqp://guest@localhost:5672//, with a warning.", old=("BROKER_URL",)),
     _S("broker_transport_options", _mapping, {}, "Options of kombu's transport, e.g. global_keyprefix.", old=("BROKER_TRANSPORT_OPTIONS",)),
     _S("broker_use_ssl", _any, None, "TLS options for the broker, or True.", old=("BROKER_USE_SSL",)),
     _S("broker_connection_timeout", _seconds, 4.0, "Seconds to wait for one connection to the broker.", old=("BROKER_CONNECTION_TIMEOUT",)),
@@ -126,7 +126,7 @@ class Settings:
     nearest right name, for the log.
     """
 
-    __slots__ = ("_known", "_own", "profile")
+    __slots__ = ("_known", "_own", "_pinned", "profile")
 
     def __init__(self, values: Mapping[str, Any] | None = None, *, profile: str = "celery") -> None:
         if profile not in PROFILES:
@@ -134,7 +134,15 @@ class Settings:
         object.__setattr__(self, "profile", profile)
         object.__setattr__(self, "_known", {s.name: s.default_in(profile) for s in SETTINGS})
         object.__setattr__(self, "_own", {})
+        object.__setattr__(self, "_pinned", {})
         self.update(values or {})
+
+    def pin(self, values: Mapping[str, Any]) -> None:
+        """Set what no later assignment changes: the environment, and the command line above it."""
+        for name, value in values.items():
+            self._pinned.pop(name, None)
+            self[name] = value
+            self._pinned[name] = self._known[name]
 
     def update(self, values: Mapping[str, Any] | None = None, **named: Any) -> None:
         """Set several at once; old names are translated."""
@@ -154,6 +162,8 @@ class Settings:
 
     def __getitem__(self, name: str) -> Any:
         name = _OLD.get(name, name)
+        if name in self._pinned:
+            return self._pinned[name]
         if name in self._known:
             return self._known[name]
         if name.lower() in self._known:
@@ -193,9 +203,15 @@ def _nearest(name: str) -> str:
     return f" (did you mean {near[0]}?)" if near else ""
 
 
+#: Celery's own variables, which a deployment may still set.
+_CELERY_VARIABLES = {"CELERY_BROKER_URL": "broker_url", "CELERY_RESULT_BACKEND": "result_backend"}
+
+
 def from_environment(environ: Mapping[str, str]) -> dict[str, Any]:
-    """The settings that `CELERIAC_<SETTING>` variables name; other variables are passed over."""
-    found: dict[str, Any] = {}
+    """The settings that `CELERIAC_<SETTING>` variables name, and CELERY_BROKER_URL and CELERY_RESULT_BACKEND; others are passed over."""
+    found: dict[str, Any] = {
+        name: environ[variable] for variable, name in _CELERY_VARIABLES.items() if environ.get(variable)
+    }
     for setting in SETTINGS:
         value = environ.get(f"CELERIAC_{setting.name.upper()}")
         if value is not None:

@@ -16,7 +16,7 @@ from celeriac_operator.loop import Tick
 Key = tuple[str, str]
 
 #: Seconds over which rates are shown.
-RATE_WINDOW_S = 5.0
+RATE_WINDOW_S = 15.0
 
 
 @dataclass(slots=True)

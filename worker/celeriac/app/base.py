@@ -37,11 +37,11 @@ created: list[Callable[["Celeriac"], None]] = []
 class Celeriac:
     """A task queue's client and definition. `Celery` is an alias.
 
-    main      the module that tasks of `__main__` are named after. broker, backend: URLs, before everything else.
-    profile   celery or kubernetes: which defaults hold; CELERIAC_PROFILE unless given.
+    main      the module that tasks of `__main__` are named after. broker, backend: URLs.
+    profile   celery or kubernetes: which defaults hold; CELERIAC_PROFILE stands above it.
 
-    Settings, strongest first: those given here, config_from_object, CELERIAC_* variables, the profile's defaults. What is set on
-    `conf` replaces them all.
+    Settings, strongest first: the command line, CELERIAC_* variables (a deployment's word, the same for clients and workers), what is
+    set on `conf`, those given here, config_from_object, the profile's defaults.
     """
 
     Task: type[BaseTask] = BaseTask
@@ -51,8 +51,9 @@ class Celeriac:
         profile: str | None = None, config_source: Any = None, task_cls: type[BaseTask] | None = None, set_as_current: bool = True, **settings: Any,
     ) -> None:  # fmt: skip
         self.main = main
-        chosen = profile or os.environ.get("CELERIAC_PROFILE") or "celery"
-        self.conf = config.Settings(config.from_environment(os.environ), profile=chosen)
+        chosen = os.environ.get("CELERIAC_PROFILE") or profile or "celery"
+        self.conf = config.Settings(profile=chosen)
+        self.conf.pin(config.from_environment(os.environ))
         given = {"broker_url": broker, "result_backend": backend, "include": include}
         self._given = {name: value for name, value in given.items() if value is not None} | settings
         self.conf.update(self._given)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from celeriac import __version__, signals
-from celeriac.app.base import Celeriac
+from celeriac.app.base import DEFAULT_BROKER, Celeriac
 from celeriac.backends.base import ResultBackend
 from celeriac.broker.codec import content_types
 from celeriac.broker.connection import redacted
@@ -56,8 +56,12 @@ def run_worker(app: Celeriac, options: Options) -> int:
     conf = app.conf
     for problem in conf.unknown():
         log.warning("setting %s is not known and was passed over", problem)
+    if not conf.broker_url:
+        log.warning(
+            "no broker is configured: using %s (set broker_url, CELERIAC_BROKER_URL or -b)", redacted(DEFAULT_BROKER)
+        )
     if options.prefetch_multiplier is not None:
-        conf.worker_prefetch_multiplier = options.prefetch_multiplier or None
+        conf.pin({"worker_prefetch_multiplier": options.prefetch_multiplier or None})
     hostname = node_name(options.hostname)
     queues = list(options.queues) or [conf.task_default_queue]
     slots = options.concurrency or conf.worker_concurrency or _cpus()
