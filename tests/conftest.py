@@ -4,22 +4,14 @@
 tests/support, which pytest puts on the path.
 """
 
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import pytest
+from missing import give_up
 from servers import Missing, RabbitServer, RedisServer, ValkeyServer
 from sites import Site
-
-
-def give_up(reason: str) -> NoReturn:
-    """Skip at home, fail in CI: there a missing server means that something went untested."""
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{reason}; CI=true", pytrace=False)
-    pytest.skip(reason)
 
 
 @pytest.fixture

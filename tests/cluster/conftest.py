@@ -24,6 +24,7 @@ import pytest
 import redis
 from charts import ROOT
 from clusters import Broker, Cluster, Images, run
+from missing import program
 from processes import Child, wait_until
 
 HERE = Path(__file__).parent
@@ -52,9 +53,9 @@ def kubeconfig() -> str:
     path = os.environ.get("KUBECONFIG")
     if not path:
         pytest.skip("KUBECONFIG is not set: no cluster to test on")
-    for program in ("kubectl", "helm"):
-        if shutil.which(program) is None:
-            pytest.skip(f"{program} is not on PATH")
+    for client in ("kubectl", "helm"):
+        if shutil.which(client) is None:
+            pytest.skip(f"{client} is not on PATH")
     return path
 
 
@@ -81,9 +82,7 @@ def images(kubeconfig: str) -> Images:
 @pytest.fixture(scope="module")
 def broker(kubeconfig: str) -> Iterator[Broker]:
     """A private Redis that listens to the cluster, with a password, gone after the module."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("redis-server is not on PATH (Debian: apt-get install redis-server)")
+    redis_path = program("redis-server", "redis-server")
     host, password = _own_address(), secrets.token_urlsafe(16)
     with socket.socket() as probe:
         probe.bind(("", 0))
@@ -91,7 +90,7 @@ def broker(kubeconfig: str) -> Iterator[Broker]:
     directory = Path(tempfile.mkdtemp(prefix="celeriac-cluster-redis-"))
     (directory / "redis.conf").write_text(f"requirepass {password}\n")  # not on the command line, which anyone can read
     options = ["--port", str(port), "--bind", "0.0.0.0", "--dir", str(directory), "--save", "", "--appendonly", "no"]
-    child = Child([program, str(directory / "redis.conf"), *options], log=directory / "log")
+    child = Child([redis_path, str(directory / "redis.conf"), *options], log=directory / "log")
     client = redis.Redis(host=host, port=port, password=password, decode_responses=True, socket_timeout=5)
     try:
         wait_until(lambda: _answers(client), what=f"redis on {host}:{port}")

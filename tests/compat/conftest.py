@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import pytest
 from compat_env import CannotMake, celery_python
 from libraries import Client, Place, start_worker
+from missing import give_up
 from processes import Child
 from servers import Missing, RabbitServer, RedisServer
 
@@ -21,10 +22,7 @@ def _compat_env() -> None:
     try:
         celery_python()
     except CannotMake as error:
-        reason = f"the environment with the real Celery cannot be made: {error}"
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{reason}; CI=true", pytrace=False)
-        pytest.skip(reason)
+        give_up(f"the environment with the real Celery cannot be made: {error}")
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +31,7 @@ def compat_redis(_compat_env: None) -> Iterator[RedisServer]:
     try:
         server = RedisServer()
     except Missing as missing:
-        if os.environ.get("CI") == "true":
-            pytest.fail(f"{missing}; CI=true", pytrace=False)
-        pytest.skip(str(missing))
+        give_up(str(missing))
     try:
         server.start()
         yield server

@@ -1,6 +1,5 @@
 """A broker as pools name it: one name without its password, and TLS with the certificates of a Secret."""
 
-import shutil
 import socket
 import subprocess
 import threading
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 
 import kombu
 import pytest
+from missing import program
 
 from celeriac.broker.eventbus import EventReceiver, EventSender
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
@@ -72,9 +72,7 @@ class TlsRedis:
 
 @pytest.fixture
 def tls_redis(tmp_path: Path) -> Iterator[TlsRedis]:
-    redis, openssl = shutil.which("redis-server"), shutil.which("openssl")
-    if not redis or not openssl:
-        pytest.skip("needs redis-server and openssl")
+    redis, openssl = program("redis-server", "redis-server"), program("openssl", "openssl")
     (tmp_path / "names").write_text("subjectAltName=DNS:localhost,IP:127.0.0.1")
     for command in (
         "req -x509 -newkey rsa:2048 -nodes -keyout ca.key -out ca.pem -days 2 -subj /CN=authority",

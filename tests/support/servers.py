@@ -13,6 +13,7 @@ import socket
 import tempfile
 import urllib.error
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def free_port() -> int:
         return port
 
 
-class Server:
+class Server(ABC):
     """A process with a data directory of its own and a fixed port; the subclasses say which."""
 
     name = ""
@@ -44,16 +45,17 @@ class Server:
         self.child: Child | None = None
 
     @property
+    @abstractmethod
     def url(self) -> str:
-        raise NotImplementedError
+        """Where clients find it."""
 
     @property
     def running(self) -> bool:
         return self.child is not None and self.child.returncode is None
 
+    @abstractmethod
     def start(self) -> None:
         """Start it, or start it again with the data it had, and return once it answers."""
-        raise NotImplementedError
 
     def stop(self) -> None:
         """End it in an orderly way; its data stays."""

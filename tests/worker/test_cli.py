@@ -14,6 +14,7 @@ from processes import Child
 from servers import ValkeyServer, free_port
 
 from celeriac import Celeriac
+from celeriac.broker.consumer import Settled
 from celeriac.cli import find_app, main
 from celeriac.wire.result import ResultMeta
 
@@ -333,3 +334,32 @@ def test_logs_may_be_json(url: str, tmp_path: Path) -> None:
 
     entries = [json.loads(line) for line in child.text().splitlines()]
     assert all({"time", "level", "logger", "message"} <= entry.keys() for entry in entries)
+
+
+# -- dead letters
+
+
+def test_dead_letters_are_listed_shown_sent_back_and_purged(url: str) -> None:
+    broker = Broker(kind="valkey", url=url, queue="celery")
+    sent = broker.publish(1, 2)
+    consumer = broker.consumer()
+    death = {"reason": "unknown_task", "detail": "nobody knows it", "at": 7.0, "by": "w1", "starts": 0}
+    consumer.settle([Settled(delivery, death=death) for delivery in consumer.claim(2)])
+    consumer.close()
+    first, second = (message.id for message in sent)
+
+    listed = celeriac("dead-letter", "list")
+    assert listed.exit_code == 0
+    assert f"1970-01-01 00:00:07Z  {first}" in listed.output
+    assert "unknown_task: nobody knows it" in listed.output
+    assert [letter["id"] for letter in json.loads(celeriac("dead-letter", "list", "--json").stdout)] == [first, second]
+    assert json.loads(celeriac("dead-letter", "show", second).output)[0]["reason"] == "unknown_task"
+
+    assert celeriac("dead-letter", "replay").exit_code == 2  # which?
+    assert celeriac("dead-letter", "replay", second).output == "1 dead letter(s) sent back to celery\n"
+    assert [delivery.headers["id"] for delivery in broker.consumer().claim(5)] == [second]
+    assert celeriac("dead-letter", "replay", "--reason", "malformed").exit_code == 1
+
+    assert celeriac("dead-letter", "purge", "-f").output == "celery: 1 dead letter(s) deleted\n"
+    missing = celeriac("dead-letter", "show", first)
+    assert (missing.exit_code, f"no dead letter with the id {first}" in missing.output) == (1, True)

@@ -53,6 +53,7 @@ class _Type(NamedTuple):
 
     task: Task
     rules: Rules
+    ignoring: Rules  # of a call that wants no result
     early: bool
     track: bool
     limit: Limit | None
@@ -221,9 +222,7 @@ class Loop:
                 if entry.limit is not None and not limited and not self._may_start(entry.limit):
                     throttle.append((delivery, entry.limit))
                 else:
-                    rules = (
-                        entry.rules if not headers.get("ignore_result") else entry.rules._replace(ignore_result=True)
-                    )
+                    rules = entry.ignoring if headers.get("ignore_result") else entry.rules
                     jobs.append(Job(entry.task, delivery, rules, entry.early))
             elif isinstance(verdict, Wait):
                 park.append((delivery, verdict.due_at))
@@ -593,7 +592,8 @@ class Loop:
             )
             per_s = None if conf.worker_disable_rate_limits else parse_rate(task.rate_limit)
             limit = Limit(name, per_s, task.rate_limit_scope or "worker") if per_s else None
-            found[name] = _Type(task, rules, not task.acks_late, bool(task.track_started), limit)
+            ignoring = rules._replace(ignore_result=True)
+            found[name] = _Type(task, rules, ignoring, not task.acks_late, bool(task.track_started), limit)
         return found
 
     def set_rate_limit(self, task: str, rate: Any, scope: str | None = None) -> None:
