@@ -399,7 +399,7 @@ def test_a_revoked_task_does_not_run() -> None:
     worker.send(delivery("note", [2], id="b"))
 
     with worker.running(until=ended(worker, 2)) as loop:
-        loop.revoked["a"] = time.time()
+        loop.intake.revoked["a"] = time.time()
         worker.send(delivery("note", [1], id="a"))
 
     assert worker.ran == [2]
@@ -415,7 +415,7 @@ def test_a_message_that_is_no_task_is_a_dead_letter_even_while_ids_are_revoked(h
     strange.headers.update(headers)
 
     with worker.running(until=ended(worker, 1)) as loop:
-        loop.revoked["a"] = time.time()
+        loop.intake.revoked["a"] = time.time()
         worker.send(strange)
 
     [entry] = worker.consumer.ended
@@ -557,7 +557,7 @@ def test_where_the_broker_keeps_nothing_the_worker_holds_what_is_not_due_until_i
 
     with worker.running(until=ended(worker, 2)) as loop:
         wait_until(ended(worker, 1))
-        assert loop.held() == 1
+        assert loop.intake.held() == 1
 
     assert worker.ran == ["now", "later"]
     assert time.time() >= due_at
@@ -583,7 +583,7 @@ def test_a_rate_limited_type_keeps_its_rate_and_never_delays_another(keeps_waiti
             assert len(times) == 2
             worker.consumer.tokens = 100
         wait_until(lambda: len(times) == 5, timeout_s=5)
-        assert loop.held() == 0
+        assert loop.intake.held() == 0
 
     if scope == "worker" or not keeps_waiting:  # two at once, the others at 20 a second
         assert times[-1] - times[0] > 0.13
@@ -596,15 +596,15 @@ def test_a_limit_may_be_changed_while_messages_wait_for_it() -> None:
     worker.send(*(delivery("slow") for _ in range(4)))
 
     with worker.running() as loop:
-        wait_until(lambda: loop.held() == 3)
-        assert loop.limits()["slow"].per_s == pytest.approx(1 / 3600)
+        wait_until(lambda: loop.intake.held() == 3)
+        assert loop.intake.limits()["slow"].per_s == pytest.approx(1 / 3600)
         with pytest.raises(ValueError):
             loop.set_rate_limit("slow", "often")
         with pytest.raises(KeyError):
             loop.set_rate_limit("gone", "1/s")
         loop.set_rate_limit("slow", None)
         wait_until(lambda: len(worker.ran) == 4, timeout_s=3)
-        assert loop.limits() == {}
+        assert loop.intake.limits() == {}
 
 
 def test_all_limits_may_be_switched_off() -> None:
@@ -649,11 +649,11 @@ def test_a_drained_worker_gives_back_finishes_says_so_and_claims_no_more() -> No
 
     with worker.running() as loop:
         assert started.wait(5)
-        wait_until(lambda: loop.reserved() == 2)
+        wait_until(lambda: loop.intake.reserved() == 2)
         assert (loop.state, loop.drain_state()) == ("running", None)
 
         assert loop.heard_drain(mark="m", epoch=1, ttl_s=30)
-        wait_until(lambda: loop.reserved() == 0)
+        wait_until(lambda: loop.intake.reserved() == 0)
         assert loop.state == "draining"
         gate.set()
         wait_until(lambda: loop.state == "drained", timeout_s=3)
@@ -697,10 +697,10 @@ def test_a_drained_worker_gives_back_what_it_holds_for_a_time_or_a_limit() -> No
     )
 
     with worker.running() as loop:
-        wait_until(lambda: loop.held() == 2)
+        wait_until(lambda: loop.intake.held() == 2)
         loop.heard_drain(mark="m", epoch=1, ttl_s=30)
         wait_until(lambda: loop.state == "drained")
-        assert loop.held() == 0
+        assert loop.intake.held() == 0
 
     assert worker.trace.of("give back") == [("give back", "later", "s2")]
 
@@ -747,7 +747,7 @@ def test_a_shutdown_finishes_what_runs_and_gives_back_the_rest() -> None:
 
     with worker.running() as loop:
         started.wait(5)
-        wait_until(lambda: loop.reserved() == 2)
+        wait_until(lambda: loop.intake.reserved() == 2)
         loop.stop()
         wait_until(lambda: loop.state == "stopping")
 
@@ -797,7 +797,7 @@ def test_early_what_has_not_started_was_not_acknowledged_and_goes_back_when_the_
 
     with worker.running() as loop:
         started.wait(5)
-        wait_until(lambda: loop.reserved() == 2)
+        wait_until(lambda: loop.intake.reserved() == 2)
 
     assert worker.trace.of("give back") == [("give back", "a", "b")]
     assert worker.outbox.raw == []
@@ -817,7 +817,7 @@ def test_a_shutdown_ends_within_its_grace_while_the_broker_is_away() -> None:
 
     with worker.running() as loop:
         started.wait(5)
-        wait_until(lambda: loop.reserved() == 1)
+        wait_until(lambda: loop.intake.reserved() == 1)
         worker.trace.failing.update({"give back": 1000, "settle": 1000, "reconnect": 1000})
         asked_at = time.monotonic()
 
@@ -877,7 +877,7 @@ def test_what_was_claimed_when_the_broker_went_away_finds_its_place_when_it_is_b
         """Until each of them has a place."""
 
     assert (f"{step} failed",) in worker.trace.calls
-    assert loop.held() == 0
+    assert loop.intake.held() == 0
     assert worker.settled_ids().count("g") == 1
     assert worker.ran.count(1) == 1
 
@@ -895,10 +895,10 @@ def test_what_was_to_go_back_when_the_broker_went_away_runs_here() -> None:
 
     with worker.running(until=ended(worker, 3)) as loop:
         started.wait(5)
-        wait_until(lambda: loop.reserved() == 2)
+        wait_until(lambda: loop.intake.reserved() == 2)
         worker.trace.failing["give back"] = 1
         with pytest.raises(BrokerUnavailable):
-            loop.give_back_waiting()
+            loop.intake.give_back_waiting()
         gate.set()
 
     assert sorted(worker.ran) == [1, 2]
@@ -921,7 +921,7 @@ def test_without_leases_an_outage_forgets_what_comes_again() -> None:
 
     with worker.running(until=lambda: worker.ran) as loop:
         started.wait(5)
-        wait_until(lambda: loop.reserved() == 2)
+        wait_until(lambda: loop.intake.reserved() == 2)
         worker.trace.failing["allow"] = 1
         loop.set_queues(["celery"])  # wakes it
         wait_until(lambda: worker.trace.of("reconnect") and loop.broker_up)
@@ -942,7 +942,7 @@ def test_messages_that_wait_behind_long_bodies_cost_nothing() -> None:
     worker.send(*(delivery("long") for _ in range(8)))
 
     with worker.running() as loop:
-        wait_until(lambda: loop.reserved() == 6)
+        wait_until(lambda: loop.intake.reserved() == 6)
         before = time.thread_time_ns(), time.process_time()
         time.sleep(0.5)
         spent_s = time.process_time() - before[1]
@@ -960,7 +960,7 @@ def test_the_loop_claims_no_more_than_its_slots_while_it_knows_no_run_time() -> 
     with worker.running() as loop:
         wait_until(lambda: len(loop.running()) == 3)
         time.sleep(0.05)
-        assert (len(worker.consumer.ready), loop.reserved(), loop.slots) == (5, 0, 3)
+        assert (len(worker.consumer.ready), loop.intake.reserved(), loop.slots) == (5, 0, 3)
         gate.set()
         wait_until(ended(worker, 8))
 

@@ -231,7 +231,7 @@ def _endpoint(conf: Any, loop: Loop, keeper: Keeper, control: ControlNode | None
         return {
             "celeriac_worker_slots": float(loop.slots),
             "celeriac_worker_slots_busy": float(len(loop.running())),
-            "celeriac_worker_reserved": float(loop.reserved()),
+            "celeriac_worker_reserved": float(loop.intake.reserved()),
             "celeriac_worker_draining": float(loop.drain_state() is not None),
             "celeriac_worker_broker_up": float(loop.broker_up),
         }
@@ -239,7 +239,7 @@ def _endpoint(conf: Any, loop: Loop, keeper: Keeper, control: ControlNode | None
     state = WorkerState(
         running=lambda: [(job.delivery.queue, seconds) for job, seconds in loop.running()],
         gauges=gauges,
-        limits=lambda: {name: limit.per_s for name, limit in loop.limits().items()},
+        limits=lambda: {name: limit.per_s for name, limit in loop.intake.limits().items()},
     )
     return Endpoint(
         conf.worker_http_host, port, livez=lambda: liveness(loop, keeper, control, time.monotonic()), readyz=lambda: readiness(loop),

@@ -84,8 +84,8 @@ class Heart:
             incarnation=self._incarnation,
             slots=loop.slots,
             busy=len(running),
-            reserved=loop.reserved(),
-            held=loop.held(),
+            reserved=loop.intake.reserved(),
+            held=loop.intake.held(),
             queues=tuple(loop.queues),
             state=loop.state,
             drain=DrainState(id=drain[0].id, epoch=drain[0].epoch, state=drain[1], expires_in_s=round(drain[2], 1))
@@ -96,7 +96,8 @@ class Heart:
             queue_totals=self._totals.queue_totals([(job.delivery.queue, seconds) for job, seconds in running]),
             task_totals=self._totals.task_totals(),
             limits=tuple(
-                RateLimit(task=name, per_s=limit.per_s, scope=limit.scope) for name, limit in loop.limits().items()
+                RateLimit(task=name, per_s=limit.per_s, scope=limit.scope)
+                for name, limit in loop.intake.limits().items()
             ),
             **self._pod,
         )

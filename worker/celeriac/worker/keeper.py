@@ -84,7 +84,7 @@ class Keeper:
     def _relieve(self, now: float) -> None:
         """What the main thread would do if a body did not hold it."""
         running = self._pool.running()
-        held_s = now - running[0][1] if running else 0.0
+        held_s = now - running[0].started if running else 0.0
         if self._loop.overdue(now):
             self._loop.abandon()
             log.warning("the grace is over: ending")
@@ -93,4 +93,4 @@ class Keeper:
         if held_s >= SLICE_S:
             self._loop.flush()
         if held_s >= LONG_S and self._pool.waiting():
-            self._loop.give_back_waiting()
+            self._loop.intake.give_back_waiting()

@@ -1,62 +1,37 @@
 """The main thread's loop: take, admit, run, settle; and how it ends, drains, and lives through outages.
 
-What follows when a body has ended is in `settling`.
+What becomes of a claimed message until its body starts is in `intake`; what follows when a body has ended is in `settling`.
 """
 
-import heapq
-import itertools
 import logging
-import os
 import threading
 import time
-from collections import deque
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from celeriac import signals, states
+from celeriac import signals
 from celeriac.app.base import Celeriac
-from celeriac.app.task import Task
 from celeriac.backends.base import ResultBackend
-from celeriac.broker.consumer import Consumer, Delivery, Settled
+from celeriac.broker.consumer import Consumer
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, ImproperlyConfigured
 from celeriac.policy import drain as drain_policy
 from celeriac.policy import shutdown
-from celeriac.policy.admission import RUN, Wait, admit, claim_size
-from celeriac.policy.ratelimit import parse_rate
-from celeriac.policy.settlement import Rules
+from celeriac.policy.admission import claim_size
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Totals
-from celeriac.wire.result import ResultMeta
-from celeriac.worker.executor import Done, Job
-from celeriac.worker.limits import LOOK_S, Limit
+from celeriac.worker.executor import Job
+from celeriac.worker.intake import Intake
 from celeriac.worker.pool import Pool
-from celeriac.worker.settling import UNKNOWN, Settler
+from celeriac.worker.settling import Settler
 from celeriac.worker.wake import Wake
 
 log = logging.getLogger(__name__)
-task_log = logging.getLogger("celeriac.task")
 
 #: Outcomes wait at most this long while bodies run.
 SLICE_S = 0.005
 #: The longest sleep: a bound on how late a flag set by another thread is seen.
 NAP_S = 1.0
 MAX_PAUSE_S = 10.0
-#: With early acknowledgement: what will start within this is acknowledged in one batch.
-EARLY_S = 0.005
-#: Between two looks for throttled messages of types that have no limit here; and how many are taken at once.
-STRAYS_S = 10.0
-MOST_STRAYS = 100
-
-
-class _Type(NamedTuple):
-    """What admission needs of a task type: looked up once a message, worked out once a type."""
-
-    task: Task
-    rules: Rules
-    ignoring: Rules  # of a call that wants no result
-    early: bool
-    track: bool
-    limit: Limit | None
 
 
 class Loop:
@@ -70,26 +45,20 @@ class Loop:
         self._app, self._consumer, self._backend, self._pool = app, consumer, backend, pool
         self._totals, self._events = totals, events
         self.hostname = hostname
-        self.queues = list(queues)
-        self._max_starts: int = conf.task_max_deliveries
         self._multiplier: int | None = conf.worker_prefetch_multiplier
         self._grace_s = grace_s
         self._wake = wake
         #: Set while bodies hold the main thread: then the keeper looks after everything else.
         self.bodies = threading.Event()
-        self._types = self._know_types()
-        self._limits = {name: entry.limit for name, entry in self._types.items() if entry.limit is not None}
         self._settler = Settler(
             app=app, consumer=consumer, backend=backend, pool=pool, totals=totals, events=events, hostname=hostname
         )
         self.flush = self._settler.flush
-        #: Admitted, to be acknowledged before they run, and not yet: only what is about to start is.
-        self._reserved: deque[Job] = deque()
-        self._held: list[tuple[float, int, Delivery]] = []
-        #: Claimed, and without a place since the broker or the store went away: admitted again. With whether their limit let them through.
-        self._unplaced: list[tuple[list[Delivery], bool]] = []
-        self._numbers = itertools.count()
-        self.revoked: dict[str, float] = {}
+        #: What is claimed and has not started: see there.
+        self.intake = Intake(
+            app=app, consumer=consumer, backend=backend, pool=pool, settler=self._settler, totals=totals, events=events,
+            hostname=hostname, queues=queues,
+        )  # fmt: skip
         # Life.
         self.phase = shutdown.RUNNING
         self.started = False
@@ -101,7 +70,6 @@ class Loop:
         self.broker_up = True
         self._again_at = 0.0
         self._pause_s = 0.0
-        self._strays_at = 0.0
         self.turned_at = time.monotonic()
 
     # -- the loop
@@ -120,6 +88,7 @@ class Loop:
     def _turn(self, now: float) -> bool:
         """One round; whether anything moved."""
         self._shutdown(now)
+        self._pool.tend(now)
         if self._pool.in_caller and self._pool.waiting():
             self.bodies.set()
             self._pool.run(SLICE_S)
@@ -131,17 +100,11 @@ class Loop:
         moved = self.flush()
         if self._claiming(now):
             self._rested = ""
-            moved |= self._admit_unplaced()
-            moved |= self._start_reserved()
-            if now >= self._strays_at:
-                self._strays_at = now + STRAYS_S
-                self._admit_strays()
-            moved |= self._release_held(time.time())
-            moved |= self._release_limited(now)
+            moved |= self.intake.release(now)
             moved |= self._claim()
         elif self.phase == shutdown.RUNNING:
             self._consumer.pause()
-            moved |= self._give_back_unstarted()
+            moved |= self.intake.give_back_unstarted()
             mark = self._heeded.mark
             self._rested = mark.id if mark is not None and not self._settler.busy() else ""
         self._pause_s = 0.0
@@ -160,280 +123,20 @@ class Loop:
     # -- take
 
     def _claim(self) -> bool:
-        waiting = self.reserved()
+        waiting = self.intake.reserved()
         running = self._settler.outstanding - self._pool.waiting()
         free = max(0, self._pool.slots - running)
         size = claim_size(
             free=free, slots=self._pool.slots, run_s=self._totals.recent_run_s, multiplier=self._multiplier
         )
-        self._consumer.allow(size + running + self.held())
+        self._consumer.allow(size + running + self.intake.held())
         if size <= waiting or waiting > size // 4:
             return False
         deliveries = self._consumer.claim(size - waiting)
         if not deliveries:
             return False
-        self._count_received(deliveries)
-        self._admit(deliveries)
+        self.intake.received(deliveries)
         return True
-
-    # -- admit
-
-    def _admit(self, deliveries: Sequence[Delivery], *, limited: bool = False) -> None:
-        """Each delivery runs, waits, or ends here. limited: their limit has let them through already."""
-        left = list(deliveries)  # those that have no place yet
-        try:
-            self._place(left, limited)
-        except (BrokerUnavailable, BackendUnavailable):
-            if left:
-                self._unplaced.append((left, limited))
-            raise
-
-    def _admit_unplaced(self) -> bool:
-        """Admit again what had no place when the broker or the store went away: nobody else would, while we renew its lease."""
-        unplaced, self._unplaced = self._unplaced, []
-        for place, (deliveries, limited) in enumerate(unplaced, 1):
-            try:
-                self._admit(deliveries, limited=limited)
-            except (BrokerUnavailable, BackendUnavailable):
-                self._unplaced += unplaced[place:]
-                raise
-        return bool(unplaced)
-
-    def _place(self, left: list[Delivery], limited: bool) -> None:
-        """Find a place for each of `left`, and take it out of there as soon as it has one."""
-        now = time.time()
-        ended: list[Done] = []
-        jobs: list[Job] = []
-        park: list[tuple[Delivery, float]] = []
-        throttle: list[tuple[Delivery, Limit]] = []
-        types, revoked, max_starts = self._types, self.revoked, self._max_starts
-        for delivery in left:
-            headers = delivery.headers
-            name = headers.get("task")
-            entry = types.get(name) if isinstance(name, str) and isinstance(headers.get("id"), str) else None
-            verdict = admit(
-                headers,
-                known=entry is not None,
-                revoked=bool(revoked) and entry is not None and headers["id"] in revoked,
-                max_starts=max_starts,
-                now=now,
-            )
-            if verdict is RUN and entry is not None:
-                if entry.limit is not None and not limited and not self._may_start(entry.limit):
-                    throttle.append((delivery, entry.limit))
-                else:
-                    rules = entry.ignoring if headers.get("ignore_result") else entry.rules
-                    jobs.append(Job(entry.task, delivery, rules, entry.early))
-            elif isinstance(verdict, Wait):
-                park.append((delivery, verdict.due_at))
-            else:
-                job = Job(entry.task if entry else UNKNOWN, delivery, entry.rules if entry else _NO_RULES)
-                ended.append(Done(job, verdict.outcome, now, 0.0))  # type: ignore[union-attr]
-        if ended:
-            self._settler.ended(ended)
-        if park:
-            left[:] = [delivery for delivery, _ in park + throttle] + [job.delivery for job in jobs]
-            self._keep_until_due(park)
-        if throttle:
-            left[:] = [delivery for delivery, _ in throttle] + [job.delivery for job in jobs]
-            self._keep_throttled(throttle)
-        left[:] = [job.delivery for job in jobs]
-        if jobs:
-            self._start(jobs, left)
-
-    def _start(self, jobs: list[Job], left: list[Delivery]) -> None:
-        redelivered = next((job for job in jobs if job.delivery.starts), None)
-        if redelivered is not None and len(jobs) > 1:
-            # It may be what killed its worker: let nothing else go down with it.
-            self._consumer.give_back([job.delivery for job in jobs if job is not redelivered])
-            jobs = [redelivered]
-            left[:] = [redelivered.delivery]
-        started = [
-            self._started_meta(job)
-            for job in jobs
-            if self._types[job.delivery.headers["task"]].track and not job.rules.ignore_result
-        ]
-        try:
-            if started:
-                self._backend.store([(meta, None) for meta in started])
-        except BackendUnavailable:
-            self._consumer.give_back(left)
-            left.clear()
-            raise
-        left.clear()
-        if self._events.enabled:
-            for job in jobs:
-                self._events.add("task-started", job.delivery.headers)
-        late = [job for job in jobs if not job.early]
-        if late:
-            self._settler.submit(late)
-        if len(late) < len(jobs):
-            self._reserved.extend(job for job in jobs if job.early)
-            self._start_reserved()
-
-    def _start_reserved(self) -> bool:
-        """Acknowledge and submit what is about to start, in one batch: free slots, and what will start within EARLY_S.
-
-        So a crash loses, beside what runs, at most what was to start within EARLY_S; everything else goes back.
-        """
-        if not self._reserved:
-            return False
-        slots, run_s = self._pool.slots, self._totals.recent_run_s
-        room = slots if run_s is None else max(slots, int(slots * EARLY_S / max(run_s, 1e-6)))
-        jobs = _first(self._reserved, max(0, room - self._settler.outstanding))
-        if not jobs:
-            return False
-        try:
-            self._consumer.settle([Settled(job.delivery) for job in jobs])
-        except BaseException:
-            self._reserved.extendleft(reversed(jobs))
-            raise
-        self._settler.submit([job._replace(acked=True) for job in jobs])
-        return True
-
-    def _started_meta(self, job: Job) -> ResultMeta:
-        return ResultMeta(job.delivery.headers["id"], states.STARTED, {"pid": os.getpid(), "hostname": self.hostname})
-
-    def _count_received(self, deliveries: Sequence[Delivery]) -> None:
-        by_queue: dict[str, int] = {}
-        for delivery in deliveries:
-            by_queue[delivery.queue] = by_queue.get(delivery.queue, 0) + 1
-        for queue, count in by_queue.items():
-            self._totals.received(queue, count)
-        if self._events.enabled:
-            for delivery in deliveries:
-                self._events.received(delivery.headers)
-        if signals.task_received.receivers:
-            for delivery in deliveries:
-                signals.task_received.send(sender=self.hostname, request=delivery)
-
-    # -- wait
-
-    def _keep_until_due(self, park: Sequence[tuple[Delivery, float]]) -> None:
-        if self._consumer.keeps_waiting:
-            self._consumer.park(park)
-        else:
-            for delivery, due_at in park:
-                heapq.heappush(self._held, (due_at, next(self._numbers), delivery))
-
-    def _release_held(self, now: float) -> bool:
-        due = []
-        while self._held and self._held[0][0] <= now:
-            due.append(heapq.heappop(self._held)[2])
-        if due:
-            self._admit(due)
-        return bool(due)
-
-    def _may_start(self, limit: Limit) -> bool:
-        """Whether a message of this type may start at once: nothing waits before it, and there is a token."""
-        if limit.waiting:
-            return False
-        return limit.take(1, time.monotonic(), self._consumer.take if self._consumer.keeps_waiting else None) == 1
-
-    def _keep_throttled(self, throttle: Sequence[tuple[Delivery, Limit]]) -> None:
-        for delivery, limit in throttle:
-            limit.waiting = True
-            self._totals.throttled(delivery.queue, limit.task)
-            if not self._consumer.keeps_waiting:
-                limit.held.append(delivery)
-        if self._consumer.keeps_waiting:
-            self._consumer.throttle([delivery for delivery, _ in throttle])
-
-    def _release_limited(self, now: float) -> bool:
-        """Start throttled messages whose limits have tokens, as far as slots are free."""
-        moved = False
-        for limit in self._limits.values():
-            free = self._pool.slots - self._settler.outstanding - len(self._reserved)
-            if free <= 0:
-                return moved
-            if now < limit.look_at:
-                continue
-            if not limit.waiting:
-                limit.waiting = self._anything_throttled(limit)
-                if not limit.waiting:
-                    limit.look_at = now + LOOK_S
-                    continue
-            tokens = limit.take(free, now, self._consumer.take if self._consumer.keeps_waiting else None)
-            if not tokens:
-                continue
-            found, left = self._throttled(limit, tokens)
-            limit.give(tokens - len(found))
-            limit.waiting = left > 0
-            if found:
-                self._admit(found, limited=True)
-                moved = True
-        return moved
-
-    def _anything_throttled(self, limit: Limit) -> bool:
-        """Whether messages of this type wait, ours or other workers'."""
-        if not self._consumer.keeps_waiting:
-            return bool(limit.held)
-        return any(self._consumer.count_throttled(queue, limit.task) for queue in self.queues)
-
-    def _admit_strays(self) -> None:
-        """Throttled messages of types that have no limit here any more: nobody else would look for them."""
-        for queue in self.queues:
-            for task in self._consumer.throttled_tasks(queue):
-                if task not in self._limits:
-                    found, _ = self._consumer.claim_throttled(queue, task, MOST_STRAYS)
-                    self._admit(found, limited=True)
-
-    def _throttled(self, limit: Limit, tokens: int) -> tuple[list[Delivery], int]:
-        if not self._consumer.keeps_waiting:
-            found = [limit.held.popleft() for _ in range(min(tokens, len(limit.held)))]
-            return found, len(limit.held)
-        found, left = [], 0
-        for queue in self.queues:
-            more, remains = (
-                self._consumer.claim_throttled(queue, limit.task, tokens - len(found))
-                if len(found) < tokens
-                else ([], 1)
-            )
-            found += more
-            left += remains
-        return found, left
-
-    # -- give back
-
-    def give_back_waiting(self) -> int:
-        """Return claimed jobs that have not started; how many. What the broker does not take stays here, and runs here."""
-        jobs = _first(self._reserved, len(self._reserved)) + self._settler.take_back()
-        late = [job for job in jobs if not job.acked]
-        early = [job for job in jobs if job.acked]
-        try:
-            if late:
-                self._consumer.give_back([job.delivery for job in late])
-                late = []
-            while early:  # acknowledged on admission, never started: publish it again
-                delivery = early[0].delivery
-                self._app.producer.publish_raw(
-                    delivery.queue, delivery.body, delivery.headers,
-                    content_type=delivery.content_type, content_encoding=delivery.content_encoding, properties=delivery.properties,
-                )  # fmt: skip
-                del early[0]
-        finally:
-            self._reserved.extendleft(reversed([job for job in late if job.early]))
-            kept = [job for job in late if not job.early] + early
-            if kept:
-                self._settler.submit(kept)
-        return len(jobs)
-
-    def _give_back_unstarted(self) -> bool:
-        """Everything that this worker keeps and does not run."""
-        held = [delivery for _, _, delivery in self._held]
-        self._held.clear()
-        for limit in self._limits.values():
-            held += limit.held
-            limit.held.clear()
-        unplaced, self._unplaced = self._unplaced, []
-        held += [delivery for deliveries, _ in unplaced for delivery in deliveries]
-        if held:
-            try:
-                self._consumer.give_back(held)
-            except BrokerUnavailable:
-                self._unplaced = [(held, True)]
-                raise
-        return bool(self.give_back_waiting() or held)
 
     # -- shutdown and drain
 
@@ -467,7 +170,7 @@ class Loop:
                 )
             try:
                 self._consumer.pause()
-                self._give_back_unstarted()
+                self.intake.give_back_unstarted()
             except BrokerUnavailable as error:
                 log.error(
                     "while shutting down: %s; what was claimed comes back by itself when its lease is over", error
@@ -485,8 +188,8 @@ class Loop:
         """Settle what is done, and return what still runs: it will run again elsewhere."""
         try:
             self.flush()
-            self.give_back_waiting()
-            running = [job for job, _ in self._pool.running()]
+            self.intake.give_back_waiting()
+            running = [run.job for run in self._pool.running()]
             late = [job.delivery for job in running if not job.acked]
             self._consumer.give_back(late)
             for job in running:
@@ -539,12 +242,7 @@ class Loop:
 
     def _reconnect(self) -> None:
         if not self._consumer.leased:  # what came on the old connection is delivered again
-            self._settler.submit([job for job in self._settler.take_back() if job.acked])  # nobody delivers these again
-            self._reserved.clear()
-            self._held.clear()
-            self._unplaced.clear()
-            for limit in self._limits.values():
-                limit.held.clear()
+            self.intake.forget()
         self._consumer.reconnect()
         self.broker_up = True
         log.warning("the broker is back")
@@ -553,18 +251,14 @@ class Loop:
         """Until something may have to be done."""
         if self._pool.in_caller and self._pool.waiting():
             return
-        until = now + NAP_S
+        until = min(now + NAP_S, self._pool.tend(now))
         if now < self._again_at:
             until = min(until, self._again_at)
         claiming = self._claiming(now) and self.broker_up and now >= self._again_at
         free = self._pool.slots > self._settler.outstanding
         fd = None
         if claiming and (free or not self._consumer.keeps_waiting):
-            for limit in self._limits.values():
-                if free:
-                    until = min(until, max(limit.look_at, now))
-            if self._held:
-                until = min(until, now + max(0.0, self._held[0][0] - time.time()))
+            until = min(until, self.intake.look_at(now))
             if free:
                 if self._consumer.arm():
                     return
@@ -573,74 +267,22 @@ class Loop:
                     until = min(until, now + 0.01)
         if self._asked_at is not None:
             until = min(until, now + 0.05)
-        self._wake.wait(fd, max(0.0, until - now), self._pool_is_done)
+        self._wake.wait((fd, self._pool.fileno()), max(0.0, until - now), self._pool_is_done)
 
     def _pool_is_done(self) -> bool:
         return self._settler.outstanding > len(self._pool.running()) + self._pool.waiting()
 
-    # -- types
-
-    def _know_types(self) -> dict[str, _Type]:
-        conf = self._app.conf
-        found: dict[str, _Type] = {}
-        for name, task in self._app.tasks.items():
-            rules = Rules(
-                ignore_result=bool(task.ignore_result) or not self._backend.keeps_results,
-                store_errors=bool(task.store_errors_even_if_ignored) and self._backend.keeps_results,
-                result_extended=conf.result_extended,
-                serializer=task.serializer or conf.task_serializer,
-            )
-            per_s = None if conf.worker_disable_rate_limits else parse_rate(task.rate_limit)
-            limit = Limit(name, per_s, task.rate_limit_scope or "worker") if per_s else None
-            ignoring = rules._replace(ignore_result=True)
-            found[name] = _Type(task, rules, ignoring, not task.acks_late, bool(task.track_started), limit)
-        return found
-
-    def set_rate_limit(self, task: str, rate: Any, scope: str | None = None) -> None:
-        """Change a type's limit from now on; 0 or None lifts it. Raises KeyError, ValueError."""
-        entry = self._types[task]
-        per_s = parse_rate(rate)
-        old = entry.limit
-        limit = (
-            Limit(task, per_s, scope or (old.scope if old else entry.task.rate_limit_scope or "worker"))
-            if per_s
-            else None
-        )
-        if limit is None and old is not None:
-            limit = Limit(task, 1e9, "worker")  # what was throttled still has to come out
-        if limit is not None and old is not None:
-            limit.held = old.held
-        self._types[task] = entry._replace(limit=limit)
-        if limit is not None:
-            self._limits = {**self._limits, task: limit}
-        self._wake.set()
-
-    def limits(self) -> dict[str, Limit]:
-        """The limits in force, by task."""
-        return {name: limit for name, limit in self._limits.items() if limit.per_s < 1e9}
-
     # -- questions of other threads
+
+    @property
+    def queues(self) -> list[str]:
+        """Queues consumed now."""
+        return self.intake.queues
 
     def running(self) -> list[tuple[Job, float]]:
         """(job, seconds so far) of each body that runs."""
         now = time.monotonic()
-        return [(job, now - started) for job, started in self._pool.running()]
-
-    def unstarted(self) -> list[Job]:
-        """Jobs that are claimed and not started."""
-        return [*self._pool.unstarted(), *self._reserved.copy()]
-
-    def reserved(self) -> int:
-        """Claimed and not started."""
-        return self._pool.waiting() + len(self._reserved)
-
-    def held(self) -> int:
-        """Kept by this worker for their time or a limit."""
-        return (
-            len(self._held)
-            + sum(len(limit.held) for limit in self._limits.values())
-            + sum(len(deliveries) for deliveries, _ in self._unplaced)
-        )
+        return [(run.job, now - run.started) for run in self._pool.running()]
 
     @property
     def slots(self) -> int:
@@ -651,20 +293,11 @@ class Loop:
         """Consume these from now on. Raises ImproperlyConfigured for none."""
         if not queues:
             raise ImproperlyConfigured("a worker needs at least one queue")
-        self.queues = list(queues)
+        self.intake.queues = list(queues)
         self._consumer.set_queues(queues)
         self._wake.set()
 
-
-def _first(jobs: deque[Job], count: int) -> list[Job]:
-    """Up to `count` from the left; another thread may take them at the same time."""
-    taken: list[Job] = []
-    while len(taken) < count:
-        try:
-            taken.append(jobs.popleft())
-        except IndexError:
-            break
-    return taken
-
-
-_NO_RULES = Rules()
+    def set_rate_limit(self, task: str, rate: Any, scope: str | None = None) -> None:
+        """Change a type's limit from now on; 0 or None lifts it. Raises KeyError, ValueError."""
+        self.intake.set_rate_limit(task, rate, scope)
+        self._wake.set()

@@ -1,19 +1,33 @@
 """Where bodies run: in the main thread (solo), or in threads. A pool takes jobs, runs them, and hands back what was done."""
 
+import os
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
+from celeriac.exceptions import NotSupported
 from celeriac.worker.executor import Done, Executor, Job
+
+NEVER = float("inf")
+
+
+class Running(NamedTuple):
+    """A body that runs now. started: monotonic seconds. pid: of the process it runs in."""
+
+    job: Job
+    started: float
+    pid: int
 
 
 class Pool(Protocol):
-    """What the loop needs of a pool."""
+    """What the loop needs of a pool. Called under the settler's lock or from the loop; `running`, `unstarted` and `waiting` from any thread."""
 
     name: str
     slots: int
+    #: Slots whose body does not come back: threads that cannot be ended.
+    lost: int
     #: Whether bodies run in the thread that calls run().
     in_caller: bool
 
@@ -35,11 +49,26 @@ class Pool(Protocol):
     def unstarted(self) -> list[Job]:
         """The jobs that have not started."""
 
-    def running(self) -> list[tuple[Job, float]]:
-        """(job, monotonic start) of each body that runs now."""
+    def running(self) -> list[Running]:
+        """Each body that runs now."""
+
+    def fileno(self) -> int | None:
+        """What turns readable when `finished()` may have something; None: the pool calls `wake` instead."""
+
+    def tend(self, now: float) -> float:
+        """Enforce time limits and replace what is dead. now: monotonic seconds; returns when to be called again (NEVER: no need)."""
+
+    def resize(self, slots: int) -> None:
+        """Run so many bodies at once from now on; what runs is not cut off. Raises NotSupported."""
+
+    def terminate(self, task_id: str, signum: int) -> bool:
+        """End the body that runs under this id, and no other, by this signal; whether there was one. Raises NotSupported."""
+
+    def pids(self) -> list[int]:
+        """Processes in which bodies run."""
 
     def stop(self) -> None:
-        """End the threads once they are idle; what runs is not waited for."""
+        """End the threads or processes once they are idle; what runs is not waited for."""
 
 
 class SoloPool:
@@ -47,6 +76,7 @@ class SoloPool:
 
     name = "solo"
     slots = 1
+    lost = 0
     in_caller = True
 
     def __init__(self, executor: Executor) -> None:
@@ -85,9 +115,24 @@ class SoloPool:
     def unstarted(self) -> list[Job]:
         return list(self._jobs.copy())
 
-    def running(self) -> list[tuple[Job, float]]:
+    def running(self) -> list[Running]:
         current = self._current
-        return [current] if current is not None else []
+        return [Running(*current, os.getpid())] if current is not None else []
+
+    def fileno(self) -> int | None:
+        return None
+
+    def tend(self, now: float) -> float:
+        return NEVER
+
+    def resize(self, slots: int) -> None:
+        raise NotSupported("the solo pool runs one body at a time; use threads, prefork or asyncio for more")
+
+    def terminate(self, task_id: str, signum: int) -> bool:
+        raise NotSupported("the solo pool cannot end a body; only prefork can")
+
+    def pids(self) -> list[int]:
+        return [os.getpid()]
 
     def stop(self) -> None:
         """No threads of its own."""
@@ -97,6 +142,7 @@ class ThreadPool:
     """`slots` threads that run bodies; `wake` is called when one is done."""
 
     name = "threads"
+    lost = 0
     in_caller = False
 
     def __init__(self, executor: Executor, slots: int, wake: Callable[[], None]) -> None:
@@ -153,8 +199,24 @@ class ThreadPool:
     def unstarted(self) -> list[Job]:
         return list(self._jobs.copy())
 
-    def running(self) -> list[tuple[Job, float]]:
-        return list(self._running.copy().values())
+    def running(self) -> list[Running]:
+        pid = os.getpid()
+        return [Running(*run, pid) for run in self._running.copy().values()]
+
+    def fileno(self) -> int | None:
+        return None
+
+    def tend(self, now: float) -> float:
+        return NEVER
+
+    def resize(self, slots: int) -> None:
+        raise NotSupported("the threads pool cannot change its size yet")
+
+    def terminate(self, task_id: str, signum: int) -> bool:
+        raise NotSupported("the threads pool cannot end a body; only prefork can")
+
+    def pids(self) -> list[int]:
+        return [os.getpid()]
 
     def stop(self) -> None:
         self._stopped = True

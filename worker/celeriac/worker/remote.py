@@ -65,7 +65,7 @@ class Remote:
                 "writes": {},
             },
             "broker": {"transport": address.scheme, "hostname": redacted(address.url)},
-            "prefetch_count": self._loop.slots + self._loop.reserved(),
+            "prefetch_count": self._loop.slots + self._loop.intake.reserved(),
             "rusage": {name.removeprefix("ru_"): getattr(usage, name) for name in dir(usage) if name.startswith("ru_")},
         }
 
@@ -75,18 +75,17 @@ class Remote:
 
     def reserved(self, **_: Any) -> Any:
         """Tasks that are claimed and not started: known by number only while they are in the pool's queue."""
-        return [self._info(job) for job in self._loop.unstarted()]
+        return [self._info(job) for job in self._loop.intake.unstarted()]
 
     def scheduled(self, **_: Any) -> Any:
         """Tasks that this worker keeps for their time (the broker keeps them on Redis)."""
-        kept = list(self._loop._held)
         return [
             {
                 "eta": delivery.headers.get("eta"),
                 "priority": 6,
                 "request": _request(delivery.headers, delivery, self._loop.hostname),
             }
-            for _, _, delivery in kept
+            for _, delivery in self._loop.intake.scheduled()
         ]
 
     def registered(self, taskinfoitems: Any = None, builtins: bool = False, **_: Any) -> Any:
@@ -114,7 +113,7 @@ class Remote:
 
     def revoked(self, **_: Any) -> Any:
         """Ids that were revoked here."""
-        return list(self._loop.revoked)
+        return list(self._loop.intake.revoked)
 
     def query_task(self, ids: Any = (), **_: Any) -> Any:
         """Where the tasks of these ids are, as far as this worker has them."""
@@ -144,7 +143,7 @@ class Remote:
         """What a worker that starts wants to know of the others."""
         if from_node == self._loop.hostname:
             return None
-        return {"revoked": list(self._loop.revoked), "clock": self._clock()}
+        return {"revoked": list(self._loop.intake.revoked), "clock": self._clock()}
 
     # -- control
 
@@ -155,7 +154,7 @@ class Remote:
     def revoke(self, task_id: Any = None, terminate: bool = False, **_: Any) -> Any:
         """Do not run these ids when they are claimed here."""
         now = time.time()
-        known = self._loop.revoked
+        known = self._loop.intake.revoked
         for one in [task_id] if isinstance(task_id, str) else list(task_id or ()):
             known[one] = now
         while known and (len(known) > MAX_REVOKED or next(iter(known.values())) < now - REVOKE_TTL_S):

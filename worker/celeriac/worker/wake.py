@@ -2,7 +2,7 @@
 
 import os
 import select
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 
 class Wake:
@@ -26,12 +26,13 @@ class Wake:
         if self._sleeping:
             self.set()
 
-    def wait(self, fd: int | None, timeout_s: float, already: Callable[[], bool]) -> None:
-        """Sleep until set(), until `fd` is readable, or until the time is over; not at all when `already()`."""
+    def wait(self, fds: Iterable[int | None], timeout_s: float, already: Callable[[], bool]) -> None:
+        """Sleep until set(), until one of `fds` is readable, or until the time is over; not at all when `already()`."""
         poll = select.poll()
         poll.register(self._read, select.POLLIN)
-        if fd is not None:
-            poll.register(fd, select.POLLIN)
+        for fd in fds:
+            if fd is not None:
+                poll.register(fd, select.POLLIN)
         self._sleeping = True
         try:
             if not already():
