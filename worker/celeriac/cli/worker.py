@@ -1,0 +1,69 @@
+"""`celeriac worker`."""
+
+import sys
+from typing import Any
+
+import click
+
+from celeriac.cli.root import Given, main
+from celeriac.telemetry.logs import set_up
+
+
+@main.command()
+@click.option(
+    "-n",
+    "--hostname",
+    metavar="NAME",
+    help="Node name; %h is the host, %n its short name, %d its domain. [celeriac@%h]",
+)
+@click.option("-Q", "--queues", metavar="A,B", help="Queues to consume. [the app's default queue]")
+@click.option("-P", "--pool", metavar="POOL", help="How bodies run: solo or threads.")
+@click.option("-c", "--concurrency", metavar="N", help="Bodies run at once; auto: the CPUs this worker may use.")
+@click.option("-l", "--loglevel", default="warning", show_default=True, help="debug, info, warning, error or critical.")
+@click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
+@click.option("-E", "--task-events", is_flag=True, default=None, help="Send task events for monitors.")
+@click.option(
+    "--prefetch-multiplier",
+    type=click.IntRange(0),
+    help="Messages claimed ahead for each slot. [what will start within 20 ms]",
+)
+@click.option("--without-remote-control", is_flag=True, help="Answer no commands and send no heartbeats.")
+@click.option("-O", "--optimization", hidden=True)
+@click.option("--without-gossip", is_flag=True, hidden=True)
+@click.option("--without-mingle", is_flag=True, hidden=True)
+@click.option("--without-heartbeat", is_flag=True, hidden=True)
+@click.pass_obj
+def worker(
+    given: Given,
+    /,
+    hostname: str | None,
+    queues: str | None,
+    pool: str | None,
+    concurrency: str | None,
+    loglevel: str,
+    log_json: bool,
+    task_events: bool | None,
+    prefetch_multiplier: int | None,
+    without_remote_control: bool,
+    **_: Any,
+) -> None:
+    """Run a worker: consume tasks until SIGTERM, then finish what runs."""
+    from celeriac.worker.assemble import Options, run_worker  # clients of this command need no worker
+
+    try:
+        set_up(loglevel, as_json=log_json)
+        slots = None if concurrency in (None, "auto") else int(concurrency or 0)
+        if slots is not None and slots < 1:
+            raise ValueError(f"concurrency {slots} is not at least 1")
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    options = Options(
+        hostname=hostname,
+        queues=tuple(part.strip() for part in queues.split(",") if part.strip()) if queues else (),
+        pool=pool,
+        concurrency=slots,
+        events=task_events,
+        prefetch_multiplier=prefetch_multiplier,
+        without_control=without_remote_control,
+    )
+    sys.exit(run_worker(given.app(needed=True), options))
