@@ -1,6 +1,7 @@
-"""The environment with the real Celery: `.venv-compat` beside `.venv`, made once and again when its pins change.
+"""Environments with other libraries than ours: `.venv-compat` with the real Celery, `.venv-bench-…` with bench's other peers.
 
-`python tests/support/compat_env.py` makes it and prints its Python; `celery_python()` is the same for tests and bench.
+Each is made once from its pins, `requirements/<name>.txt`, and again when they change. `python tests/support/compat_env.py`
+makes the first and prints its Python; `celery_python()` is the same for tests and bench.
 """
 
 import fcntl
@@ -11,8 +12,6 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-ENVIRONMENT = ROOT / ".venv-compat"
-PINS = ROOT / "requirements" / "compat.txt"
 
 
 class CannotMake(Exception):
@@ -21,29 +20,25 @@ class CannotMake(Exception):
 
 def celery_python() -> Path:
     """The Python that has Celery. Takes some ten seconds the first time, nothing after that. Raises CannotMake."""
-    python = ENVIRONMENT / "bin" / "python"
-    stamp = ENVIRONMENT / "made-from"
-    wanted = hashlib.sha256(PINS.read_bytes() + sys.version.encode()).hexdigest()
+    return environment_python("compat")
+
+
+def environment_python(name: str) -> Path:
+    """The Python of `.venv-<name>`, made from `requirements/<name>.txt` unless it stands. Raises CannotMake."""
+    environment = ROOT / f".venv-{name}"
+    pins = ROOT / "requirements" / f"{name}.txt"
+    python = environment / "bin" / "python"
+    stamp = environment / "made-from"
+    wanted = hashlib.sha256(pins.read_bytes() + sys.version.encode()).hexdigest()
     # Two test runs at once must not write into one environment.
-    with PINS.open() as lock:
+    with pins.open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if stamp.exists() and stamp.read_text() == wanted:
             return python
-        shutil.rmtree(ENVIRONMENT, ignore_errors=True)
-        _run([sys.executable, "-m", "venv", str(ENVIRONMENT)])
-        _run(
-            [
-                str(python),
-                "-m",
-                "pip",
-                "install",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--no-deps",
-                "-r",
-                str(PINS),
-            ]
-        )
+        shutil.rmtree(environment, ignore_errors=True)
+        _run([sys.executable, "-m", "venv", str(environment)])
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        _run([*pip, "--no-deps", "-r", str(pins)])
         stamp.write_text(wanted)
     return python
 
