@@ -16,7 +16,7 @@ import pytest
 import celeriac
 from celeriac import signals
 from celeriac.worker.assemble import Options, run_worker
-from celeriac.worker.loop import Loop
+from celeriac.worker.intake import Intake
 from celeriac.worker.settling import Settler
 
 OWN = os.path.dirname(celeriac.__file__)
@@ -118,7 +118,7 @@ class Trips:
         self._ran = False
 
     def profile(self, frame: FrameType, event: str, argument: Any) -> None:
-        if event == "call" and frame.f_code is Loop._admit.__code__:
+        if event == "call" and frame.f_code is Intake._admit.__code__:
             self._trip = Trip()
         self._trip.profile(frame, event, argument)
         if event == "call" and frame.f_code is self._around:

@@ -257,6 +257,16 @@ def test_a_type_may_say_when_its_calls_expire_and_a_call_may_say_otherwise(
     assert [message.headers["timelimit"][0] for message in outbox.messages] == [30, 9]
 
 
+def test_a_soft_limit_above_the_hard_one_is_refused_where_it_is_written(app: Celeriac, outbox: Outbox) -> None:
+    task = app.task(lambda: 1, name="t", time_limit=30)
+
+    with pytest.raises(ValueError, match="above time_limit 30 s"):
+        task.apply_async(soft_time_limit=31)
+    task.apply_async(soft_time_limit=30)
+
+    assert [message.headers["timelimit"] for message in outbox.messages] == [[30, 30]]
+
+
 def test_a_calls_queue_comes_before_the_routes_and_they_before_the_types(outbox: Outbox, app: Celeriac) -> None:
     app.conf.task_routes = {"routed": {"queue": "route", "priority": 5}}
     routed = app.task(lambda: 1, name="routed", queue="type", priority=1)

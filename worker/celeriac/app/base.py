@@ -243,6 +243,12 @@ class Celeriac:
             exchange, routing_key = exchange or task_type.exchange, routing_key or task_type.routing_key
         if queue is not None:
             queue, exchange, routing_key = str(getattr(queue, "name", queue)), None, None
+        hard_s = options.pop("time_limit", task_type.time_limit if task_type else None)
+        soft_s = options.pop("soft_time_limit", task_type.soft_time_limit if task_type else None)
+        if hard_s and soft_s and soft_s > hard_s:
+            raise ValueError(
+                f"{name}: soft_time_limit {soft_s:g} s is above time_limit {hard_s:g} s; it would never be raised"
+            )
         parent = current.get()
         ignore_result = options.pop("ignore_result", None)
         return compose(
@@ -264,8 +270,8 @@ class Celeriac:
             eta=eta,
             expires=expires,
             retries=options.pop("retries", 0),
-            time_limit=options.pop("time_limit", task_type.time_limit if task_type else None),
-            soft_time_limit=options.pop("soft_time_limit", task_type.soft_time_limit if task_type else None),
+            time_limit=hard_s,
+            soft_time_limit=soft_s,
             root_id=options.pop("root_id", None) or (parent.root_id or parent.id if parent is not None else None),
             parent_id=options.pop("parent_id", None) or (parent.id if parent is not None else None),
             group=options.pop("group_id", None),

@@ -27,6 +27,14 @@ from celeriac.telemetry.logs import set_up
     type=click.IntRange(0),
     help="Messages claimed ahead for each slot. [what will start within 20 ms]",
 )
+@click.option(
+    "--time-limit", type=click.FloatRange(0, min_open=True), help="Seconds a task may run before it has failed."
+)
+@click.option(
+    "--soft-time-limit",
+    type=click.FloatRange(0, min_open=True),
+    help="Seconds a task may run before SoftTimeLimitExceeded is raised inside it.",
+)
 @click.option("--without-remote-control", is_flag=True, help="Answer no commands and send no heartbeats.")
 @click.option("-O", "--optimization", hidden=True)
 @click.option("--without-gossip", is_flag=True, hidden=True)
@@ -44,6 +52,8 @@ def worker(
     log_json: bool,
     task_events: bool | None,
     prefetch_multiplier: int | None,
+    time_limit: float | None,
+    soft_time_limit: float | None,
     without_remote_control: bool,
     **_: Any,
 ) -> None:
@@ -64,6 +74,8 @@ def worker(
         concurrency=slots,
         events=task_events,
         prefetch_multiplier=prefetch_multiplier,
+        time_limit_s=time_limit,
+        soft_time_limit_s=soft_time_limit,
         without_control=without_remote_control,
     )
     sys.exit(run_worker(given.app(needed=True), options))

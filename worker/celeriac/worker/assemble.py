@@ -46,6 +46,8 @@ class Options:
     concurrency: int | None = None
     events: bool | None = None
     prefetch_multiplier: int | None = None
+    time_limit_s: float | None = None
+    soft_time_limit_s: float | None = None
     without_control: bool = False
 
 
@@ -62,6 +64,12 @@ def run_worker(app: Celeriac, options: Options) -> int:
         )
     if options.prefetch_multiplier is not None:
         conf.pin({"worker_prefetch_multiplier": options.prefetch_multiplier or None})
+    for name, limit_s in (
+        ("task_time_limit", options.time_limit_s),
+        ("task_soft_time_limit", options.soft_time_limit_s),
+    ):
+        if limit_s is not None:
+            conf.pin({name: limit_s})
     hostname = node_name(options.hostname)
     queues = list(options.queues) or [conf.task_default_queue]
     slots = options.concurrency or conf.worker_concurrency or _cpus()

@@ -19,6 +19,7 @@ from celeriac.broker.consumer import Delivery, payload
 from celeriac.exceptions import ContentDisallowed, DecodeError, EncodeError, Ignore, NotSupported, Reject, Retry
 from celeriac.policy.outcome import Failed, Ignored, Outcome, Rejected, RetryAsked, Succeeded, Unreadable
 from celeriac.policy.settlement import Rules, success_meta
+from celeriac.policy.timelimit import UNLIMITED, Limits
 from celeriac.wire.message import TaskMessage, split_body
 from celeriac.wire.result import ResultMeta
 from celeriac.worker.successors import after_failure, after_success
@@ -27,13 +28,14 @@ log = logging.getLogger(__name__)
 
 
 class Job(NamedTuple):
-    """A delivery that was admitted, and its task. early: to be acknowledged before it runs; acked: it was."""
+    """A delivery that was admitted, and its task. early: to be acknowledged before it runs; acked: it was. limits: of this call."""
 
     task: Task
     delivery: Delivery
     rules: Rules
     early: bool = False
     acked: bool = False
+    limits: Limits = UNLIMITED
 
 
 class Done(NamedTuple):

@@ -20,6 +20,7 @@ from celeriac.exceptions import BackendUnavailable, BrokerUnavailable
 from celeriac.policy.admission import RUN, Wait, admit
 from celeriac.policy.ratelimit import parse_rate
 from celeriac.policy.settlement import Rules
+from celeriac.policy.timelimit import UNASKED, UNLIMITED, Limits, limits_of
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Totals
 from celeriac.wire.result import ResultMeta
@@ -44,6 +45,7 @@ class _Type(NamedTuple):
     early: bool
     track: bool
     limit: Limit | None
+    limits: Limits = UNLIMITED  # of calls that ask for none
 
 
 class Intake:
@@ -139,7 +141,9 @@ class Intake:
                     throttle.append((delivery, entry.limit))
                 else:
                     rules = entry.ignoring if headers.get("ignore_result") else entry.rules
-                    jobs.append(Job(entry.task, delivery, rules, entry.early))
+                    asked = headers.get("timelimit")
+                    limits = entry.limits if asked in UNASKED else limits_of(asked, entry.limits)
+                    jobs.append(Job(entry.task, delivery, rules, entry.early, False, limits))
             elif isinstance(verdict, Wait):
                 park.append((delivery, verdict.due_at))
             else:
@@ -365,6 +369,7 @@ class Intake:
     def _know_types(self) -> dict[str, _Type]:
         conf = self._app.conf
         found: dict[str, _Type] = {}
+        usual = limits_of((conf.task_time_limit, conf.task_soft_time_limit), UNLIMITED)
         for name, task in self._app.tasks.items():
             rules = Rules(
                 ignore_result=bool(task.ignore_result) or not self._backend.keeps_results,
@@ -375,7 +380,8 @@ class Intake:
             per_s = None if conf.worker_disable_rate_limits else parse_rate(task.rate_limit)
             limit = Limit(name, per_s, task.rate_limit_scope or "worker") if per_s else None
             ignoring = rules._replace(ignore_result=True)
-            found[name] = _Type(task, rules, ignoring, not task.acks_late, bool(task.track_started), limit)
+            limits = limits_of((task.time_limit, task.soft_time_limit), usual)
+            found[name] = _Type(task, rules, ignoring, not task.acks_late, bool(task.track_started), limit, limits)
         return found
 
     def set_rate_limit(self, task: str, rate: Any, scope: str | None = None) -> None:
@@ -395,6 +401,10 @@ class Intake:
         self._types[task] = entry._replace(limit=limit)
         if limit is not None:
             self._limits = {**self._limits, task: limit}
+
+    def set_time_limits(self, task: str, hard: float | None, soft: float | None) -> None:
+        """Limit the seconds that calls of a type may run, for those that start from now on and ask for nothing else. Raises KeyError."""
+        self._types[task] = self._types[task]._replace(limits=limits_of((hard, soft), UNLIMITED))
 
     def limits(self) -> dict[str, Limit]:
         """The limits in force, by task."""
