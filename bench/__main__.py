@@ -1,269 +1,295 @@
-"""`python -m bench`: our speed beside Celery's, measured in the same run on a private Redis. A few minutes.
+"""`python -m bench`: our speed beside Celery's and that of its peers, measured in the same run on private brokers.
 
-Runs alternate (Celery, ours, Celery, ours …) and the table shows medians with their ranges. "norm" takes the noise of a
-shared machine out: see probe.py. The last lines name versions and settings; the whole goes as JSON to build/bench.json.
+All of it takes about an hour; --quick a few minutes, for a look. Rows alternate (A B C, C B A, A B C), tables show medians with
+their ranges. "norm" takes the noise of a shared machine out, see probe.py. A row that cannot be measured says why.
+
+Written to build/: bench.json (every run), bench.md (the tables), bench.png (the plot). docs/performance.md is renewed by --docs.
 """
+
+# ruff: noqa: RUF001 - ratios are written with the sign for times
 
 import argparse
 import json
 import os
 import platform
-import statistics
+import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "tests" / "support")]
 
-from compat_env import CannotMake, celery_python  # noqa: E402
-from measure import CELERY_FLAGS, LIBRARIES, Bench, Failed, Run, percentile  # noqa: E402
+from compat_env import CannotMake, environment_python  # noqa: E402
+from contenders import Contender, contenders  # noqa: E402
+from goals import goal_table  # noqa: E402
+from measure import MEASUREMENTS, Bench, Failed, Run  # noqa: E402
+from places import Place, RabbitPlace, RedisPlace  # noqa: E402
 from probe import Probe  # noqa: E402
-from servers import Missing, RedisServer, ValkeyServer  # noqa: E402
+from report import Row, page, row_of  # noqa: E402
+from servers import Missing, RabbitServer, RedisServer, Server, ValkeyServer  # noqa: E402
 
-Measurement = Callable[[str], Run]
+PAGE = ROOT / "docs" / "performance.md"
+PICTURE = ROOT / "docs" / "performance.png"
 
+#: Once is enough: what they show does not vary, and each takes minutes.
+ONCE = {"eta", "soak"}
 
-def scenarios(bench: Bench, scale: float) -> dict[str, tuple[str, int, Measurement]]:
-    """What is measured: a title, how many runs, and the measurement of one library."""
-
-    def n(count: int) -> int:
-        return max(100, int(count * scale))
-
-    return {
-        "drain": (
-            f"drain {n(20_000):,}, solo, late ack",
-            3,
-            lambda library: bench.drain(library, pool="solo", concurrency=1, count=n(20_000)),
-        ),
-        "threads": (
-            f"drain {n(8_000):,}, threads -c8, late ack",
-            3,
-            lambda library: bench.drain(library, pool="threads", concurrency=8, count=n(8_000)),
-        ),
-        "results": (
-            f"drain {n(8_000):,}, solo, late ack, results",
-            3,
-            lambda library: bench.drain(library, pool="solo", concurrency=1, count=n(8_000), results=True),
-        ),
-        "enqueue": (
-            f"enqueue {n(5_000):,}, delay() one by one",
-            3,
-            lambda library: bench.enqueue(library, count=n(5_000)),
-        ),
-        "latency": ("latency at 50/s, solo", 1, lambda library: bench.latency(library, count=200)),
-        "import": ("import", 7, bench.import_time),
-        "idle": ("idle worker, solo", 1, bench.idle),
-    }
+Key = tuple[str, str, str]
 
 
-def main() -> int:
+def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m bench", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
+    listed = sorted({each.library for each in contenders()})
     parser.add_argument(
-        "only", nargs="*", help="scenarios: drain threads results enqueue latency import idle (default: all)"
+        "--peers", type=_commas, help=f"libraries ({','.join(listed)}) or rows ('celery solo,celeriac solo')"
     )
-    parser.add_argument("--scale", type=float, default=1.0, help="multiply the counts of tasks, 0.1 for a quick look")
-    parser.add_argument("--runs", type=int, help="runs of each scenario instead of 3 (import: 7)")
-    parser.add_argument("--profile", default="celery", choices=["celery", "kubernetes"], help="ours; default: celery")
-    parser.add_argument("--libraries", default=",".join(LIBRARIES), help="celery,celeriac")
-    parser.add_argument("--at-least", type=float, help="exit 1 unless the drain's normed ratio reaches this")
-    parser.add_argument("--json", type=Path, default=ROOT / "build" / "bench.json")
-    options = parser.parse_args()
-    libraries = options.libraries.split(",")
+    parser.add_argument("--brokers", type=_commas, default=["redis", "amqp"], help="redis,amqp (both)")
+    parser.add_argument("--what", type=_commas, help=f"{','.join(MEASUREMENTS)} (all but soak)")
+    parser.add_argument("--rounds", type=int, help="runs of each row (3; eta and soak: 1)")
+    parser.add_argument("--scale", type=float, default=1.0, help="multiply the counts of tasks")
+    parser.add_argument("--quick", action="store_true", help="one round, a tenth of the tasks")
+    parser.add_argument("--soak", action="store_true", help="1,000,000 tasks through prefork, too")
+    parser.add_argument("--out", type=Path, default=ROOT / "build", help="where bench.json, .md and .png go")
+    parser.add_argument("--add", action="store_true", help="keep the rows of bench.json that are not measured now")
+    parser.add_argument("--docs", action="store_true", help="write the figures into docs/performance.md, too")
+    parser.add_argument("--only-docs", action="store_true", help="write bench.json as it is into docs/performance.md")
+    options = parser.parse_args(given)
+    options.what = options.what or [what for what in MEASUREMENTS if what != "soak"]
+    if options.soak and "soak" not in options.what:
+        options.what.append("soak")
+    if unknown := set(options.what) - set(MEASUREMENTS):
+        parser.error(f"no such measurement: {', '.join(sorted(unknown))}; there are {', '.join(MEASUREMENTS)}")
+    if unknown := set(options.brokers) - {"redis", "amqp"}:
+        parser.error(f"no such broker: {', '.join(sorted(unknown))}; there are redis and amqp")
+    known = {*listed, *(each.name for each in contenders())}
+    if unknown := set(options.peers or ()) - known:
+        parser.error(f"no such peer: {', '.join(sorted(unknown))}; there are {', '.join(sorted(known))}")
+    if options.quick:
+        options.rounds, options.scale = options.rounds or 1, options.scale / 10
+    return options
 
-    try:
-        celery_python()
-        try:
-            redis: RedisServer = RedisServer(lasting=False)
-        except Missing:
-            redis = ValkeyServer(lasting=False)
-    except (CannotMake, Missing) as error:
-        print(f"bench: {error}", file=sys.stderr)
+
+def _commas(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def main() -> int:
+    options = arguments()
+    options.out.mkdir(exist_ok=True, parents=True)
+    written = options.out / "bench.json"
+    if options.only_docs:
+        if not written.exists():
+            print(f"bench: there is no {written}: measure first, with make bench", file=sys.stderr)
+            return 2
+        return write_page(json.loads(written.read_text()), written)
+
+    chosen = [
+        (what, each)
+        for what in options.what
+        for each in contenders()
+        if what in each.measures
+        and each.broker in options.brokers
+        and (options.peers is None or {each.library, each.name} & set(options.peers))
+    ]
+    if not chosen:
+        print("bench: no row is left: no chosen peer is measured so on a chosen broker", file=sys.stderr)
         return 2
-
+    kept = json.loads(written.read_text())["rows"] if options.add and written.exists() else []
     with tempfile.TemporaryDirectory(prefix="celeriac-bench-") as name:
-        folder = Path(name)
+        folder, servers = Path(name), list[Server]()
         probe = Probe(folder)
-        redis.start()
         try:
-            bench = Bench(folder, redis, profile=options.profile)
-            chosen = scenarios(bench, options.scale)
-            unknown = [each for each in options.only if each not in chosen]
-            if unknown:
-                parser.error(f"no such scenario: {', '.join(unknown)}")
-            runs = measure(chosen, options.only or list(chosen), libraries, options.runs)
-            report = summarised(chosen, runs, probe)
-        except Failed as failed:
-            print(f"bench: {failed}", file=sys.stderr)
-            return 1
+            places = start_places({each.broker for _, each in chosen}, servers)
+            bench = Bench(folder, places, options.scale)
+            report = measure(bench, chosen, options, probe, kept, written)
+        except Missing as missing:
+            print(f"bench: {missing}", file=sys.stderr)
+            return 2
         finally:
-            redis.close()
             probe.close()
+            for server in reversed(servers):
+                server.close()
+    text = page(report, goal_table(report["rows"]))
+    (options.out / "bench.md").write_text(text + "\n")
+    print(text)
+    draw(written, options.out / "bench.png")
+    print(f"\nwritten: {written}, bench.md and bench.png beside it", file=sys.stderr)
+    return write_page(report, written) if options.docs else 0
 
-    report["settings"] = settings(redis, options.profile, report["probe_ms"])
-    print_table(report, libraries)
-    options.json.parent.mkdir(exist_ok=True, parents=True)
-    options.json.write_text(json.dumps(report, indent=2) + "\n")
-    print(f"\nJSON: {options.json.relative_to(ROOT) if options.json.is_relative_to(ROOT) else options.json}")
-    if options.at_least is not None:
-        ratio = report["scenarios"]["drain"]["ratio"]["per_s_norm"]
-        print(f"drain: {ratio:.1f} times Celery, wanted {options.at_least:g}")
-        return 0 if ratio >= options.at_least else 1
-    return 0
+
+def start_places(brokers: set[str], servers: list[Server]) -> dict[str, Place]:
+    """A private server for each broker; Redis always, for the results. Raises Missing."""
+    try:
+        redis: RedisServer = RedisServer(lasting=False)
+    except Missing:
+        redis = ValkeyServer(lasting=False)
+    servers.append(redis)
+    redis.start()
+    places: dict[str, Place] = {"redis": RedisPlace(redis)}
+    if "amqp" in brokers:
+        node = RabbitServer()
+        servers.append(node)
+        node.start()
+        places["amqp"] = RabbitPlace(node, RedisPlace(redis))
+    return places
 
 
 def measure(
-    chosen: dict[str, tuple[str, int, Measurement]], names: Sequence[str], libraries: Sequence[str], runs: int | None
-) -> dict[str, dict[str, list[Run]]]:
-    """All runs, a line of progress for each."""
-    begun_at = time.monotonic()
-    seen: dict[str, dict[str, list[Run]]] = {}
-    for name in names:
-        title, count, run = chosen[name]
-        seen[name] = {library: [] for library in libraries}
-        for number in range(runs or count):
-            for library in libraries:
-                figures = run(library)
-                seen[name][library].append(figures)
-                progress = (
-                    f"{time.monotonic() - begun_at:4.0f} s  {title}, run {number + 1}: {library} {brief(figures)}"
-                )
-                print(progress, file=sys.stderr, flush=True)
-    return seen
+    bench: Bench,
+    chosen: list[tuple[str, Contender]],
+    options: argparse.Namespace,
+    probe: Probe,
+    kept: list[Row],
+    written: Path,
+) -> dict[str, Any]:
+    """All rounds of all rows, a line of progress for each; the report is written after every round of a measurement."""
+    begun_at, begun_load = time.monotonic(), os.getloadavg()
+    runs: dict[Key, list[Run]] = {_key(*each): [] for each in chosen}
+    failures: dict[Key, str] = {}
+    total = sum(1 if what in ONCE else options.rounds or 3 for what, _ in chosen)
+    done = 0
+    for what in options.what:
+        rows = [each for each in chosen if each[0] == what]
+        for number in range(1 if what in ONCE else options.rounds or 3):
+            for _, contender in reversed(rows) if number % 2 else rows:
+                done += 1
+                key = _key(what, contender)
+                try:
+                    run = bench.run(what, contender)
+                    runs[key].append(run)
+                    words = brief(run)
+                except (Failed, CannotMake, AssertionError, OSError, RuntimeError) as error:
+                    # A row that says why; the others go on.
+                    failures[key] = str(error)
+                    words = "no figure: " + " ".join(str(error).split())[-300:]
+                at = f"{time.monotonic() - begun_at:5.0f} s {done:3}/{total}"
+                print(f"{at} {what}, {contender.broker}: {contender.name}: {words}", file=sys.stderr, flush=True)
+            report = {
+                "settings": settings(bench, options, begun_load, probe.undisturbed_ms()),
+                "rows": _merged(kept, [row_of(*each, _shown(runs[_key(*each)], probe), failures.get(_key(*each))) for each in chosen]),
+            }  # fmt: skip
+            written.write_text(json.dumps(report, indent=1) + "\n")
+    return report
+
+
+def _key(what: str, contender: Contender) -> Key:
+    return what, contender.broker, contender.name
+
+
+def _shown(runs: Sequence[Run], probe: Probe) -> list[dict[str, Any]]:
+    return [
+        {
+            "figures": dict(run.figures),
+            "slowness": probe.slowness(run.since, run.until),
+            "others_cpus": run.others_cpus,
+        }
+        for run in runs
+    ]
+
+
+def _merged(kept: list[Row], rows: list[Row]) -> list[Row]:
+    """The new rows, and what they do not replace of the old, in the order of the table of contenders."""
+    measured = {(row["what"], row["broker"], row["name"]) for row in rows if row["figures"] or row["failed"]}
+    old = [row for row in kept if (row["what"], row["broker"], row["name"]) not in measured]
+    order = {_key(what, each): n for n, (what, each) in enumerate((w, c) for w in MEASUREMENTS for c in contenders() if w in c.measures)}  # fmt: skip
+    new = [row for row in rows if row["figures"] or row["failed"]]
+    return sorted([*new, *old], key=lambda row: order.get((row["what"], row["broker"], row["name"]), len(order)))
 
 
 def brief(run: Run) -> str:
-    if run.delays_ms:
-        return f"p50 {percentile(run.delays_ms, 0.5):.2f} ms"
-    if run.rss_mb:
-        return f"{run.rss_mb:.0f} MB"
-    if run.tasks == 1:
-        return f"{1000 * run.wall_s:.0f} ms"
-    return f"{run.tasks / run.wall_s:,.0f}/s, {1e4 * run.cpu_s / run.tasks:.2f} CPU-s/10k"
+    """The two or three figures that tell most, for the line of progress."""
+    names = (
+        "per_s",
+        "p50_ms",
+        "p99_ms",
+        "cpu_s_per_10k",
+        "rss_mb",
+        "start_s",
+        "wall_s",
+        "ratio",
+        "held",
+        "late_max_s",
+        "slope_mb_per_100k",
+    )
+    told = [f"{name} {run.figures[name]:,.4g}" for name in names if name in run.figures]
+    return ", ".join(told[:4]) + f" (others: {run.others_cpus:.1f} CPUs)"
 
 
-def summarised(
-    chosen: dict[str, tuple[str, int, Measurement]], runs: dict[str, dict[str, list[Run]]], probe: Probe
+def settings(
+    bench: Bench, options: argparse.Namespace, begun_load: tuple[float, ...], probe_ms: float
 ) -> dict[str, Any]:
-    """Medians, ranges and ratios (ours over Celery's) as JSON types."""
-    scenarios_seen: dict[str, Any] = {}
-    for name, by_library in runs.items():
-        figures = {library: figures_of(each, probe) for library, each in by_library.items()}
-        ratio = {}
-        if set(figures) == set(LIBRARIES):
-            ratio = {
-                key: figures["celeriac"][key]["median"] / ours["median"]
-                for key, ours in figures["celery"].items()
-                if ours["median"]
-            }
-        scenarios_seen[name] = {"title": chosen[name][0], **figures, "ratio": ratio}
-    return {"scenarios": scenarios_seen, "probe_ms": probe.undisturbed_ms()}
-
-
-def figures_of(runs: list[Run], probe: Probe) -> dict[str, dict[str, float]]:
-    """Each figure's median, lowest and highest. norm: scaled to the undisturbed machine."""
-    table: dict[str, list[float]] = {}
-    for run in runs:
-        slowness = probe.slowness(run.since, run.until)
-        row = {"slowness": slowness}
-        if run.delays_ms:
-            row |= {"p50_ms": percentile(run.delays_ms, 0.5), "p99_ms": percentile(run.delays_ms, 0.99)}
-        elif run.rss_mb:
-            row |= {"rss_mb": run.rss_mb, "pss_mb": run.pss_mb}
-        elif run.tasks == 1:
-            row |= {
-                "wall_ms": 1000 * run.wall_s,
-                "wall_ms_norm": 1000 * run.wall_s / slowness,
-                "cpu_ms": 1000 * run.cpu_s,
-            }
-        else:
-            per_10k = 1e4 / run.tasks
-            row |= {
-                "per_s": run.tasks / run.wall_s,
-                "per_s_norm": run.tasks / run.wall_s * slowness,
-                "cpu_s_per_10k": run.cpu_s * per_10k,
-                "cpu_s_per_10k_norm": run.cpu_s * per_10k / slowness,
-                "broker_cpu_s_per_10k_norm": run.broker_cpu_s * per_10k / slowness,
-            }
-            if run.cold_s:
-                row["cold_s"] = run.cold_s
-        for key, value in row.items():
-            table.setdefault(key, []).append(value)
-    return {
-        key: {"median": statistics.median(values), "lowest": min(values), "highest": max(values)}
-        for key, values in table.items()
-    }
-
-
-def settings(redis: RedisServer, profile: str, probe_ms: float) -> dict[str, Any]:
     """What a reader needs to judge the figures."""
-    code = "import celery, kombu, redis; print(celery.__version__, kombu.__version__, redis.__version__)"
-    asked = subprocess.run([celery_python(), "-c", code], capture_output=True, text=True, check=True)
-    celery, kombu, redis_py = asked.stdout.split()
-    flags = " ".join(CELERY_FLAGS)
-    server = subprocess.run([redis.program, "--version"], capture_output=True, text=True, check=True).stdout.split(
-        " sha"
-    )[0]
-    return {
-        "python": platform.python_version(),
-        "cpus": os.cpu_count(),
-        "machine": platform.platform(),
-        "server": f"{server.strip()}, no persistence, 127.0.0.1",
-        "celery": f"{celery} (kombu {kombu}, redis-py {redis_py}, hiredis): {flags}, prefetch multiplier default",
-        "celeriac": f"profile {profile}, task_acks_late, no HTTP port, nothing else set",
-        "both": "task_acks_late, task_ignore_result (but in 'results'), -l error, the same messages",
-        "probe_ms_undisturbed": round(probe_ms, 3),
+    redis = bench.places["redis"]
+    assert isinstance(redis, RedisPlace)
+    server = subprocess.run([redis.server.program, "--version"], capture_output=True, text=True, check=True).stdout
+    machine = {
         "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "machine": f"{os.cpu_count()} CPUs, {platform.platform()}, Python {platform.python_version()}",
+        "Redis": f"{server.split(' sha')[0].strip()}, no persistence, 127.0.0.1",
+    }
+    if isinstance(rabbit := bench.places.get("amqp"), RabbitPlace):
+        told = rabbit.node.api("GET", "overview")
+        machine["RabbitMQ"] = (
+            f"{told['rabbitmq_version']} on Erlang {told['erlang_version']}, one scheduler, classic queues, 127.0.0.1"
+        )
+    load = os.getloadavg()
+    return {
+        **machine,
+        "versions": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "rounds": f"{options.rounds or 3}, counts × {options.scale:g}",
+        "load average (1, 5, 15 min)": f"{_load(begun_load)} at the start, {_load(load)} at the end",
+        "calibration loop, undisturbed": f"{probe_ms:.2f} ms of CPU",
     }
 
 
-#: figure -> heading, format
-COLUMNS = {
-    "per_s": ("tasks/s", ",.0f"),
-    "per_s_norm": ("tasks/s norm", ",.0f"),
-    "cpu_s_per_10k_norm": ("CPU-s/10k norm", ".2f"),
-    "broker_cpu_s_per_10k_norm": ("broker CPU-s/10k norm", ".2f"),
-    "cold_s": ("start to first task, s", ".2f"),
-    "wall_ms": ("wall ms", ".0f"),
-    "cpu_ms": ("CPU ms", ".0f"),
-    "p50_ms": ("p50 ms", ".2f"),
-    "p99_ms": ("p99 ms", ".2f"),
-    "rss_mb": ("RSS MB", ".0f"),
-    "pss_mb": ("PSS MB", ".0f"),
-}
+def _load(load: Sequence[float]) -> str:
+    return " ".join(f"{value:.1f}" for value in load)
 
 
-def print_table(report: dict[str, Any], libraries: Sequence[str]) -> None:
-    """Medians (lowest to highest), and ours over Celery's."""
-    rows = [("", "", *libraries, "celeriac / celery" if len(libraries) > 1 else "")]
-    for scenario in report["scenarios"].values():
-        title = scenario["title"]
-        for key, (heading, form) in COLUMNS.items():
-            if key not in scenario[libraries[0]]:
-                continue
-            cells = []
-            for library in libraries:
-                figure = scenario[library][key]
-                text = format(figure["median"], form)
-                if figure["lowest"] != figure["highest"]:
-                    text += f" ({format(figure['lowest'], form)} to {format(figure['highest'], form)})"
-                cells.append(text)
-            ratio = scenario["ratio"].get(key)
-            rows.append((title, heading, *cells, f"{ratio:.2f}" if ratio else ""))
-            title = ""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    print()
-    for row in rows:
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print()
-    for key, value in report["settings"].items():
-        print(f"{key}: {value}")
+def versions() -> dict[str, str]:
+    """Of all that is compared, out of the pins; ours out of the tree."""
+    found = {"celeriac": re.findall(r'__version__ = "(.*)"', (ROOT / "worker/celeriac/__init__.py").read_text())[0]}
+    wanted = ("celery", "kombu", "amqp", "dramatiq", "huey", "rq", "arq", "taskiq", "saq")
+    for pins in ("compat", "bench-peers", "bench-arq", "bench-saq"):
+        for name, version in re.findall(r"^([\w-]+)==(\S+)$", (ROOT / "requirements" / f"{pins}.txt").read_text(), re.MULTILINE):  # fmt: skip
+            if name in wanted:
+                found.setdefault(name, version)
+    return found
+
+
+def draw(report: Path, picture: Path) -> None:
+    """The plot; without matplotlib's environment there is none, and a line says so."""
+    try:
+        python = environment_python("bench-peers")
+    except CannotMake as error:
+        print(f"bench: no plot: {error}", file=sys.stderr)
+        return
+    command = [python, ROOT / "bench" / "plot.py", report, picture]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        print(f"bench: no plot: {done.stderr.strip()[-400:]}", file=sys.stderr)
+
+
+def write_page(report: dict[str, Any], written: Path) -> int:
+    """Put the figures between the two marks of docs/performance.md, and the plot beside it."""
+    begin, end = "<!-- figures: written by make bench-docs -->\n", "<!-- end of figures -->"
+    text = PAGE.read_text()
+    head, mark, rest = text.partition(begin)
+    _, closing, tail = rest.partition(end)
+    if not (mark and closing):
+        print(f"bench: {PAGE} lacks the marks between which the figures go", file=sys.stderr)
+        return 1
+    PAGE.write_text(f"{head}{begin}\n{page(report, goal_table(report['rows']))}\n\n{end}{tail}")
+    draw(written, PICTURE)
+    print(f"written: {PAGE.relative_to(ROOT)}, {PICTURE.relative_to(ROOT)}", file=sys.stderr)
+    return 0
 
 
 if __name__ == "__main__":
