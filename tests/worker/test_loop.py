@@ -50,7 +50,7 @@ class FakeConsumer:
     """A broker that is a list. Leased, as Redis, unless told otherwise."""
 
     def __init__(self, trace: Trace, *, keeps_waiting: bool = True) -> None:
-        self.keeps_waiting = self.leased = keeps_waiting
+        self.keeps_delayed = self.keeps_throttled = self.leased = keeps_waiting
         self._trace = trace
         self.ready: deque[Delivery] = deque()
         self.parked: list[tuple[Delivery, float]] = []

@@ -78,6 +78,7 @@ SETTINGS: tuple[Setting, ...] = (
     _S("broker_transport_options", _mapping, {}, "Options of kombu's transport, e.g. global_keyprefix.", old=("BROKER_TRANSPORT_OPTIONS",)),
     _S("broker_use_ssl", _any, None, "TLS options for the broker, or True.", old=("BROKER_USE_SSL",)),
     _S("broker_connection_timeout", _seconds, 4.0, "Seconds to wait for one connection to the broker.", old=("BROKER_CONNECTION_TIMEOUT",)),
+    _S("broker_native_delayed_delivery_queue_type", str, "quorum", "Type of the queues in which RabbitMQ keeps what is not due, when they have to be declared: quorum or classic."),
     _S("broker_heartbeat", _seconds, 120.0, "AMQP heartbeat interval in seconds.", kubernetes=10.0, old=("BROKER_HEARTBEAT",)),
     _S("result_backend", _optional(str), None, "Where results are stored, e.g. redis://host:6379/1; unset: results are not kept.", old=("CELERY_RESULT_BACKEND",)),
     _S("result_backend_transport_options", _mapping, {}, "Options of the result store, e.g. global_keyprefix.", old=("CELERY_RESULT_BACKEND_TRANSPORT_OPTIONS",)),

@@ -178,6 +178,7 @@ class Celeriac:
             transport_options=conf.broker_transport_options,
             ssl=conf.broker_use_ssl,
             connect_timeout_s=conf.broker_connection_timeout,
+            delay_queue_type=conf.broker_native_delayed_delivery_queue_type,
         )
 
     # -- calling

@@ -1,5 +1,6 @@
 """Connections to a broker: opened from a URL, with errors that name the URL without its password."""
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ import kombu
 from kombu.exceptions import KombuError
 
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
+
+log = logging.getLogger(__name__)
 
 _PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^/:@\s]*):(?P<password>[^@/\s]*)@", re.IGNORECASE)
 #: Schemes that kombu knows under another name.
@@ -28,13 +31,17 @@ def redacted(url: str) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerAddress:
-    """Where a broker is and how to talk to it. Several URLs, separated by `;`, are tried in turn."""
+    """Where a broker is and how to talk to it. Several URLs, separated by `;`, are tried in turn.
+
+    delay_queue_type  of the queues in which RabbitMQ keeps what is not due, should they have to be declared: quorum or classic.
+    """
 
     url: str
     transport_options: Mapping[str, Any] = field(default_factory=dict)
     ssl: Any = None
     connect_timeout_s: float = 4.0
     heartbeat_s: float = 0.0
+    delay_queue_type: str = "quorum"
 
     @property
     def scheme(self) -> str:
@@ -89,6 +96,16 @@ def connect(address: BrokerAddress) -> kombu.Connection:
             connection.release()
             raise
         return connection
+
+
+def let_go(connection: kombu.Connection) -> None:
+    """Close a connection that may be broken, without a farewell: the broker may have fallen silent."""
+    try:
+        connection.collect()
+    except recoverable() as error:  # nothing more to free
+        log.debug("letting a broken connection go: %s", error)
+    except AttributeError as error:  # py-amqp, when the socket went away between two of its steps
+        log.debug("letting a half-closed connection go: %s", error)
 
 
 @contextmanager

@@ -46,12 +46,16 @@ class Producer(Protocol):
 def open_producer(address: BrokerAddress, *, timeout_s: float = 5.0, park: bool = False) -> Producer:
     """A producer for that broker; connects at the first publish.
 
-    timeout_s  how long one publish may take, retries included. park: put what is not due where all our workers look
-               (only when every consumer is ours).
+    timeout_s  how long one publish may take, retries included. park: put what is not due where the broker keeps it
+               until then (on Redis only when every consumer is ours: it is our workers that release it).
     """
     if address.is_redis:
         return RedisProducer(address, timeout_s=timeout_s, park=park)
-    return KombuProducer(address, timeout_s=timeout_s)
+    if address.is_memory:
+        return KombuProducer(address, timeout_s=timeout_s)
+    from celeriac.broker.amqp_producer import AmqpProducer
+
+    return AmqpProducer(address, timeout_s=timeout_s, park=park)
 
 
 class RedisProducer:
@@ -134,7 +138,7 @@ class RedisProducer:
 
 
 class KombuProducer:
-    """RabbitMQ (with publisher confirms) and memory, through kombu's Producer."""
+    """Memory, and RabbitMQ on a connection that is there already (with publisher confirms), through kombu's Producer."""
 
     def __init__(
         self, address: BrokerAddress, *, connection: kombu.Connection | None = None, timeout_s: float = 5.0

@@ -24,7 +24,8 @@ log = logging.getLogger(__name__)
 class RedisConsumer:
     """See Consumer. Claims are recorded in kombu's unacked keys and in our lease sets, under ids of our own."""
 
-    keeps_waiting = True
+    keeps_delayed = True
+    keeps_throttled = True
     leased = True
 
     def __init__(self, address: BrokerAddress, queues: Sequence[str], *, node: str, lease_s: float) -> None:

@@ -1,9 +1,12 @@
 """Names of queues to kombu's exchanges and queues, declared as Celery declares them, so that neither side meets a 406."""
 
+import logging
 from typing import Any
 
 import kombu
 from kombu.exceptions import KombuError
+
+log = logging.getLogger(__name__)
 
 DEAD_SUFFIX = ".dead"
 
@@ -18,29 +21,61 @@ def celery_queue(name: str) -> kombu.Queue:
     return kombu.Queue(name, kombu.Exchange(name, type="direct"), routing_key=name)
 
 
+def described(name: str) -> dict[str, Any]:
+    """The queue as Celery's active_queues shows it."""
+    return dict(celery_queue(name).as_dict(recurse=True))
+
+
 def declare_queue(channel: Any, name: str) -> kombu.Queue:
-    """The queue, bound to the channel: one that exists is used as it is, whatever its arguments."""
+    """The queue, bound to the channel: one that exists is used as it is, whatever its arguments.
+
+    On AMQP every attempt has a channel of its own: a refusal closes the channel on which it came.
+    """
     queue = celery_queue(name)(channel)
-    if not hasattr(channel, "_size") and _exists(channel, name):  # AMQP: a passive declare on a channel of its own
+    if hasattr(channel, "_size"):  # kombu's virtual transports: Redis, memory
+        queue.declare()
         return queue
-    queue.declare()
+    connection = channel.connection
+    if queue_exists(connection, name):
+        return queue
+    try:
+        with connection.channel() as attempt:
+            celery_queue(name)(attempt).declare()
+    except _refused() as error:
+        # The exchange of that name is another kind, or ours to use and not to declare; we publish without it.
+        log.info("the exchange of the queue %s is left as it is: %s", name, error)
+        with connection.channel() as attempt:
+            celery_queue(name)(attempt).queue_declare()
     return queue
 
 
-def _exists(channel: Any, name: str) -> bool:
-    connection = channel.connection
+def queue_exists(connection: Any, name: str) -> bool:
+    """Whether a queue is there, on an AMQP connection."""
     probe = connection.channel()
     try:
         probe.queue_declare(queue=name, passive=True)
         return True
-    except (*_not_found(), KombuError):
+    except _refused():
         return False
     finally:
         if probe.is_open:
             probe.close()
 
 
-def _not_found() -> tuple[type[BaseException], ...]:
+def exchange_exists(connection: Any, name: str) -> bool:
+    """Whether an exchange is there, on an AMQP connection."""
+    probe = connection.channel()
+    try:
+        probe.exchange_declare(name, "topic", passive=True)
+        return True
+    except _refused():
+        return False
+    finally:
+        if probe.is_open:
+            probe.close()
+
+
+def _refused() -> tuple[type[BaseException], ...]:
     from amqp.exceptions import ChannelError
 
-    return (ChannelError,)
+    return (ChannelError, KombuError)

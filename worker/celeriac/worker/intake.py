@@ -230,7 +230,7 @@ class Intake:
     # -- wait
 
     def _keep_until_due(self, park: Sequence[tuple[Delivery, float]]) -> None:
-        if self._consumer.keeps_waiting:
+        if self._consumer.keeps_delayed:
             self._consumer.park(park)
         else:
             for delivery, due_at in park:
@@ -248,15 +248,15 @@ class Intake:
         """Whether a message of this type may start at once: nothing waits before it, and there is a token."""
         if limit.waiting:
             return False
-        return limit.take(1, time.monotonic(), self._consumer.take if self._consumer.keeps_waiting else None) == 1
+        return limit.take(1, time.monotonic(), self._consumer.take if self._consumer.keeps_throttled else None) == 1
 
     def _keep_throttled(self, throttle: Sequence[tuple[Delivery, Limit]]) -> None:
         for delivery, limit in throttle:
             limit.waiting = True
             self._totals.throttled(delivery.queue, limit.task)
-            if not self._consumer.keeps_waiting:
+            if not self._consumer.keeps_throttled:
                 limit.held.append(delivery)
-        if self._consumer.keeps_waiting:
+        if self._consumer.keeps_throttled:
             self._consumer.throttle([delivery for delivery, _ in throttle])
 
     def _release_limited(self, now: float) -> bool:
@@ -273,7 +273,7 @@ class Intake:
                 if not limit.waiting:
                     limit.look_at = now + LOOK_S
                     continue
-            tokens = limit.take(free, now, self._consumer.take if self._consumer.keeps_waiting else None)
+            tokens = limit.take(free, now, self._consumer.take if self._consumer.keeps_throttled else None)
             if not tokens:
                 continue
             found, left = self._throttled(limit, tokens)
@@ -286,7 +286,7 @@ class Intake:
 
     def _anything_throttled(self, limit: Limit) -> bool:
         """Whether messages of this type wait, ours or other workers'."""
-        if not self._consumer.keeps_waiting:
+        if not self._consumer.keeps_throttled:
             return bool(limit.held)
         return any(self._consumer.count_throttled(queue, limit.task) for queue in self.queues)
 
@@ -299,7 +299,7 @@ class Intake:
                     self._admit(found, limited=True)
 
     def _throttled(self, limit: Limit, tokens: int) -> tuple[list[Delivery], int]:
-        if not self._consumer.keeps_waiting:
+        if not self._consumer.keeps_throttled:
             found = [limit.held.popleft() for _ in range(min(tokens, len(limit.held)))]
             return found, len(limit.held)
         found, left = [], 0

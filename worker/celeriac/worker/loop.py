@@ -257,7 +257,7 @@ class Loop:
         claiming = self._claiming(now) and self.broker_up and now >= self._again_at
         free = self._pool.slots > self._settler.outstanding
         fd = None
-        if claiming and (free or not self._consumer.keeps_waiting):
+        if claiming and (free or not self._consumer.keeps_delayed):
             until = min(until, self.intake.look_at(now))
             if free:
                 if self._consumer.arm():

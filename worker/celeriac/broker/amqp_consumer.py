@@ -1,0 +1,383 @@
+"""RabbitMQ as a consumer sees it: deliveries read in bulk, acknowledgements in runs, what follows confirmed before what it follows from goes."""
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import kombu
+from amqp import exceptions as refusals
+from amqp import spec
+
+from celeriac.broker.amqp_frames import Arrival, acknowledgements
+from celeriac.broker.amqp_producer import AmqpProducer, Outgoing, outgoing_of
+from celeriac.broker.amqp_stream import AmqpStream
+from celeriac.broker.connection import BrokerAddress, connect, let_go, recoverable, redacted, unavailable
+from celeriac.broker.consumer import Delivery, Settled
+from celeriac.broker.topology import dead_queue_name, declare_queue
+from celeriac.exceptions import BrokerUnavailable, NotSupported
+from celeriac.wire.message import DEATH, STARTS
+
+log = logging.getLogger(__name__)
+
+#: Of quorum queues: how often the message was delivered before.
+_DELIVERIES = "x-delivery-count"
+#: How long what follows from a batch may take to be confirmed before the loop goes on; it stays under way then.
+_CONFIRM_S = 5.0
+_MOST_PREFETCH = 65535
+#: Up to here the prefetch count is kept exactly; above, a change of a quarter is not worth a message to the broker.
+_EXACT = 16
+
+
+#: The connection's number and the delivery tag on it.
+Claim = tuple[int, int]
+
+
+class AmqpConsumer:
+    """RabbitMQ pushes; one lock guards the connection. Unacknowledged messages come back when the connection ends.
+
+    What is not due waits in the broker; what is throttled waits in the worker, with the prefetch count raised by as many.
+    node  the worker's name, for consumer tags.
+    """
+
+    keeps_delayed = True
+    keeps_throttled = False
+    leased = False
+
+    def __init__(self, address: BrokerAddress, queues: Sequence[str], *, node: str, prefetch: int) -> None:
+        self._address = address
+        self._node = node
+        self._queues = list(queues)
+        self._lock = threading.RLock()
+        self._producer = AmqpProducer(address, timeout_s=_CONFIRM_S)
+        self._prefetch = max(1, prefetch)
+        #: One limit for all our queues, changed at any time; quorum queues and RabbitMQ 4 know only limits of each consumer.
+        self._one_limit = True
+        self._generation = 0
+        #: Delivered and not acknowledged, by delivery tag, in that order; those of them that nobody has claimed yet.
+        self._open: dict[int, Delivery] = {}
+        self._ready: deque[Delivery] = deque()
+        #: Of the unclaimed: came back from a classic queue, which does not count how often.
+        self._uncounted: set[int] = set()
+        #: What is published in place of a message, which is acknowledged as soon as that is confirmed; by (generation, tag).
+        self._moving: dict[Claim, Sequence[Outgoing]] = {}
+        #: Queues whose consumer the broker has ended.
+        self._ended: set[str] = set()
+        self._tags: dict[str, str] = {}
+        self._queue_of: dict[bytes, str] = {}
+        self._numbers = 0
+        self._trouble = ""
+        self._connection: kombu.Connection
+        self._connect()
+
+    # -- claiming
+
+    def claim(self, limit: int, *, free: int | None = None) -> list[Delivery]:
+        with self._guarded():
+            if self._moving:
+                self._move()
+            if self._ended or not self._tags:
+                self._consume()
+            if len(self._ready) < limit:
+                self._stream.read()
+                if self._ended:
+                    self._consume()
+            ready = self._ready
+            taken = [ready.popleft() for _ in range(min(limit, len(ready)))]
+            return self._recount(taken) if self._uncounted else taken
+
+    def _recount(self, taken: Sequence[Delivery]) -> list[Delivery]:
+        """Those that may run now. The others were redelivered, and go back to their queues with one start more.
+
+        RabbitMQ's classic queues do not count. What we give back ourselves is a fresh copy, so only a lost worker's messages
+        come here (what it had claimed and not started among them: the broker cannot tell).
+        """
+        again = [delivery for delivery in taken if delivery.claim[1] in self._uncounted]
+        for delivery in again:
+            self._uncounted.discard(delivery.claim[1])
+            headers = {**delivery.headers, STARTS: delivery.starts + 1, "redelivered": True}
+            self._moving[delivery.claim] = [_copy(delivery, headers=headers)]
+        self._move()
+        return [
+            delivery for delivery in taken if delivery.claim not in self._moving and delivery.claim[1] in self._open
+        ]
+
+    def arm(self) -> bool:
+        with self._lock:
+            return bool(self._ready) or self._stream.pending()
+
+    def fileno(self) -> int | None:
+        with self._guarded():
+            return self._stream.fileno()
+
+    def _arrived(self, arrival: Arrival) -> None:
+        consumer, tag, redelivered, properties, headers, body = arrival
+        starts = headers.get(STARTS) or 0
+        if not isinstance(starts, int):
+            starts = 0
+        if _DELIVERIES in headers:
+            starts += int(headers.pop(_DELIVERIES))
+            if starts:
+                headers[STARTS] = starts
+        elif redelivered:
+            self._uncounted.add(tag)
+        delivery = Delivery(
+            (self._generation, tag), self._queue_of[consumer], headers, properties, body,
+            properties.get("content_type", ""), properties.get("content_encoding") or "utf-8", None, starts, 0,
+            redelivered or "redelivered" in headers,
+        )  # fmt: skip
+        self._open[tag] = delivery
+        self._ready.append(delivery)
+
+    def _arrived_in_parts(self, message: Any) -> None:
+        """A message too large to be cut out of one read: py-amqp has put it together."""
+        info, properties = message.delivery_info, dict(message.properties)
+        headers = properties.pop("application_headers", None) or {}
+        consumer = info["consumer_tag"].encode()
+        self._arrived(Arrival(consumer, info["delivery_tag"], info["redelivered"], properties, headers, message.body))
+
+    # -- settling
+
+    def settle(self, settled: Sequence[Settled]) -> None:
+        with self._guarded():
+            done = []
+            for delivery, publish, death in settled:
+                if not self._mine(delivery):
+                    continue  # it is delivered again, or was settled before
+                if publish or death is not None:
+                    follows = [outgoing_of(message, park=True) for message in publish]
+                    if death is not None:
+                        headers = {**delivery.headers, DEATH: dict(death)}
+                        follows.append(_copy(delivery, headers=headers, queue=dead_queue_name(delivery.queue)))
+                    self._moving[delivery.claim] = follows
+                else:
+                    done.append(delivery.claim[1])
+            self._acknowledge(done)
+            self._move()
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        # A copy at the end of the queue: a requeued message counts as redelivered, and these were never started.
+        with self._guarded():
+            for delivery in deliveries:
+                if self._mine(delivery):
+                    self._moving[delivery.claim] = [_copy(delivery)]
+            self._move()
+
+    def requeue(self, deliveries: Sequence[Delivery]) -> None:
+        self.give_back(deliveries)  # basic.reject would put them in front
+
+    def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
+        with self._guarded():
+            for delivery, due_at in deliveries:
+                if self._mine(delivery):
+                    self._moving[delivery.claim] = [_copy(delivery, due_at=due_at)]
+            self._move()
+
+    def _move(self) -> None:
+        """Publish what is to be moved, and acknowledge what is confirmed. The rest stays under way: an alarm may hold it back."""
+        if not self._moving:
+            return
+        confirmed = self._producer.deliver(self._moving, timeout_s=_CONFIRM_S)
+        for claim in confirmed:
+            del self._moving[claim]
+        self._acknowledge([tag for _, tag in confirmed])
+
+    def _acknowledge(self, tags: Sequence[int]) -> None:
+        if tags:
+            self._stream.write(acknowledgements(self._channel.channel_id, self._open, set(tags)))
+            for tag in tags:
+                del self._open[tag]
+
+    def _mine(self, delivery: Delivery) -> bool:
+        generation, tag = delivery.claim
+        return generation == self._generation and tag in self._open and delivery.claim not in self._moving
+
+    # -- waiting: the worker holds what is throttled
+
+    def throttle(self, deliveries: Sequence[Delivery]) -> None:
+        raise NotSupported("RabbitMQ keeps nothing back by task: the worker holds what is throttled")
+
+    def claim_throttled(self, queue: str, task: str, limit: int) -> tuple[list[Delivery], int]:
+        return [], 0
+
+    def count_throttled(self, queue: str, task: str) -> int:
+        return 0
+
+    def throttled_tasks(self, queue: str) -> list[str]:
+        return []
+
+    def take(self, key: str, per_s: float, burst: int, wanted: int) -> tuple[int, float]:
+        raise NotSupported("RabbitMQ keeps no state: limits hold per worker")
+
+    # -- what the broker may push
+
+    def allow(self, count: int) -> None:
+        wanted = max(1, min(_MOST_PREFETCH, count))
+        now = self._prefetch
+        if wanted == now or (self._one_limit and wanted > _EXACT and 0.75 * now < wanted <= now):
+            return
+        if not self._one_limit and now // 2 < wanted <= now:
+            return  # near enough: a change means a new consumer
+        with self._guarded():
+            self._prefetch = wanted
+            if not self._tags:
+                return
+            if self._one_limit:  # the answer is not waited for
+                self._channel.send_method(spec.Basic.Qos, "lBb", (0, wanted, True))
+            else:
+                self._cancel()
+                self._consume()
+
+    def pause(self) -> None:
+        with self._guarded():
+            if self._tags:
+                self._cancel()
+                ready = list(self._ready)
+                self._ready.clear()
+                self.give_back(ready)
+
+    def set_queues(self, queues: Sequence[str]) -> None:
+        with self._guarded():
+            self._cancel()
+            self._queues = list(queues)
+            self._consume()
+
+    def _consume(self) -> None:
+        """Start consumers of the queues that have none. Queues that are missing are declared; others are used as they are."""
+        for queue in sorted(self._ended):
+            log.warning(
+                "RabbitMQ has ended our consumer of the queue %s (was it deleted, or its node lost?): starting another",
+                queue,
+            )
+        self._ended.clear()
+        channel = self._channel
+        if self._one_limit or not self._tags:
+            # A limit of each consumer holds for those that are started after it was set.
+            channel.basic_qos(0, self._prefetch, self._one_limit)
+        for queue in self._queues:
+            if queue in self._tags:
+                continue
+            declare_queue(channel, queue)
+            self._numbers += 1
+            tag = f"{self._node[:200]}.{self._numbers}"
+            self._tags[queue] = tag
+            self._queue_of[tag.encode()] = queue
+            channel.basic_consume(queue, tag, callback=self._arrived_in_parts, on_cancel=self._cancelled)
+
+    def _cancel(self) -> None:
+        """End all consumers; what has been pushed until then is ready."""
+        tags, self._tags = self._tags, {}
+        for tag in tags.values():
+            self._channel.basic_cancel(tag)
+
+    def _cancelled(self, tag: str) -> None:
+        queue = self._queue_of[tag.encode()]
+        if self._tags.get(queue) == tag:
+            del self._tags[queue]
+            self._ended.add(queue)
+
+    # -- life
+
+    def renew(self) -> list[Delivery]:
+        with self._guarded():
+            # Whoever waits for a body reads nothing: the broker's heartbeats would be missed, and its last words too.
+            self._stream.read()
+            self._move()
+            if self._address.heartbeat_s:
+                self._stream.raw.heartbeat_tick()
+        return []
+
+    def sweep(self) -> int:
+        return 0
+
+    def open_claims(self) -> int:
+        return len(self._open)
+
+    def reconnect(self) -> None:
+        with self._lock:
+            let_go(self._connection)
+            self._connect()
+
+    def close(self) -> None:
+        with self._lock:
+            try:
+                if not self._trouble:
+                    self._cancel()
+                    self.give_back(list(self._open.values()))
+                    self._connection.release()
+            except Exception as error:  # noqa: BLE001 - the end of the connection returns them all the same
+                log.info("closing the broker connection: %s", error)
+            self._trouble = "the consumer is closed"
+            let_go(self._connection)
+            self._producer.close()
+
+    def _connect(self) -> None:
+        try:
+            self._open_connection()
+        except BrokerUnavailable as error:
+            if not self._one_limit or not isinstance(error.__cause__, refusals.AMQPNotImplementedError):
+                raise
+            log.info("a queue takes no prefetch limit for the connection (a quorum queue?): each queue gets its own")
+            let_go(self._connection)
+            self._one_limit = False
+            self._open_connection()
+
+    def _open_connection(self) -> None:
+        self._trouble = ""
+        self._generation += 1
+        self._producer.abandon(self._moving)
+        for of_the_old_one in (self._open, self._ready, self._uncounted, self._moving, self._ended, self._tags):
+            of_the_old_one.clear()
+        self._connection = connect(self._address)
+        with self._guarded():
+            raw: Any = self._connection.connection
+            self._stream = AmqpStream(raw, self._arrived)
+            self._channel: Any = raw.channel()
+            self._channel.auto_decode = False
+            if str(raw.server_properties.get("version", "3")).split(".")[0] >= "4":
+                self._one_limit = False
+            self._consume()
+
+    @contextmanager
+    def _guarded(self) -> Iterator[None]:
+        """Alone on the connection, and BrokerUnavailable for whatever breaks it; from then on for every call until `reconnect()`.
+
+        (py-amqp opens a channel anew that the broker has closed: without our consumers nothing would come on it.)
+        """
+        with self._lock:
+            if self._trouble:
+                raise BrokerUnavailable(self._trouble)
+            try:
+                yield
+            except recoverable() as error:
+                gone = error if isinstance(error, BrokerUnavailable) else self._explained(error)
+                self._trouble = str(gone)
+                if gone is error:
+                    raise
+                raise gone from error
+
+    def _explained(self, error: BaseException) -> BrokerUnavailable:
+        if not isinstance(error, refusals.AMQPError) or not error.code:
+            return unavailable(self._address, error)
+        hint = ""
+        if isinstance(error, refusals.PreconditionFailed) and "timed out" in str(error):
+            hint = (
+                ". A task ran for longer than the broker's consumer_timeout: raise it there, for this queue by the argument or policy"
+                " consumer-timeout, or acknowledge early (acks_late=False)"
+            )
+        return BrokerUnavailable(
+            f"the broker at {redacted(self._address.url)} ended our channel: {error.reply_text}{hint}."
+            " What was not acknowledged is delivered again"
+        )
+
+
+def _copy(
+    delivery: Delivery, *, headers: Mapping[str, Any] | None = None, queue: str = "", due_at: float | None = None
+) -> Outgoing:
+    """The message once more, as it came but for what is given."""
+    return Outgoing(
+        queue or delivery.queue, delivery.body, delivery.headers if headers is None else headers, delivery.properties,
+        delivery.content_type, delivery.content_encoding, due_at=due_at,
+    )  # fmt: skip

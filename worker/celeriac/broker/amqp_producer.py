@@ -1,0 +1,339 @@
+"""Publishing to RabbitMQ: every message confirmed, a batch in one write, what is not due parked in the broker."""
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from itertools import takewhile
+from typing import Any, NamedTuple, TypeVar
+
+import amqp
+import kombu
+from amqp import spec
+from kombu.compression import compress
+
+from celeriac.broker.amqp_stream import AmqpStream
+from celeriac.broker.codec import encode
+from celeriac.broker.connection import BrokerAddress, connect, let_go, recoverable, redacted, unavailable
+from celeriac.broker.delayed import bind_delays, declare_delays, delay_s, parked_under
+from celeriac.broker.topology import declare_queue
+from celeriac.exceptions import BrokerUnavailable
+from celeriac.wire.message import TaskMessage
+
+log = logging.getLogger(__name__)
+
+#: Properties that travel with a message that is published again.
+_PROPERTIES = frozenset({
+    "correlation_id", "reply_to", "delivery_mode", "priority", "expiration", "timestamp", "message_id", "app_id", "type",
+})  # fmt: skip
+#: Headers in which RabbitMQ notes where a message has been. One that is published again begins anew: with an old `x-death`, RabbitMQ
+#: takes the second time that a delay of the same length ends for a cycle, and drops the message.
+_BROKERS_OWN = frozenset({
+    "x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason",
+    "x-last-death-exchange", "x-last-death-queue", "x-last-death-reason", "x-delivery-count", "x-acquired-count", "x-opt-rabbitmq-delivery-time",
+})  # fmt: skip
+_MOST_PAUSE_S = 1.0
+
+
+K = TypeVar("K", bound=Hashable)
+
+
+class Outgoing(NamedTuple):
+    """What is to be published. body: encoded. properties: py-amqp's names, content type and headers apart. due_at: epoch
+    seconds until which the broker keeps it."""
+
+    queue: str
+    body: bytes | str
+    headers: Mapping[str, Any]
+    properties: Mapping[str, Any]
+    content_type: str
+    content_encoding: str
+    exchange: str = ""
+    routing_key: str = ""
+    due_at: float | None = None
+
+    @property
+    def parked(self) -> bool:
+        """Whether it is to wait in the broker; what goes to an exchange of the user's does not."""
+        return self.due_at is not None and not self.exchange
+
+
+class _Confirms:
+    """What one channel has published and the broker has not yet confirmed, by number and by the caller's key."""
+
+    def __init__(self) -> None:
+        self._sent = 0
+        #: (key, routing key) by number, in the order of publishing.
+        self._open: dict[int, tuple[Hashable, str]] = {}
+        self._count: dict[Hashable, int] = {}
+        #: Why a key's message did not get through.
+        self._failed: dict[Hashable, str] = {}
+        self.unroutable: set[str] = set()
+
+    def sent(self, key: Hashable, routing_key: str) -> None:
+        self._sent += 1
+        self._open[self._sent] = key, routing_key
+        self._count[key] = self._count.get(key, 0) + 1
+
+    def knows(self, key: Hashable) -> bool:
+        """Whether the key's messages are under way, or their end is known."""
+        return key in self._count
+
+    def waiting(self, key: Hashable) -> bool:
+        """Whether any message of the key is unconfirmed."""
+        return self._count.get(key, 0) > 0
+
+    def end(self, key: Hashable) -> str:
+        """Forget a key that no longer waits: "" when all its messages were confirmed, else what happened to one."""
+        self._count.pop(key, None)
+        return self._failed.pop(key, "")
+
+    def abandon(self, key: Hashable) -> None:
+        """Forget a key whose confirmations may still come."""
+        if self.waiting(key):
+            self._open = {number: entry for number, entry in self._open.items() if entry[0] != key}
+        self.end(key)
+
+    def acked(self, number: int, multiple: bool) -> None:
+        for key, routing_key in self._closed(number, multiple):
+            if routing_key in self.unroutable:  # it was returned just before
+                self._failed[key] = f"there is no queue {routing_key!r} any more"
+
+    def nacked(self, number: int, multiple: bool) -> None:
+        for key, routing_key in self._closed(number, multiple):
+            self._failed[key] = f"the broker refused it for the queue {routing_key!r} (is it full?)"
+
+    def returned(self, error: BaseException, exchange: str, routing_key: str, message: Any) -> None:
+        self.unroutable.add(routing_key)
+
+    def _closed(self, number: int, multiple: bool) -> list[tuple[Hashable, str]]:
+        numbers = list(takewhile(lambda each: each <= number, self._open)) if multiple else [number]
+        found = [self._open.pop(each) for each in numbers if each in self._open]
+        for key, _ in found:
+            self._count[key] -= 1
+        return found
+
+
+class AmqpProducer:
+    """A connection of its own: RabbitMQ stops reading from connections that publish during an alarm, acknowledgements included.
+
+    park  put what is not due where the broker keeps it until then.
+    """
+
+    def __init__(self, address: BrokerAddress, *, timeout_s: float = 5.0, park: bool = False) -> None:
+        self._address = replace(address, heartbeat_s=0.0)  # nobody reads between two publishes
+        self._timeout_s = timeout_s
+        self._park = park
+        self._lock = threading.RLock()
+        self._connection: kombu.Connection | None = None
+        self._stream: AmqpStream | None = None
+        self._channel: Any = None
+        self._confirms = _Confirms()
+        self._declared: set[str] = set()
+        self._bound: set[str] = set()
+        self._pid = 0
+
+    # -- one message
+
+    def publish(self, message: TaskMessage) -> None:
+        """Put one message on its queue. Raises BrokerUnavailable after the deadline, EncodeError at once."""
+        self._publish(outgoing_of(message, park=self._park))
+
+    def publish_raw(
+        self, queue: str, body: Any, headers: Mapping[str, Any], *, content_type: str, content_encoding: str, properties: Mapping[str, Any]
+    ) -> None:  # fmt: skip
+        """Put a body that is encoded already on a queue."""
+        self._publish(Outgoing(queue, body, headers, properties, content_type, content_encoding))
+
+    def _publish(self, outgoing: Outgoing) -> None:
+        key = object()
+        try:
+            if not self.deliver({key: [outgoing]}, timeout_s=self._timeout_s, patient=True):
+                raise self._too_late({key: [outgoing]}, self._timeout_s, self._unconfirmed())
+        finally:
+            self.abandon([key])
+
+    # -- batches
+
+    def deliver(self, batch: Mapping[K, Sequence[Outgoing]], *, timeout_s: float, patient: bool = False) -> set[K]:
+        """Publish each key's messages; the keys of which all are confirmed. The others are under way: ask again with the same keys.
+
+        Nothing is published twice while the connection lives. patient: wait out an alarm of the broker as far as timeout_s goes, and
+        raise BrokerUnavailable when it refused a message until then. Raises it anyway when there was no connection for timeout_s.
+        """
+        deadline = time.monotonic() + timeout_s
+        pause_s = 0.0
+        confirmed: set[K] = set()
+        while True:
+            left = {key: outgoing for key, outgoing in batch.items() if key not in confirmed}
+            try:
+                done, trouble = self._attempt(left, deadline, patient)
+            except recoverable() as error:
+                self._drop()
+                if time.monotonic() + pause_s >= deadline:
+                    raise self._too_late(left, timeout_s, str(unavailable(self._address, error))) from error
+            else:
+                confirmed |= done
+                if not trouble:
+                    over = time.monotonic() >= deadline
+                    if over or len(confirmed) == len(batch) or (self._blocked() and not patient):
+                        return confirmed
+                    continue
+                if time.monotonic() + pause_s >= deadline:
+                    late = self._too_late(left, timeout_s, trouble)
+                    if patient:
+                        raise late
+                    log.warning("%s; it is tried again", late)
+                    return confirmed
+            time.sleep(pause_s)
+            pause_s = min(_MOST_PAUSE_S, pause_s + 0.2)
+
+    def abandon(self, keys: Iterable[Hashable]) -> None:
+        """Wait for these no longer."""
+        with self._lock:
+            for key in keys:
+                self._confirms.abandon(key)
+
+    def _attempt(self, batch: Mapping[K, Sequence[Outgoing]], deadline: float, patient: bool) -> tuple[set[K], str]:
+        """(keys that are confirmed, what happened to one that was refused); refused ones are published anew the next time."""
+        with self._lock:
+            self._send(batch)
+            self._wait(batch, deadline, patient)
+            confirms = self._confirms
+            ended = {key: confirms.end(key) for key in batch if confirms.knows(key) and not confirms.waiting(key)}
+            self._declared -= confirms.unroutable
+            self._bound -= confirms.unroutable
+            confirms.unroutable.clear()
+        return {key for key, trouble in ended.items() if not trouble}, next(filter(None, ended.values()), "")
+
+    def _send(self, batch: Mapping[K, Sequence[Outgoing]]) -> None:
+        """Write what is not under way yet, in one piece."""
+        channel, stream = self._open()
+        stream.read()  # the broker may have closed, blocked or unblocked us since
+        if stream.blocked:
+            return  # it would lie in the socket, and nobody could say whether it arrives
+        new = [key for key in batch if not self._confirms.knows(key)]
+        for key in new:
+            for outgoing in batch[key]:
+                self._prepare(channel, outgoing)
+        now = time.time()
+        with stream.corked():
+            for key in new:
+                for outgoing in batch[key]:
+                    self._confirms.sent(key, _write(channel, outgoing, now))
+
+    def _prepare(self, channel: Any, outgoing: Outgoing) -> None:
+        """See to it that the queue is there, and gets what is parked for it."""
+        queue = outgoing.queue
+        if not outgoing.exchange and queue not in self._declared:
+            declare_queue(channel, queue)
+            self._declared.add(queue)
+        if outgoing.parked and queue not in self._bound:
+            if not self._bound:
+                declare_delays(self._connection, self._address.delay_queue_type)
+            bind_delays(channel, queue)
+            self._bound.add(queue)
+
+    def _wait(self, batch: Mapping[K, Sequence[Outgoing]], deadline: float, patient: bool) -> None:
+        """Until all of the batch is confirmed or refused; not longer than the deadline, nor, unless patient, through an alarm."""
+        _, stream = self._open()
+        blocked = stream.blocked
+        while stream.blocked or any(self._confirms.waiting(key) for key in batch):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or (stream.blocked and not patient):
+                return
+            if blocked and not stream.blocked:
+                return  # what was held back may go now
+            blocked = stream.blocked
+            try:
+                stream.wait(left_s)
+            except TimeoutError:
+                return
+
+    # -- the connection
+
+    def _open(self) -> tuple[Any, AmqpStream]:
+        if self._stream is None or self._pid != os.getpid():
+            self._pid = os.getpid()  # after a fork: the parent's connection is left alone
+            self._connection = connect(self._address)
+            raw: Any = self._connection.connection
+            self._stream = AmqpStream(raw)
+            self._confirms = _Confirms()
+            self._declared, self._bound = set(), set()
+            self._channel = raw.channel()
+            self._channel.confirm_select()
+            self._channel.events["basic_ack"].add(self._confirms.acked)
+            self._channel.events["basic_nack"].add(self._confirms.nacked)
+            self._channel.events["basic_return"].add(self._confirms.returned)
+        return self._channel, self._stream
+
+    def _drop(self) -> None:
+        with self._lock:
+            connection, self._connection, self._channel, self._stream = self._connection, None, None, None
+            if connection is not None and self._pid == os.getpid():
+                let_go(connection)
+
+    def close(self) -> None:
+        """Disconnect."""
+        self._drop()
+
+    def _too_late(self, batch: Mapping[K, Sequence[Outgoing]], timeout_s: float, trouble: str) -> BrokerUnavailable:
+        queues = ", ".join(sorted({repr(each.queue) for outgoing in batch.values() for each in outgoing}))
+        return BrokerUnavailable(f"the message for queue {queues} was not published within {timeout_s:g} s: {trouble}")
+
+    def _blocked(self) -> bool:
+        stream = self._stream
+        return stream is not None and stream.blocked
+
+    def _unconfirmed(self) -> str:
+        if self._blocked():
+            return (
+                f"the broker at {redacted(self._address.url)} takes no messages now: it has an alarm for memory or disk"
+                " (see rabbitmqctl status); it may still take this one when the alarm is over"
+            )
+        return f"the broker at {redacted(self._address.url)} did not confirm it; it may have arrived"
+
+
+def _write(channel: Any, outgoing: Outgoing, now: float) -> str:
+    """Write one message's frames; the routing key."""
+    exchange, routing_key = outgoing.exchange, outgoing.routing_key or outgoing.queue
+    properties = {
+        name: value for name, value in outgoing.properties.items() if name in _PROPERTIES and value not in (None, "")
+    }
+    seconds = delay_s(outgoing.due_at, now) if outgoing.due_at is not None and outgoing.parked else 0
+    if seconds:
+        exchange, routing_key = parked_under(outgoing.queue, seconds)
+        properties.pop("expiration", None)  # it would end the delay; who runs the task looks at its `expires`
+    message = amqp.Message(
+        outgoing.body,
+        content_type=outgoing.content_type or None,
+        content_encoding=outgoing.content_encoding or None,
+        application_headers={name: value for name, value in outgoing.headers.items() if name not in _BROKERS_OWN},
+        **properties,
+    )
+    mandatory = not outgoing.exchange  # a queue that was deleted meanwhile is declared again
+    channel.send_method(spec.Basic.Publish, "Bssbb", (0, exchange, routing_key, mandatory, False), message)
+    return routing_key
+
+
+def outgoing_of(message: TaskMessage, *, park: bool) -> Outgoing:
+    """A task message, encoded; park: until it is due. Raises EncodeError."""
+    content_type, encoding, body = encode(message.body, message.serializer)
+    headers = message.headers
+    if message.compression:
+        body, compression_type = compress(body, message.compression)
+        headers = {**headers, "compression": compression_type}
+    properties: dict[str, Any] = {
+        "correlation_id": message.id,
+        "reply_to": message.reply_to,
+        "delivery_mode": 2,
+        "priority": message.priority,
+    }
+    if message.expiration_s is not None:
+        properties["expiration"] = str(max(0, int(message.expiration_s * 1000)))
+    return Outgoing(
+        message.queue, body, headers, properties, content_type, encoding, message.exchange, message.routing_key,
+        message.due_at if park else None,
+    )  # fmt: skip
