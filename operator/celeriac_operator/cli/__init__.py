@@ -1,0 +1,13 @@
+"""The `celeriac-operator` command: a file for each command; `root` holds what they share."""
+
+from celeriac_operator.cli import crd, explain, importing, run
+from celeriac_operator.cli.explain import words
+from celeriac_operator.cli.root import cli
+
+
+def main() -> None:
+    """The console script."""
+    cli()
+
+
+__all__ = ["cli", "crd", "explain", "importing", "main", "run", "words"]
