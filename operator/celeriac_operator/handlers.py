@@ -81,6 +81,7 @@ class Watches:
         while not self._ending.is_set():
             began_at = time.monotonic()
             loop = asyncio.new_event_loop()
+            loop.set_exception_handler(self._unhandled)
             try:
                 require_crd(self._client)  # kopf passes over a kind that is not served, and never looks again
                 loop.run_until_complete(self._watch())
@@ -97,6 +98,13 @@ class Watches:
                 loop.run_until_complete(loop.shutdown_asyncgens())
                 loop.run_until_complete(loop.shutdown_default_executor())
                 loop.close()
+
+    def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """What no task of kopf's retrieved. While it is ended in the middle of its start, that is no news."""
+        if self._ending.is_set():
+            log.debug("while ending: %s: %r", context.get("message"), context.get("exception"))
+        else:
+            loop.default_exception_handler(context)
 
     async def _watch(self) -> None:
         self._event_loop = asyncio.get_running_loop()
@@ -123,10 +131,24 @@ class Watches:
                 if whole.done():
                     break
                 whole.cancel()
+            await _end(asyncio.all_tasks() - before - {whole})
+        error = whole.exception() if whole.done() and not whole.cancelled() else None
         if not self._ending.is_set():
-            if whole.done():
-                whole.result()  # raises what failed
+            if error:
+                raise error
             raise RuntimeError("kopf ended without being told to")
+
+
+async def _end(tasks: set[asyncio.Task[Any]]) -> None:
+    """Cancel what kopf left behind and let go of what it says: its session is about to be closed under it."""
+    left = tasks - {asyncio.current_task()}
+    for task in left:
+        task.cancel()
+    if left:
+        await asyncio.wait(left, timeout=END_S)
+    for task in left:
+        if task.done() and not task.cancelled() and (error := task.exception()):
+            log.debug("a task of kopf's ended with %r", error)
 
 
 def require_crd(client: KubeClient) -> None:

@@ -40,7 +40,7 @@ TRIP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 #: Every reason that `pool_limited_by` shows as 0 or 1; a reason beyond these is shown while it holds.
 LIMITS = (
     "none", "max", "min", "work", "rate_limit", "step", "schedule", "signal", "paused", "dry_run", "pending_pods",
-    "override", "conflict", "drain", "stabilization", "deadband", "rollout", "startup",
+    "override", "conflict", "drain", "stabilization", "deadband", "rollout", "startup", "failing",
 )  # fmt: skip
 #: Demand terms that are always shown.
 TERMS = ("steady", "headroom", "backlog", "eta")

@@ -66,6 +66,15 @@ ACCEPTED: dict[str, dict[str, Any]] = {
             "tls": {"caFrom": {"secretKeyRef": {"name": "ca", "key": "ca.crt"}}},
         }
     },
+    "a broker with its management API": {
+        "broker": {
+            "urlFrom": {"secretKeyRef": {"name": "r", "key": "u"}},
+            "managementUrlFrom": {"secretKeyRef": {"name": "r", "key": "m"}},
+        }
+    },
+    "a drain that ends tasks": {"scaleDown": {"onDrainTimeout": "Kill"}},
+    "a drain that requeues tasks": {"scaleDown": {"onDrainTimeout": "Requeue"}},
+    "replicas restored on deletion": {"onDelete": "RestoreReplicas"},
     "durations of several units": {"interval": "1m30s", "scaleDown": {"idleTimeout": "500ms", "drainTimeout": "1.5h"}},
     "drains as a number": {"scaleDown": {"maxConcurrentDrains": 3}},
     "drains as a percentage": {"scaleDown": {"maxConcurrentDrains": "100%"}},
@@ -140,9 +149,8 @@ REFUSED: dict[str, dict[str, Any]] = {
         "minReplicas": 5,
         "schedules": [{"start": "0 8 * * *", "end": "0 9 * * *", "maxReplicas": 4}],
     },
-    "a drain that ends tasks": {"scaleDown": {"onDrainTimeout": "Kill"}},
-    "a drain that requeues tasks": {"scaleDown": {"onDrainTimeout": "Requeue"}},
-    "replicas restored on deletion": {"onDelete": "RestoreReplicas"},
+    "a drain time-out policy that is none": {"scaleDown": {"onDrainTimeout": "Retry"}},
+    "a deletion policy that is none": {"onDelete": "Restore"},
     "a rate of zero": {"rateLimits": [{"task": "a", "rate": "0"}]},
     "a rate of zero with digits": {"rateLimits": [{"task": "a", "rate": "0.00/s"}]},
     "a schedule without an end": {"schedules": [{"start": "0 8 * * *", "minReplicas": 5}]},

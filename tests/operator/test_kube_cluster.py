@@ -82,8 +82,42 @@ def test_reading_target_and_pods_asks_the_server_nothing_but_who_else_scales(wor
         "/apis/autoscaling/v1",
         "/apis/autoscaling/v1/namespaces/shop/horizontalpodautoscalers",
         "/apis/keda.sh/v1alpha1",
+        "/apis/policy/v1",
+        "/apis/policy/v1/namespaces/shop/poddisruptionbudgets",
     ]
-    assert len(world.api.requests) == 3
+    assert len(world.api.requests) == 5
+
+
+def test_a_budget_that_lets_no_pod_be_evicted_is_told_with_its_name(world):
+    labels = {"app": "mails"}
+    mails = deployment(replicas=2)
+    mails["spec"]["template"]["metadata"] = {"labels": labels}
+    world.api.put("deployments", mails)
+    spec = {"minAvailable": 2, "selector": {"matchLabels": labels}}
+    world.api.put("poddisruptionbudgets", {"metadata": {"name": "strict"}, "spec": spec})
+    other = {"maxUnavailable": 0, "selector": {"matchLabels": {"app": "other"}}}
+    world.api.put("poddisruptionbudgets", {"metadata": {"name": "others"}, "spec": other})
+    world.look()
+
+    assert "PodDisruptionBudget strict (minAvailable 2 of 2 replicas) allows no eviction" in world.target.disruption
+
+
+def test_a_pod_is_killed_by_its_uid_and_one_that_was_made_anew_is_spared(world):
+    old = world.api.get("pods", "mails-1-a")
+    world.api.delete("pods", "mails-1-a", told=False)
+    world.api.put("pods", pod("mails-1-a", owner=world.api.get("replicasets", "mails-1")))
+
+    world.cluster.kill_pod(world.pool, "mails-1-a")
+    world.cluster.kill_pod(world.pool, "mails-1-b")
+    world.cluster.kill_pod(world.pool, "gone-long-ago")
+
+    assert [body["metadata"]["name"] for body in world.api.all("pods")] == ["mails-1-a"]
+    assert next(body for _, body in world.api.sent("DELETE")) == {
+        "kind": "DeleteOptions",
+        "apiVersion": "v1",
+        "gracePeriodSeconds": 0,
+        "preconditions": {"uid": old["metadata"]["uid"]},
+    }
 
 
 def test_a_missing_target_is_an_error_in_the_sample_and_clears_by_itself(world):

@@ -53,6 +53,7 @@ class MemoryCluster:
         self.statuses: list[tuple[str, Mapping[str, Any]]] = []
         self.events: list[tuple[str, str, str]] = []
         self.costs: list[Mapping[str, int]] = []
+        self.killed: list[str] = []
         self.refuses: ClusterError | None = None
         self.refuses_marks: ClusterError | None = None
         self.reads: ClusterError | None = None
@@ -90,6 +91,11 @@ class MemoryCluster:
         if self.refuses_marks:
             raise self.refuses_marks
         self.costs.append(costs)
+
+    def kill_pod(self, pool: PoolRecord, name: str) -> None:
+        if self.refuses_marks:
+            raise self.refuses_marks
+        self.killed.append(name)
 
     def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> None:
         self.statuses.append((pool.name, status))
@@ -341,13 +347,103 @@ def test_scale_in_drains_first_and_writes_only_what_is_drained(bench, refused):
     assert all("celeriac@mails-1" not in (c.destination or ()) for c in b.broker.commands if c.method == "drain")
 
 
-def echo(b: Bench) -> DrainState | None:
+BULK = {"queues": [{"name": "bulk"}]}
+
+
+def overdue(bench: Any, policy: str, **cluster: Any) -> Bench:
+    """Two pods at work of which one is to go, which it does not within a second."""
+    b = bench(pool(scaleDown={"idleTimeout": "0s", "drainTimeout": "1s", "onDrainTimeout": policy}))
+    b.cluster.refuses_marks = cluster.get("refuses")
+    b.cluster.replicas["mails-worker"] = 2
+    b.cluster.kubelet = [pod("mails-1"), pod("mails-2")]
+    b.broker.depths["mails"] = QueueDepth(leased=2)
+    b.keep = beating(
+        b,
+        lambda: [
+            heartbeat("mails-1", busy=1),
+            heartbeat("mails-2", busy=1, longest_running_s=90.0, drain=echo(b, "draining")),
+        ],
+    )
+    b.loop.start()
+    return b
+
+
+@pytest.mark.parametrize(
+    ("policy", "ended", "killed"),
+    [("Wait", [], []), ("Requeue", [["celeriac@mails-2"]], []), ("Kill", [], ["mails-2"])],
+)
+def test_a_task_that_outlasts_the_drain_is_dealt_with_as_the_spec_says(bench, policy, ended, killed, monkeypatch):
+    monkeypatch.setattr("celeriac_operator.scaling.guards.STARTUP_GRACE_S", 0.5)
+    b = overdue(bench, policy)
+
+    assert b.until(lambda: ("mails", "Warning", "DrainTimeout") in b.cluster.events, within_s=40)
+    assert b.until(lambda: len(b.ticks) > 2)
+    b.keep.set()
+
+    assert [c.destination for c in b.broker.commands if c.method == "shutdown"][:1] == ended
+    assert b.cluster.killed[:1] == killed
+    assert b.cluster.scaled == []
+
+
+def test_a_pod_that_may_not_be_killed_is_told_once_and_stops_nothing(bench, caplog, monkeypatch):
+    monkeypatch.setattr("celeriac_operator.scaling.guards.STARTUP_GRACE_S", 0.5)
+    b = overdue(bench, "Kill", refuses=Forbidden("cannot delete pods", status=403))
+
+    assert b.until(lambda: "cannot delete pods" in caplog.text, within_s=40)
+    ticks = len(b.ticks)
+    assert b.until(lambda: len(b.ticks) > ticks + 2)
+    b.keep.set()
+
+    assert sum("ending overdue pods" in record.message for record in caplog.records) == 1
+    assert b.cluster.conditions("mails")["Ready"][0] == "True"
+
+
+def test_a_deleted_pool_has_its_first_replicas_restored_when_its_spec_says_so(bench):
+    b = bench(pool("mails", onDelete="RestoreReplicas"), pool("left", targetRef={"name": "left-worker"}, **BULK))
+    b.cluster.replicas |= {"mails-worker": 3, "left-worker": 3}
+    b.broker.depths |= {"mails": QueueDepth(ready=500), "bulk": QueueDepth(ready=500)}
+    b.loop.start()
+    assert b.until(lambda: {("mails", 10), ("left", 10)} <= set(b.cluster.scaled))
+    b.cluster.refuses = Conflict("changed since it was read", status=409)
+
+    b.cluster.records.clear()
+    assert b.until(lambda: not b.loop._states)  # the first try has failed by now
+    b.cluster.refuses = None
+
+    assert b.until(lambda: b.cluster.replicas["mails-worker"] == 3)
+    assert b.cluster.replicas["left-worker"] == 10
+
+
+@pytest.mark.parametrize("why", ["made anew", "dry run"])
+def test_a_deleted_pool_restores_nothing_when_it_is_there_again_or_never_acted(bench, why):
+    mode = {"mode": "DryRun"} if why == "dry run" else {}
+    b = bench(
+        pool("mails", onDelete="RestoreReplicas", **mode), pool("other", targetRef={"name": "other-worker"}, **BULK)
+    )
+    b.cluster.replicas |= {"mails-worker": 3, "other-worker": 3}
+    b.broker.depths |= {"mails": QueueDepth(ready=500), "bulk": QueueDepth(ready=500)}
+    b.loop.start()
+    assert b.until(lambda: ("other", 10) in b.cluster.scaled and b.last("mails") is not None)
+    assert b.until(lambda: "mails" in {name for name, _ in b.cluster.statuses})
+
+    if why == "made anew":
+        b.cluster.records["mails"] = replace(pool("mails"), uid="another")
+        b.loop.poke("shop", "mails")
+    else:
+        del b.cluster.records["mails"]
+    ticks = len(b.ticks)
+    assert b.until(lambda: len(b.ticks) > ticks + 3)
+
+    assert ("mails", 3) not in b.cluster.scaled
+
+
+def echo(b: Bench, state: str = "drained") -> DrainState | None:
     """What a worker answers to the last drain command it got."""
     marks = [c for c in b.broker.commands if c.method == "drain"]
     if not marks:
         return None
     arguments = marks[-1].arguments
-    return DrainState(id=arguments["id"], epoch=arguments["epoch"], state="drained", expires_in_s=60.0)
+    return DrainState(id=arguments["id"], epoch=arguments["epoch"], state=state, expires_in_s=60.0)
 
 
 def beating(b: Bench, beats: Callable[[], list[dict[str, Any]]]) -> threading.Event:

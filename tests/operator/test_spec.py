@@ -135,22 +135,10 @@ def test_the_full_pool() -> None:
             "spec.brokerRef is reserved for a later version; name the broker's Secret in broker.urlFrom",
         ),
         (
-            {
-                "broker": {
-                    "urlFrom": {"secretKeyRef": {"name": "r", "key": "u"}},
-                    "managementUrlFrom": {"secretKeyRef": {"name": "r", "key": "m"}},
-                }
-            },
-            "spec.broker.managementUrlFrom is not in this version; depths are read over the broker's own protocol",
+            {"scaleDown": {"onDrainTimeout": "Retry"}},
+            "spec.scaleDown.onDrainTimeout is 'Retry', must be one of Wait, Requeue, Kill",
         ),
-        (
-            {"scaleDown": {"onDrainTimeout": "Requeue"}},
-            "spec.scaleDown.onDrainTimeout is 'Requeue', which is not in this version; write Wait",
-        ),
-        (
-            {"onDelete": "RestoreReplicas"},
-            "spec.onDelete is 'RestoreReplicas', which is not in this version; write Leave",
-        ),
+        ({"onDelete": "Restore"}, "spec.onDelete is 'Restore', must be one of Leave, RestoreReplicas"),
         (
             {"rateLimits": [{"task": "a", "rate": "0/m"}]},
             "spec.rateLimits[0].rate is '0/m'; write a rate above zero, or leave the task out: it has no limit then",

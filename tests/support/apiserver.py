@@ -31,6 +31,7 @@ RESOURCES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
         "statefulsets": ("StatefulSet", ("scale", "status")),
     },
     "/apis/autoscaling/v1": {"horizontalpodautoscalers": ("HorizontalPodAutoscaler", ())},
+    "/apis/policy/v1": {"poddisruptionbudgets": ("PodDisruptionBudget", ())},
     "/apis/coordination.k8s.io/v1": {"leases": ("Lease", ())},
     "/apis/apiextensions.k8s.io/v1": {"customresourcedefinitions": ("CustomResourceDefinition", ())},
     "/apis/celeriac.dev/v1alpha1": {"workerpools": ("WorkerPool", ("status",))},
@@ -204,9 +205,10 @@ class ApiServer:
         after["metadata"].pop("resourceVersion", None)
         return self.replace(key, after, part)
 
-    def remove(self, key: Key) -> None:
+    def remove(self, key: Key, uid: str | None = None) -> None:
         with self._changed:
-            self.read(key)
+            if uid not in (None, self.read(key)["metadata"]["uid"]):
+                raise Refused(409, "the UID in the precondition does not match the UID in record")
             self._remove(key, told=True)
 
     def watch(self, path: str, plural: str, namespace: str, query: dict[str, str]) -> Any:
@@ -359,7 +361,7 @@ class _Handler(BaseHTTPRequestHandler):
             case "PATCH":
                 return self._answer(200, self.api.patch(key, body, part))
             case _:
-                self.api.remove(key)
+                self.api.remove(key, ((body or {}).get("preconditions") or {}).get("uid"))
                 return self._answer(200, {"kind": "Status", "status": "Success"})
 
     def _stream(self, events: Any) -> None:

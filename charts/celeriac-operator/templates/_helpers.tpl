@@ -109,10 +109,10 @@ app.kubernetes.io/part-of: celeriac
 - apiGroups: [apps]
   resources: [deployments/scale, replicasets/scale, statefulsets/scale]
   verbs: [update]
-# Pods of the targets{{ if .Values.drain.annotatePods }}; patch is for the deletion cost{{ end }}.
+# Pods of the targets{{ if .Values.drain.annotatePods }}; patch is for the deletion cost{{ end }}{{ if .Values.drain.killPods }}; delete is for onDrainTimeout: Kill{{ end }}.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch{{ if .Values.drain.annotatePods }}, patch{{ end }}]
+  verbs: [get, list, watch{{ if .Values.drain.annotatePods }}, patch{{ end }}{{ if .Values.drain.killPods }}, delete{{ end }}]
 {{- with .Values.secrets.allowed }}
 # Broker URLs: these Secrets by name, nothing listed.
 - apiGroups: [""]
@@ -129,5 +129,9 @@ app.kubernetes.io/part-of: celeriac
   verbs: [list]
 - apiGroups: [keda.sh]
   resources: [scaledobjects]
+  verbs: [list]
+# A budget that blocks every eviction of a target's pods: named in the condition EvictionBlocked.
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
   verbs: [list]
 {{- end -}}

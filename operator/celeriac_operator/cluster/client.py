@@ -146,6 +146,16 @@ class KubeClient:
             "PATCH", path, query={"fieldManager": FIELD_MANAGER, **query}, body=body, content_type=content_type
         )
 
+    def delete(self, path: str, *, uid: str, grace_s: int) -> dict[str, Any]:
+        """Delete the object of that uid. Conflict when another has its name by now."""
+        body = {
+            "kind": "DeleteOptions",
+            "apiVersion": "v1",
+            "gracePeriodSeconds": grace_s,
+            "preconditions": {"uid": uid},
+        }
+        return self.request("DELETE", path, body=body)
+
     def request(
         self,
         method: str,

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from celeriac_operator.cluster.budgets import Budgets
 from celeriac_operator.cluster.client import JSON_PATCH, KubeClient
 from celeriac_operator.cluster.events import EventRecorder
 from celeriac_operator.cluster.index import ClusterIndex, Pool, TargetKey
@@ -67,6 +68,7 @@ class KubeCluster:
         self._index = index
         self._lease = lease
         self._rivals = Rivals(client, index)
+        self._budgets = Budgets(client)
         self._events = EventRecorder(client, instance=instance)
         self._annotate_pods = annotate_pods
         self._written: dict[str, _Written] = {}  # by the workload's uid
@@ -107,6 +109,7 @@ class KubeCluster:
             first_ordinal=workload.first_ordinal,
             existing=workload.existing,
             settling=self._settles(workload),
+            disruption=self._budgets.against(workload),
         )
 
     def pods(self, pool: PoolRecord, spec: WorkerPoolSpec) -> Sequence[PodRecord]:
@@ -171,6 +174,17 @@ class KubeCluster:
                 self._annotate_pods = False
                 log.warning("pods get no deletion cost from now on: %s", error)
                 return
+
+    def kill_pod(self, pool: PoolRecord, name: str) -> None:
+        """Delete one pod without grace, that very one: not a later one of the same name."""
+        self._guard()
+        known = self._pods_by_name(pool).get(name)
+        if known is None:
+            return
+        try:
+            self._client.delete(f"/api/v1/namespaces/{pool.namespace}/pods/{name}", uid=known.record.uid, grace_s=0)
+        except (NotFound, Conflict):
+            return  # gone, or gone and made anew
 
     def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> None:
         """Replace the status subresource as a whole, of this very pool: not of a later one of the same name."""

@@ -4,7 +4,7 @@ Only what a Deployment, a StatefulSet or a ReplicaSet says of itself. Who else s
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from celeriac_operator.cluster.client import KubeClient
@@ -25,6 +25,7 @@ class Workload:
     generation       counts changes of its spec; its controller has seen observed_generation of them.
     replacing        its pods are being replaced, by the controller's own account.
     grace_s          terminationGracePeriodSeconds of its pods.
+    pod_labels       of its template.
     quota_exceeded   its controller cannot create pods: the message, or "".
     replicas_manager field manager that owns spec.replicas, "" when none is recorded (Kubernetes before 1.22 records
                      none for `/scale`); replicas_written_at is when it last wrote, epoch seconds.
@@ -47,6 +48,7 @@ class Workload:
     replicas_written_at: float | None = None
     existing: int | None = None
     first_ordinal: int = 0
+    pod_labels: Mapping[str, str] = field(default_factory=dict)
 
 
 def workload_of(body: Mapping[str, Any]) -> Workload:
@@ -54,8 +56,8 @@ def workload_of(body: Mapping[str, Any]) -> Workload:
     metadata, spec, status = body["metadata"], body.get("spec") or {}, body.get("status") or {}
     kind = body["kind"]
     manager, written_at = replicas_manager(metadata.get("managedFields") or ())
-    template = (spec.get("template") or {}).get("spec") or {}
-    grace_s = template.get("terminationGracePeriodSeconds")
+    template = spec.get("template") or {}
+    grace_s = (template.get("spec") or {}).get("terminationGracePeriodSeconds")
     return Workload(
         kind=kind,
         namespace=metadata["namespace"],
@@ -74,6 +76,7 @@ def workload_of(body: Mapping[str, Any]) -> Workload:
         replicas_written_at=written_at,
         existing=status.get("replicas"),
         first_ordinal=int((spec.get("ordinals") or {}).get("start") or 0),
+        pod_labels=(template.get("metadata") or {}).get("labels") or {},
     )
 
 

@@ -14,6 +14,7 @@ from celeriac.broker.mailbox import Mailbox
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac_operator.fleet.control import Post
 from celeriac_operator.fleet.heartbeats import Receiver
+from celeriac_operator.fleet.management import Management
 
 #: Seconds of silence after which a receiver tries whether it still hears: see `celeriac.broker.eventbus`.
 PING_EVERY_S = 10.0
@@ -23,10 +24,12 @@ PING_EVERY_S = 10.0
 class BrokerTarget:
     """Where a broker is and how to speak to it. Two pools with equal targets share one loop and its connections.
 
-    key_prefix   kombu's `global_keyprefix` (Redis). ca, cert, key: PEM text, "" when unset.
+    management_url   RabbitMQ's management API, "" when unset.
+    key_prefix       kombu's `global_keyprefix` (Redis). ca, cert, key: PEM text, "" when unset.
     """
 
     url: str = field(repr=False)
+    management_url: str = field(default="", repr=False)
     key_prefix: str = ""
     ca: str = field(default="", repr=False)
     cert: str = field(default="", repr=False)
@@ -71,18 +74,22 @@ class Probe(Protocol):
 class BrokerSide:
     """The three conversations. Each object is used by one thread only.
 
+    management     what RabbitMQ tells besides, where its URL was given.
     certificates   the directory their TLS files are in, while there are any.
     """
 
     probe: Probe
     receiver: Receiver
     post: Post
+    management: Management | None = None
     certificates: tempfile.TemporaryDirectory[str] | None = None
 
     def close(self) -> None:
         """End what the tick uses; the receiver is closed by the thread that hears it."""
         self.probe.close()
         self.post.close()
+        if self.management is not None:
+            self.management.close()
         if self.certificates is not None:
             self.certificates.cleanup()
 
@@ -96,10 +103,15 @@ def connect(target: BrokerTarget) -> BrokerSide:
     certificates = tempfile.TemporaryDirectory(prefix="celeriac-tls-") if target.has_certificates else None
     try:
         ssl = _ssl(target, Path(certificates.name)) if certificates else None
+        management = None
+        if target.management_url:
+            ca = str(Path(certificates.name) / _file("ca_certs")) if certificates and target.ca else ""
+            management = Management(target.management_url, broker_url=target.url, ca=ca)
         return BrokerSide(
             probe=DepthProbe(target.url, transport_options=options, ssl=ssl),
             receiver=EventReceiver(target.url, transport_options=options, ssl=ssl, ping_every_s=PING_EVERY_S),
             post=Mailbox(target.url, transport_options=options, ssl=ssl),
+            management=management,
             certificates=certificates,
         )
     except BaseException:
@@ -114,8 +126,12 @@ def _ssl(target: BrokerTarget, folder: Path) -> dict[str, str]:
     options: dict[str, str] = {}
     for name, text in (("ca_certs", target.ca), ("certfile", target.cert), ("keyfile", target.key)):
         if text:
-            path = folder / f"{name}.pem"
+            path = folder / _file(name)
             path.touch(mode=0o600)
             path.write_text(text, encoding="utf-8")
             options[prefix + name] = str(path)
     return options
+
+
+def _file(option: str) -> str:
+    return f"{option}.pem"

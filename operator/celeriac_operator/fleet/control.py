@@ -1,4 +1,4 @@
-"""Drain and undrain commands to workers, over the broker's remote control: level-based, said again at every tick.
+"""Drain, undrain and shutdown commands to workers, over the broker's remote control: level-based, said again at every tick.
 
 A mark expires by itself in a worker that hears no more of it, so an operator that vanishes leaves no worker drained
 for ever.
@@ -31,3 +31,9 @@ def lift_drain(post: Post, *, nodes: Sequence[str], epoch: int) -> None:
     """Tell these workers to claim again."""
     if nodes:
         post.send(control.undrain(epoch=epoch, destination=sorted(nodes)))
+
+
+def end(post: Post, *, nodes: Sequence[str]) -> None:
+    """Tell these workers to end as at a SIGTERM: what outlasts their grace goes back to its queue."""
+    if nodes:
+        post.send(control.Command(method="shutdown", arguments={}, destination=sorted(nodes)))

@@ -107,6 +107,8 @@ class LocalCluster:
             return found
         if (name, key) in broker_refs(self._manifest, namespace):
             return self._broker_url
+        if any(_names_management(spec, name, key) for spec in self._specs.values()):
+            return ""  # the broker here is another, and tells what it knows by itself
         raise NotFound(
             f"Secret {namespace}/{name} with key {key} is not in the file", what=f"secret {name}", status=404
         )
@@ -124,6 +126,9 @@ class LocalCluster:
 
     def mark_pods(self, pool: PoolRecord, costs: Mapping[str, int]) -> None:
         self._processes.mark(pool.namespace, self._specs[pool.key].target_ref.name, costs)
+
+    def kill_pod(self, pool: PoolRecord, name: str) -> None:
+        self._processes.kill_pod(pool.namespace, self._specs[pool.key].target_ref.name, name)
 
     def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> None:
         with self._lock:
@@ -163,6 +168,11 @@ def broker_refs(manifest: Manifest, namespace: str) -> set[tuple[str, str]]:
         if broker is not None and pool.namespace == namespace:
             refs.add((broker.url_from.name, broker.url_from.key))
     return refs
+
+
+def _names_management(spec: WorkerPoolSpec, name: str, key: str) -> bool:
+    ref = spec.broker.management_url_from if spec.broker else None
+    return ref is not None and (ref.name, ref.key) == (name, key)
 
 
 def _secret(manifest: Manifest, namespace: str, name: str, key: str) -> str | None:

@@ -170,6 +170,14 @@ class Processes:
             time.sleep(LOOK_S)
         return True
 
+    def kill_pod(self, namespace: str, name: str, pod_name: str) -> None:
+        """SIGKILL to one pod's process and its children; another takes its place."""
+        with self._lock:
+            for pod in self._sets[namespace, name].pods:
+                if pod.name == pod_name:
+                    _kill(pod)
+        self._wake.set()
+
     def kill(self) -> None:
         """SIGKILL to every process and its children, at once."""
         with self._lock:

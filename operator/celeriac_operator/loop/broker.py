@@ -12,13 +12,15 @@ from celeriac.wire.event import TaskTotals
 from celeriac_operator import clock
 from celeriac_operator.errors import ClusterError, Conflict
 from celeriac_operator.fleet.brokers import BrokerSide
-from celeriac_operator.fleet.control import keep_drained, lift_drain
+from celeriac_operator.fleet.control import end, keep_drained, lift_drain
+from celeriac_operator.fleet.gaps import HEARD_AFTER_S, gaps
 from celeriac_operator.fleet.heartbeats import Ears, Fleet, FleetTotals, Worker
+from celeriac_operator.fleet.management import ManagementUnavailable, with_facts
 from celeriac_operator.fleet.match import match, pod_samples
 from celeriac_operator.fleet.probes import limited_classes, queue_samples
 from celeriac_operator.loop.members import STUCK_S, Changes, Cluster, Drain, Key, Member, Sight, Tick, subject_of
 from celeriac_operator.metrics import FleetReading, OperatorMetrics, PoolReading
-from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.resources.spec import DrainTimeoutPolicy, WorkerPoolSpec
 from celeriac_operator.resources.status import status_of, worth_writing
 from celeriac_operator.scaling.decision import Decision, decide
 from celeriac_operator.scaling.learning import horizon_s
@@ -37,7 +39,8 @@ class BrokerLoop:
     """The thread that serves all pools of one broker.
 
     members   called at each tick for the pools of this broker, with their newest specs.
-    epoch     called at each tick for the number that counts leaders; see `celeriac.wire.control.drain`.
+    epoch     called at each tick for the number that counts leaders, 0 while this one's time of leading has not begun; see
+              `celeriac.wire.control.drain`.
     name      for logs and labels, unique among the loops of this process.
     """
 
@@ -70,6 +73,7 @@ class BrokerLoop:
         self._depths: Mapping[str, QueueDepth] = {}
         self._sampled_at: dict[str, float] = {}
         self._unread: dict[str, str] = {}
+        self._unmanaged = ""  # why the management API did not tell
         self._progress_at = time.monotonic()
         self._interval_s = 5.0
         self._known: set[Key] = set()
@@ -185,6 +189,7 @@ class BrokerLoop:
             self._metrics.error(type(error).__name__)
             self._changes.failed(f"broker {self.name}", str(error))
             return str(error) or type(error).__name__
+        self._ask_management()
         self._metrics.broker_probed(self.name, took_s=time.monotonic() - began)
         self._changes.worked(f"broker {self.name}")
         self._unread = {name: depth.error for name, depth in self._depths.items() if depth.error}
@@ -197,6 +202,21 @@ class BrokerLoop:
                 self._changes.worked(subject)
         return ""
 
+    def _ask_management(self) -> None:
+        """Add what the management API knows to the depths; without it they are coarser, and the pools say so."""
+        if self._side.management is None:
+            return
+        subject = f"broker {self.name}: its management API"
+        try:
+            self._depths = with_facts(self._depths, self._side.management.read())
+        except ManagementUnavailable as error:
+            self._unmanaged = str(error)
+            self._metrics.error(ManagementUnavailable.__name__)
+            self._changes.failed(subject, self._unmanaged)
+        else:
+            self._unmanaged = ""
+            self._changes.worked(subject)
+
     def _look(self, member: Member, workers: Sequence[Worker], now: float) -> Sight:
         """The member's target and pods, joined with the workers that run in them."""
         target = self._cluster.target(member.record, member.spec)
@@ -205,7 +225,8 @@ class BrokerLoop:
         for worker in (worker for workers_of_pod in matched.values() for worker in workers_of_pod):
             queues = worker.beat.queues or tuple(queue.name for queue in member.spec.queues)
             self._fleet.own(worker.id, member.record.key, queues)
-        return Sight(member=member, target=target, pods=pod_samples(pods, matched, now))
+        stock = sorted(w.beat.hostname for found in matched.values() for w in found if not (w.gone or w.beat.ours))
+        return Sight(member=member, target=target, pods=pod_samples(pods, matched, now), stock=tuple(stock))
 
     def _signals(
         self,
@@ -237,6 +258,14 @@ class BrokerLoop:
             operator_uptime_s=0.0 if listening_since is None else max(0.0, now - listening_since),
             share=shares.get(sight.member.record.key, {}),
             queue_errors={name: self._unread[name] for name in names if name in self._unread},
+            missing=gaps(
+                sight.pods,
+                queues=len(names),
+                stock=sight.stock,
+                hearing=listening_since is not None or now - self._fleet.started_at < HEARD_AFTER_S,
+                unmanaged=self._unmanaged,
+                now=now,
+            ),
         )
 
     def _serve(self, member: Member, signals: Signals, totals: FleetTotals, now: float) -> None:
@@ -247,10 +276,11 @@ class BrokerLoop:
                 state.memory = Memory.from_status(member.record.status)
             decision = decide(signals, member.spec, state.memory, now)
             state.memory = decision.memory
-            acts = self._cluster.may_act()
+            epoch = self._epoch()
+            acts = bool(epoch) and self._cluster.may_act()
             self._measure(member, signals, decision, now)
             if acts:
-                state.lead(self._epoch())
+                state.lead(epoch)
                 done = decision.unwritten()
                 # Report even when acting failed: a person reads there what the operator wanted.
                 try:
@@ -287,14 +317,16 @@ class BrokerLoop:
             return [node for name in names for node in nodes.get(name, ())]
 
         try:
-            lift_drain(self._side.post, nodes=of(decision.undrain), epoch=self._epoch())
-            keep_drained(self._side.post, mark=decision.drain_id, nodes=of(decision.drain), epoch=self._epoch())
+            epoch = member.state.epoch
+            lift_drain(self._side.post, nodes=of(decision.undrain), epoch=epoch)
+            keep_drained(self._side.post, mark=decision.drain_id, nodes=of(decision.drain), epoch=epoch)
             self._changes.worked(f"commands over {self.name}")
         except (BrokerUnavailable, ImproperlyConfigured) as error:
             # The next tick says it again, and a mark that is not repeated expires: nothing hangs on this one.
             self._changes.failed(f"commands over {self.name}", str(error))
         self._mark(member, signals, decision)
         self._progress()
+        self._end_overdue(member, of(decision.overdue), decision)
         replicas = decision.replicas
         if replicas is None or replicas == signals.target.replicas:
             return decision
@@ -315,6 +347,25 @@ class BrokerLoop:
             decision.summary,
         )
         return decision
+
+    def _end_overdue(self, member: Member, nodes: Sequence[str], decision: Decision) -> None:
+        """See to the pods that still work after drainTimeout. Their successors are idle, and drained like any other."""
+        policy = member.spec.scale_down.on_drain_timeout
+        if not decision.overdue or policy is DrainTimeoutPolicy.WAIT:
+            return
+        subject = f"{subject_of(member.record)}: ending overdue pods"
+        try:
+            if policy is DrainTimeoutPolicy.REQUEUE:
+                end(self._side.post, nodes=nodes)
+            else:
+                for name in decision.overdue:
+                    self._cluster.kill_pod(member.record, name)
+                    self._progress()
+        except (BrokerUnavailable, ImproperlyConfigured, ClusterError) as error:
+            self._metrics.error(type(error).__name__)
+            self._changes.failed(subject, str(error))
+        else:
+            self._changes.worked(subject)
 
     def _mark(self, member: Member, signals: Signals, decision: Decision) -> None:
         present = {pod.name for pod in signals.pods}

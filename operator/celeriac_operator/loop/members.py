@@ -51,6 +51,10 @@ class Cluster(Protocol):
         """
         ...
 
+    def kill_pod(self, pool: PoolRecord, name: str) -> None:
+        """End one pod without grace. One that is gone is passed over."""
+        ...
+
     def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> None:
         """Replace the pool's status subresource."""
         ...
@@ -123,11 +127,15 @@ class Member:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
-    """What the cluster says of one member this tick, joined with its workers."""
+    """What the cluster says of one member this tick, joined with its workers.
+
+    stock   node names of stock Celery workers among those, which tell less than ours.
+    """
 
     member: Member
     target: TargetSample
     pods: tuple[PodSample, ...]
+    stock: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

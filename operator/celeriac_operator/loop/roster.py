@@ -5,6 +5,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 from celeriac.broker.connection import redacted
 from celeriac.exceptions import ImproperlyConfigured
@@ -15,7 +16,7 @@ from celeriac_operator.loop.broker import BrokerLoop
 from celeriac_operator.loop.members import STUCK_S, Changes, Cluster, Key, Member, PoolState, Tick, subject_of
 from celeriac_operator.metrics import OperatorMetrics
 from celeriac_operator.resources.records import PoolRecord
-from celeriac_operator.resources.spec import SecretKeyRef, SpecError, WorkerPoolSpec
+from celeriac_operator.resources.spec import Mode, OnDelete, SecretKeyRef, SpecError, WorkerPoolSpec
 from celeriac_operator.resources.status import fault_status
 
 log = logging.getLogger("celeriac_operator.loop")
@@ -26,6 +27,8 @@ ROSTER_S = 1.0
 #: Seconds a Secret's value is trusted before it is read again, and before one that could not be read is tried again.
 SECRET_TTL_S = 60.0
 SECRET_RETRY_S = 5.0
+#: Seconds for which the replicas of a deleted pool are tried to be written back.
+RESTORE_FOR_S = 600.0
 
 
 class OperatorLoop:
@@ -54,7 +57,8 @@ class OperatorLoop:
         self._roster: Mapping[BrokerTarget, Sequence[Member]] = {}
         self._loops: dict[BrokerTarget, BrokerLoop] = {}
         self._retired: list[BrokerLoop] = []
-        self._states: dict[Key, tuple[str, PoolState]] = {}
+        self._states: dict[Key, tuple[PoolRecord, PoolState]] = {}
+        self._restores: list[_Restore] = []
         self._secrets: dict[tuple[str, str, str], tuple[str | ClusterError, float]] = {}
         self._secrets_used: set[tuple[str, str, str]] = set()
         self._poked: set[Key] = set()
@@ -150,6 +154,7 @@ class OperatorLoop:
             self._progress()
         self._drop({record.key for record in records})
         self._end_loops(roster)
+        self._restore(records, now)
         sides = self._open_sides(roster, now)
         for members in roster.values():
             for member in members:
@@ -170,11 +175,15 @@ class OperatorLoop:
         self._led = leads
         self._metrics.leads(leads)
 
+    def _term(self) -> int:
+        """The number of this time of leading; 0 while there is none, or the roster has not seen yet that there is."""
+        return self._epoch if self._led else 0
+
     def _state(self, record: PoolRecord) -> PoolState:
-        uid, state = self._states.get(record.key, ("", PoolState()))
-        if uid != record.uid:
+        known, state = self._states.get(record.key, (None, PoolState()))
+        if known is not None and known.uid != record.uid:
             state = PoolState()  # deleted and made anew under the same name
-        self._states[record.key] = (record.uid, state)
+        self._states[record.key] = (record, state)
         return state
 
     def _target(self, record: PoolRecord, spec: WorkerPoolSpec, now: float) -> BrokerTarget:
@@ -190,6 +199,9 @@ class OperatorLoop:
         tls = broker.tls
         target = BrokerTarget(
             url=self._secret(record, broker.url_from, now).strip(),
+            management_url=self._secret(record, broker.management_url_from, now).strip()
+            if broker.management_url_from
+            else "",
             key_prefix=broker.key_prefix,
             ca=self._secret(record, tls.ca_from, now) if tls and tls.ca_from else "",
             cert=self._secret(record, tls.cert_from, now) if tls and tls.cert_from else "",
@@ -246,11 +258,38 @@ class OperatorLoop:
 
     def _drop(self, present: set[Key]) -> None:
         for key in [key for key in self._states if key not in present]:
-            del self._states[key]
+            record, state = self._states.pop(key)
+            self._restores += _restore_of(record, state)
             self._metrics.pool_gone(key)
             self._changes.forget(f"pool {key[0]}/{key[1]}")
         for at in self._secrets.keys() - self._secrets_used:
             del self._secrets[at]
+
+    def _restore(self, records: Sequence[PoolRecord], now: float) -> None:
+        """Write back the replicas of pools that are gone and asked for it; what fails is tried again for a while."""
+        taken = {(record.namespace, str((record.spec.get("targetRef") or {}).get("name"))) for record in records}
+        waiting: list[_Restore] = []
+        for restore in self._restores:
+            record, spec = restore.record, restore.spec
+            subject = f"{subject_of(record)}: restoring its replicas"
+            if (record.namespace, spec.target_ref.name) in taken:
+                continue  # another pool has the target by now, be it this one made anew
+            try:
+                target = self._cluster.target(record, spec)
+                if not (target.error or target.foreign_manager) and target.replicas != restore.replicas:
+                    if not self._cluster.may_act():
+                        continue  # the leader does it
+                    self._cluster.scale(record, spec, restore.replicas, target.resource_version)
+                    log.info("%s: %d -> %d replicas, for it is gone", subject, target.replicas, restore.replicas)
+            except ClusterError as error:
+                self._metrics.error(type(error).__name__)
+                self._changes.failed(subject, str(error))
+                if now - restore.gone_at < RESTORE_FOR_S:
+                    waiting.append(restore)
+            else:
+                self._changes.forget(subject)
+            self._progress()
+        self._restores = waiting
 
     def _end_loops(self, roster: Mapping[BrokerTarget, Sequence[Member]]) -> None:
         for target in [target for target in self._loops if target not in roster]:
@@ -284,7 +323,7 @@ class OperatorLoop:
                 cluster=self._cluster,
                 side=side,
                 members=lambda target=target: self._members(target),  # type: ignore[misc]
-                epoch=lambda: self._epoch,
+                epoch=self._term,
                 metrics=self._metrics,
                 changes=self._changes,
                 watch=self._watch,
@@ -296,6 +335,28 @@ class OperatorLoop:
     def _members(self, target: BrokerTarget) -> Sequence[Member]:
         with self._lock:
             return self._roster.get(target, ())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Restore:
+    """Replicas to write back for a pool that is gone."""
+
+    record: PoolRecord
+    spec: WorkerPoolSpec
+    replicas: int
+    gone_at: float
+
+
+def _restore_of(record: PoolRecord, state: PoolState) -> list[_Restore]:
+    """What the end of this pool asks for: nothing, unless its spec says so and the pool was ever acted for."""
+    if state.parsed is None:
+        return []
+    spec = state.parsed[1]
+    status = state.status if state.status is not None else record.status
+    replicas = status.get("originalReplicas")
+    if spec.on_delete is not OnDelete.RESTORE_REPLICAS or spec.mode is Mode.DRY_RUN or not isinstance(replicas, int):
+        return []
+    return [_Restore(record=record, spec=spec, replicas=replicas, gone_at=clock.now())]
 
 
 class _NoBroker(Exception):

@@ -33,7 +33,9 @@ class ObjectiveType(StrEnum):
 
 
 class DrainTimeoutPolicy(StrEnum):
-    WAIT = "Wait"  # and say so: no other is carried out yet
+    WAIT = "Wait"  # and say so
+    REQUEUE = "Requeue"  # the worker is told to end: it has its grace, then gives back what still runs
+    KILL = "Kill"  # its pod is deleted without grace: leased tasks run again elsewhere, acknowledged ones are lost
 
 
 class Selection(StrEnum):
@@ -58,6 +60,7 @@ class Mode(StrEnum):
 
 class OnDelete(StrEnum):
     LEAVE = "Leave"
+    RESTORE_REPLICAS = "RestoreReplicas"  # to the number that was there when the pool was first served
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +91,14 @@ class Tls:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Broker:
-    """Where the broker's URL is, and what its transport needs. key_prefix: kombu's `global_keyprefix` (Redis)."""
+    """Where the broker's URL is, and what its transport needs.
+
+    management_url_from   RabbitMQ's management API, which tells what AMQP does not: messages in flight, their age.
+    key_prefix            kombu's `global_keyprefix` (Redis).
+    """
 
     url_from: SecretKeyRef
+    management_url_from: SecretKeyRef | None = None
     tls: Tls | None = None
     key_prefix: str = ""
 
@@ -266,7 +274,7 @@ def _spec(fields: "_Fields") -> WorkerPoolSpec:
         scale_down=ScaleDown(
             idle_timeout_s=down.duration_or_auto("idleTimeout", low_s=0.0, high_s=86_400.0),
             drain_timeout_s=down.duration("drainTimeout", 3600.0, low_s=1.0, high_s=604_800.0),
-            on_drain_timeout=down.choice("onDrainTimeout", DrainTimeoutPolicy.WAIT, later=("Requeue", "Kill")),
+            on_drain_timeout=down.choice("onDrainTimeout", DrainTimeoutPolicy.WAIT),
             max_concurrent_drains=down.number_or_percent("maxConcurrentDrains", "25%"),
             selection=down.choice("selection", Selection.IDLE_FIRST),
         ),
@@ -287,7 +295,7 @@ def _spec(fields: "_Fields") -> WorkerPoolSpec:
         ),
         mode=fields.choice("mode", Mode.ACTIVE),
         replicas=fields.optional_integer("replicas", low=0, high=10_000),
-        on_delete=fields.choice("onDelete", OnDelete.LEAVE, later=("RestoreReplicas",)),
+        on_delete=fields.choice("onDelete", OnDelete.LEAVE),
     )
     for part in (target, up, down, zero, eta, fallback, fields):
         part.end()
@@ -295,10 +303,10 @@ def _spec(fields: "_Fields") -> WorkerPoolSpec:
 
 
 def _broker(fields: "_Fields") -> Broker:
-    fields.reserved("managementUrlFrom", "is not in this version; depths are read over the broker's own protocol")
     tls = fields.nested("tls")
     broker = Broker(
         url_from=_secret_key(fields, "urlFrom") or SecretKeyRef(name="", key=""),
+        management_url_from=_secret_key(fields, "managementUrlFrom", required=False),
         tls=Tls(
             ca_from=_secret_key(tls, "caFrom", required=False),
             cert_from=_secret_key(tls, "certFrom", required=False),
@@ -556,18 +564,14 @@ class _Fields:
         self.problem(name, f'is {_shown(value)}, must be 1 to 10000 pods or "1%" to "100%"')
         return default
 
-    def choice(self, name: str, default: _Choice, *, later: Sequence[str] = ()) -> _Choice:
-        """later: what another version offers besides."""
+    def choice(self, name: str, default: _Choice) -> _Choice:
         value = self._get(name)
         if value is None:
             return default
         kind = type(default)
         if isinstance(value, str) and value in tuple(kind):
             return kind(value)
-        if value in later:
-            self.problem(name, f"is {value!r}, which is not in this version; write {' or '.join(kind)}")
-        else:
-            self.problem(name, f"is {_shown(value)}, must be one of {', '.join(kind)}")
+        self.problem(name, f"is {_shown(value)}, must be one of {', '.join(kind)}")
         return default
 
     def _duration(self, name: str, low_s: float, high_s: float, also: str) -> float | None:

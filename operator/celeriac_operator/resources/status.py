@@ -126,10 +126,18 @@ def status_of(
     if decision.cold_start_s is not None:
         status["coldStartSeconds"] = round(decision.cold_start_s)
     if signals.target.error:
-        counts = ("replicas", "readyReplicas", "startingReplicas", "drainingReplicas", "idleReplicas")
+        counts = (
+            "replicas",
+            "originalReplicas",
+            "readyReplicas",
+            "startingReplicas",
+            "drainingReplicas",
+            "idleReplicas",
+        )
         status.update({name: previous_status[name] for name in counts if name in previous_status})
     else:
         status["replicas"] = signals.target.replicas
+        status["originalReplicas"] = previous_status.get("originalReplicas", signals.target.replicas)
         status["readyReplicas"] = sum(pod.ready for pod in pods)
         status["startingReplicas"] = sum(not pod.ready and not pod.drain_state for pod in pods)
         status["drainingReplicas"] = sum(bool(pod.drain_state) for pod in pods)

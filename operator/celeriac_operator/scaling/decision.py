@@ -7,7 +7,7 @@ from typing import Any
 from celeriac_operator.resources.spec import WorkerPoolSpec
 from celeriac_operator.scaling import drain, guards, report
 from celeriac_operator.scaling.demand import staff
-from celeriac_operator.scaling.health import blocked
+from celeriac_operator.scaling.health import blocked, watch
 from celeriac_operator.scaling.learning import cold_start_s, fresh, learn
 from celeriac_operator.scaling.memory import Memory
 from celeriac_operator.scaling.signals import Signals
@@ -23,7 +23,7 @@ class Decision:
                 of `drain` that still work after spec.scale_down.drain_timeout_s, for `on_drain_timeout` to deal with.
     terms       slots by term: steady, headroom, backlog, eta, floor, cap (a missing term plays no part).
     limited_by  the guard that had the last word: none, work, rate_limit, scale_to_zero, startup, stabilization,
-                pending_pods, not_consuming, step, deadband, schedule, min, max, override, dry_run, paused,
+                pending_pods, not_consuming, failing, step, deadband, schedule, min, max, override, dry_run, paused,
                 scale_up_only, scale_down_only, signal, target, conflict, rollout, drain.
     conditions  type -> (status, reason, message): status True, False or None for Unknown.
     events      (type Normal|Warning, reason, message) worth a Kubernetes event, on change only.
@@ -68,8 +68,8 @@ class Decision:
 def decide(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) -> Decision:
     """How many replicas the pool of `spec` should have at `now`, why, limited by what, and who is drained for it."""
     tick = guards.Tick(signals=signals, spec=spec, now=now)
-    memory = learn(signals, spec, memory, now)
-    work = staff(signals, spec, memory)
+    memory = watch(signals, learn(signals, spec, memory, now), now)
+    work = staff(signals, spec, memory, now)
     obstacle = blocked(signals, spec, memory, now)
 
     # The number, guard by guard: each may change it, and the last to do so has the last word.

@@ -1,8 +1,9 @@
 """What stands in the way of new pods: whether one more would help, and the sentence for people when it would not."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.scaling.breaker import judge
 from celeriac_operator.scaling.learning import HEARTBEAT_FRESH_S, cold_start_s
 from celeriac_operator.scaling.memory import Memory
 from celeriac_operator.scaling.signals import PodSample, Signals
@@ -15,11 +16,27 @@ _CRASH_LOOP = "CrashLoopBackOff"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Blocked:
-    """Why the pool must not grow. guard: pending_pods or not_consuming, as in Decision.limited_by."""
+    """Why the pool must not grow. guard: pending_pods, not_consuming or failing, as in Decision.limited_by."""
 
     guard: str
     reason: str
     message: str
+
+
+def watch(signals: Signals, memory: Memory, now: float) -> Memory:
+    """The memory with what this tick says of pods that crash and of runs that fail.
+
+    A pod that has crashed counts as crashing until it has been ready for a while: in between it runs for some seconds, and
+    who looks then sees nothing wrong.
+    """
+    crashing = frozenset(
+        _uid(pod)
+        for pod in signals.pods
+        if (pod.pending_reason == _CRASH_LOOP and not _is_heard(pod))
+        or (_uid(pod) in memory.crashing and not _has_recovered(pod, now))
+    )
+    breaker = judge(memory.breaker, signals.queues, signals.sampled_at) if signals.broker_ok else memory.breaker
+    return replace(memory, crashing=crashing, breaker=breaker)
 
 
 def blocked(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) -> Blocked | None:
@@ -41,18 +58,26 @@ def blocked(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) 
             f"{signals.target.kind} {signals.target.name}"
         )
         return Blocked(guard="pending_pods", reason="PodsNotCreated", message=message)
-    return _not_consuming(pods, spec, wait_s=3 * cold_start_s(spec, memory), now=now)
+    crashing = [pod for pod in pods if _uid(pod) in memory.crashing]
+    useless = _not_consuming(pods, crashing, spec, wait_s=3 * cold_start_s(spec, memory), now=now)
+    return useless or _failing(signals, memory)
 
 
-def _not_consuming(pods: list[PodSample], spec: WorkerPoolSpec, *, wait_s: float, now: float) -> Blocked | None:
+def _failing(signals: Signals, memory: Memory) -> Blocked | None:
+    """Most runs fail. From nothing a pod may start all the same: somebody has to find out that they no longer do."""
+    if not memory.breaker.open or signals.target.replicas == 0:
+        return None
+    ended, bad = memory.breaker.window
+    message = (
+        f"{bad} of the last {ended} runs failed or were retried: more pods would only fail more, see the workers' logs"
+    )
+    return Blocked(guard="failing", reason="FailuresDominate", message=message)
+
+
+def _not_consuming(
+    pods: list[PodSample], crashing: list[PodSample], spec: WorkerPoolSpec, *, wait_s: float, now: float
+) -> Blocked | None:
     """Half of the pods or more are of no use, or a queue has no consumer among pods that had time to become one."""
-    # Of a pod whose worker is heard, it is another container that crashes.
-    crashing = [
-        pod
-        for pod in pods
-        if pod.pending_reason == _CRASH_LOOP
-        and (pod.heartbeat_age_s is None or pod.heartbeat_age_s > HEARTBEAT_FRESH_S)
-    ]
     ready = [pod for pod in pods if pod.ready and not pod.stopping]
     mute = [pod for pod in ready if pod.heartbeat_age_s is None and now - (pod.ready_at or now) > wait_s]
     wanted = {queue.name for queue in spec.queues}
@@ -81,6 +106,19 @@ def _not_consuming(pods: list[PodSample], spec: WorkerPoolSpec, *, wait_s: float
             )
             return Blocked(guard="not_consuming", reason="NotConsuming", message=message)
     return None
+
+
+def _uid(pod: PodSample) -> str:
+    return pod.uid or pod.name
+
+
+def _is_heard(pod: PodSample) -> bool:
+    """Of such a pod it is another container that crashes."""
+    return pod.heartbeat_age_s is not None and pod.heartbeat_age_s <= HEARTBEAT_FRESH_S
+
+
+def _has_recovered(pod: PodSample, now: float) -> bool:
+    return pod.ready and pod.ready_at is not None and now - pod.ready_at > _PENDING_S
 
 
 def _names(pods: list[PodSample]) -> str:

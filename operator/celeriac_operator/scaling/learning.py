@@ -50,7 +50,7 @@ _JUDGED_EVERY_S, _JUDGED_FROM_WAITS = 60.0, 20
 _HEADROOM_LEAST, _HEADROOM_MOST = 0.25, 3.0
 
 #: While one of these has the last word, waits say nothing about the head-room.
-_FREEZING = frozenset({"max", "rate_limit", "signal", "pending_pods", "not_consuming"})
+_FREEZING = frozenset({"max", "rate_limit", "signal", "pending_pods", "not_consuming", "failing"})
 
 
 def fresh(signals: Signals, spec: WorkerPoolSpec, now: float) -> bool:
@@ -96,8 +96,14 @@ def learn(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) ->
     for sample in signals.queues:
         # A limit per worker rises with every pod: its tasks are like any other.
         limited = [limit for limit in signals.limited if limit.queue == sample.name and not limit.per_worker]
-        queue = _learn_queue(queues.get(sample.name, QueueMemory()), sample, limited, at=signals.sampled_at)
         objective = objectives.get(sample.name, spec.objective)
+        queue = _learn_queue(
+            queues.get(sample.name, QueueMemory()),
+            sample,
+            limited,
+            at=signals.sampled_at,
+            objective_s=float(objective.seconds),
+        )
         queues[sample.name] = _learn_headroom(queue, sample, objective, spec.headroom, frozen=frozen)
     return replace(memory, sampled_at=signals.sampled_at, queues=queues)
 
@@ -150,7 +156,9 @@ def _uid(pod: PodSample) -> str:
     return pod.uid or pod.name
 
 
-def _learn_queue(known: QueueMemory, sample: QueueSample, limited: Sequence[LimitedClass], *, at: float) -> QueueMemory:
+def _learn_queue(
+    known: QueueMemory, sample: QueueSample, limited: Sequence[LimitedClass], *, at: float, objective_s: float
+) -> QueueMemory:
     last = known.last
     claims = {limit.task: _claims(known, limit) for limit in limited}
     # At first sight what is started was started by nobody knows whom; what is parked tells the mix all the same.
@@ -177,11 +185,21 @@ def _learn_queue(known: QueueMemory, sample: QueueSample, limited: Sequence[Limi
         held, held_before = (q.ready + q.leased + q.throttled for q in (sample, last))
         came = float(held - held_before + done)
     balance = came + known.owed
-    arrived = max(0.0, balance)
+    # What was delayed and has come due is no news: the eta term has staffed for it. Of it, what was owed has gone.
+    came_due = max(0.0, last.delayed - sample.delayed + known.owed)
+    arrived = max(0.0, balance - came_due)
+    latest_per_s = arrived / passed_s
+    # What one look saw may have been one batch, all of it waiting by now; what the next one sees as well is a rate.
+    both_per_s = min(latest_per_s, known.latest_per_s)
+    certain_per_s = both_per_s - 2.0 * math.sqrt(both_per_s / passed_s)
+    watched_s = known.watched_s + passed_s
     return replace(
         queue,
-        fast_per_s=_decayed(known.fast_per_s, arrived / passed_s, passed_s, _FAST_S),
-        slow_per_s=_decayed(known.slow_per_s, arrived / passed_s, passed_s, _SLOW_S),
+        latest_per_s=latest_per_s,
+        watched_s=watched_s,
+        fast_per_s=_decayed(known.fast_per_s, latest_per_s, passed_s, _FAST_S),
+        surge_per_s=max(certain_per_s, _decayed(known.surge_per_s, both_per_s, passed_s, _FAST_S)),
+        slow_per_s=_decayed(known.slow_per_s, latest_per_s, passed_s, max(_SLOW_S, min(watched_s, objective_s))),
         done_per_s=_decayed(known.done_per_s, done / passed_s, passed_s, _DONE_S),
         # Nothing more can come back than what is delayed, or what the workers have not yet reported as done.
         owed=max(min(0.0, balance), -(sample.delayed + known.done_per_s * _LAG_S)),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from celeriac_operator.scaling.breaker import Breaker
 from celeriac_operator.scaling.signals import LimitedClass, QueueSample
 
 #: Service time before anything was observed; it also weighs as one observation in the first window (see `learning`).
@@ -51,7 +52,9 @@ class QueueMemory:
     """One queue.
 
     last          the sample learnt from last, read at `sampled_at`: totals are counted from it.
-    fast_per_s, slow_per_s   arrival rate, exponentially weighted over about 10 s and 120 s. done_per_s: completions.
+    latest_per_s  arrivals between the last two samples. watched_s: for how long arrivals have been counted.
+    fast_per_s, slow_per_s   arrival rate, exponentially weighted over about 10 s, and over 120 s or, where that is longer,
+                  the objective. surge_per_s: what two samples in a row have seen. done_per_s: completions.
     owed          messages that left the count and are still to come back (a retry that waits for its time): at most 0.
     service       of the tasks that no rate limit holds back, with their claims in `other_claims`; `classes` has the
                   others.
@@ -62,7 +65,10 @@ class QueueMemory:
 
     last: QueueSample | None = None
     sampled_at: float = 0.0
+    latest_per_s: float = 0.0
+    watched_s: float = 0.0
     fast_per_s: float = 0.0
+    surge_per_s: float = 0.0
     slow_per_s: float = 0.0
     done_per_s: float = 0.0
     owed: float = 0.0
@@ -95,6 +101,7 @@ class Memory:
     drain_id       of the drain under way, with `marked`: (pod, since when it is marked), and `drained`: (pod, since when
                    it is drained and shown as ready all the same).
     homeless       uids of pods that waited for a node: how long they took to start is not the pool's cold start.
+    crashing       uids of pods that crash at start, between two crashes too. breaker: how many runs fail of late.
     limited_by     the last decision's. truths: its conditions, for events on change.
     """
 
@@ -115,6 +122,8 @@ class Memory:
     marked: tuple[tuple[str, float], ...] = ()
     drained: tuple[tuple[str, float], ...] = ()
     homeless: frozenset[str] = frozenset()
+    crashing: frozenset[str] = frozenset()
+    breaker: Breaker = field(default_factory=Breaker)
     limited_by: str = "none"
     truths: Mapping[str, bool | None] = field(default_factory=dict)
 

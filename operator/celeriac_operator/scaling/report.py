@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from celeriac_operator.resources.spec import Mode
+from celeriac_operator.resources.spec import DrainTimeoutPolicy, Mode
 from celeriac_operator.scaling.demand import Demand
 from celeriac_operator.scaling.drain import Plan
 from celeriac_operator.scaling.guards import Tick
@@ -92,6 +92,8 @@ def conditions(facts: Facts) -> dict[str, Condition]:
     )
     too_short = not target.error and facts.longest_run_s > target.grace_s
     found["GraceTooShort"] = _either(too_short, "TasksOutliveGrace", grace, "LongEnough")
+    found["SignalsComplete"] = _complete(facts)
+    found["EvictionBlocked"] = _either(bool(target.disruption), "DisruptionBudget", target.disruption, "NotBlocked")
     contested = f"{target.contested_by} changed the replicas of {target.kind} {target.name}"
     found["ReplicasContested"] = _either(bool(target.contested_by), "ForeignChange", contested, "NotContested")
     return found
@@ -120,6 +122,14 @@ def _scaling_active(facts: Facts, ready: Condition) -> Condition:
             return (True, "Active", "")
 
 
+def _complete(facts: Facts) -> Condition:
+    """Whether all that a decision may rest on was there. What is missing makes it coarser, and is named."""
+    missing = facts.tick.signals.missing
+    if not missing:
+        return (True, "AllHeard", "")
+    return (False, missing[0][0], "; ".join(sentence for _, sentence in missing))
+
+
 def _rate_limited(work: Demand) -> str:
     names = ", ".join(f"{task} ({rounded(per_s)}/s)" for task, per_s in work.limits)
     done = "" if math.isinf(work.limited_s) else f"; what waits is done in about {rounded(work.limited_s)} s"
@@ -130,8 +140,9 @@ def _rate_limited(work: Demand) -> str:
 _TELLING = {
     "Stalled": ("Warning", "the pool is decided on again"),
     "FallbackActive": ("Warning", "the queues are read again"),
-    "ScaleUpBlocked": ("Warning", "new pods start again"),
+    "ScaleUpBlocked": ("Warning", "nothing stands in the way of new pods any more"),
     "GraceTooShort": ("Warning", "no task outlives the grace period any more"),
+    "EvictionBlocked": ("Warning", "no PodDisruptionBudget stands in the way any more"),
     "ReplicasContested": ("Warning", "nobody else changes the replicas any more"),
     "AtLimit": ("Normal", "work fits within maxReplicas again"),
     "RateLimited": ("Normal", "no rate limit holds work back any more"),
@@ -142,6 +153,13 @@ def truths(facts: Facts, found: Mapping[str, Condition]) -> dict[str, bool | Non
     """What the next tick compares with."""
     return {**{name: condition[0] for name, condition in found.items()}, "overdue": bool(facts.plan.overdue)}
 
+
+#: What becomes of a worker that outlasts drainTimeout.
+_AFTER = {
+    DrainTimeoutPolicy.WAIT: "they are waited for",
+    DrainTimeoutPolicy.REQUEUE: "their workers are told to end, and give back what outlasts their grace",
+    DrainTimeoutPolicy.KILL: "their pods are deleted without grace",
+}
 
 #: Reasons of events that tell of a write of the target's scale.
 WRITES = frozenset({"ScaledUp", "ScaledDown"})
@@ -171,6 +189,8 @@ def events(
             told.append(("Normal", f"{name}Ended", over))
     if plan.overdue and not before.get("overdue"):
         spec = facts.tick.spec.scale_down
-        message = f"{', '.join(plan.overdue)} still work after {spec.drain_timeout_s:.0f} s: {spec.on_drain_timeout}"
+        message = (
+            f"{', '.join(plan.overdue)} still work after {spec.drain_timeout_s:.0f} s: {_AFTER[spec.on_drain_timeout]}"
+        )
         told.append(("Warning", "DrainTimeout", message))
     return tuple(told)

@@ -118,6 +118,7 @@ class TargetSample:
     first_ordinal     of a StatefulSet's pods: spec.ordinals.start.
     existing          status.replicas: the pods that its controller counts, None when not known.
     settling          its controller has not yet seen the number that was written last.
+    disruption        what a PodDisruptionBudget of its pods gets in the way of, "" when of nothing.
     """
 
     replicas: int = 0
@@ -133,6 +134,7 @@ class TargetSample:
     first_ordinal: int = 0
     existing: int | None = None
     settling: bool = False
+    disruption: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,6 +146,7 @@ class Signals:
     operator_uptime_s   a young operator has not yet heard every worker.
     share          this pool's part of the demand when other pools consume the same queues, in (0, 1].
     queue_errors   queue -> why it alone could not be read, though the broker answers.
+    missing        (reason, sentence) of each signal that is not there and makes the decision coarser.
     """
 
     broker_ok: bool = True
@@ -156,3 +159,4 @@ class Signals:
     operator_uptime_s: float = 1e9
     share: Mapping[str, float] = field(default_factory=dict)
     queue_errors: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[tuple[str, str], ...] = ()
