@@ -4,6 +4,7 @@ Every task writes its start and its end into a ledger in Redis: the test reads t
 """
 
 import os
+import random
 import sys
 import time
 
@@ -44,5 +45,19 @@ def submit(count: int, seconds: float, long: int, long_seconds: float) -> None:
     LEDGER.set("ledger:last_at", now())
 
 
+def submit_in_waves(count: int, waves: int, pause_s: float) -> None:
+    """`count` tasks of 1 to 20 s, in so many bursts with a pause between them."""
+    LEDGER.set("ledger:first_at", now())
+    for number in range(count):
+        if number and number * waves // count != (number - 1) * waves // count:
+            time.sleep(pause_s)
+        sell.delay(number, random.uniform(1.0, 20.0))
+    LEDGER.set("ledger:last_at", now())
+
+
 if __name__ == "__main__":
-    submit(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]))
+    what, *arguments = sys.argv[1:]
+    if what == "waves":
+        submit_in_waves(int(arguments[0]), int(arguments[1]), float(arguments[2]))
+    else:
+        submit(int(arguments[0]), float(arguments[1]), int(arguments[2]), float(arguments[3]))

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from charts import OPERATOR, WORKER
-from clusters import Cluster, Images, Sight
+from clusters import CRD, Cluster, Images, Sight
 from prometheus_client.parser import text_string_to_metric_families
 
 TASKS, SECONDS = 500, 0.2
@@ -23,7 +23,6 @@ TICK_S, GRACE_S = 5.0, 1.0
 #: A kubelet that lost sight of a container's end tells that its pod is gone only after the pod's grace period, 60 s.
 GONE_S = 120.0
 DEPLOYMENT = "shop-celeriac-worker"
-CRD = "workerpools.celeriac.dev"
 
 POOL = f"""
 apiVersion: celeriac.dev/v1alpha1
@@ -50,22 +49,8 @@ def seen() -> dict[str, Any]:
     return {}
 
 
-def _image_values(image: str) -> list[str]:
-    name, _, tag = image.rpartition(":")
-    return ["--set", f"image.repository={name}", "--set-string", f"image.tag={tag}"]
-
-
 def test_the_operator_is_installed_and_becomes_ready(cluster: Cluster, images: Images) -> None:
-    values = [*_image_values(images.operator), "--set", "secrets.allowed={redis}"]
-
-    # The CRD outlives its release, so that of an earlier one may still be there: taken over as the chart's notes say.
-    taking = []
-    if CRD in cluster.kubectl("get", "crds", "-o", "name"):
-        taking = ["--force-conflicts"]
-        owner = ("meta.helm.sh/release-name=celeriac", f"meta.helm.sh/release-namespace={cluster.namespace}")
-        cluster.kubectl("annotate", "--overwrite", "crd", CRD, *owner)
-        cluster.kubectl("label", "--overwrite", "crd", CRD, "app.kubernetes.io/managed-by=Helm")
-    cluster.helm("install", "celeriac", OPERATOR, *values, *taking, "--wait", "--timeout", "120s")
+    cluster.install_operator(OPERATOR, images)
 
     assert cluster.get("deployment", "celeriac-celeriac-operator")["status"]["readyReplicas"] == 1
 
@@ -78,22 +63,7 @@ def test_a_second_release_leaves_the_crd_to_the_first(cluster: Cluster) -> None:
 
 
 def test_the_workers_chart_starts_one_worker_which_becomes_ready(cluster: Cluster, images: Images) -> None:
-    values = [
-        *_image_values(images.worker),
-        "--set", "app=shop",
-        "--set", "broker.existingSecret=redis",
-        "--set", "worker.queues={shop}",
-        "--set", "worker.concurrency=2",
-        "--set", "pool.enabled=false",
-        "--set", "pool.name=shop",
-        "--set", "resources.requests.cpu=20m",
-        "--set", "extraVolumes[0].name=app",
-        "--set", "extraVolumes[0].configMap.name=shop",
-        "--set", "extraVolumeMounts[0].name=app",
-        "--set", "extraVolumeMounts[0].mountPath=/app",
-    ]  # fmt: skip
-
-    cluster.helm("install", "shop", WORKER, *values, "--wait", "--timeout", "120s")
+    cluster.install_workers(WORKER, images, concurrency=2)
 
     assert cluster.get("deployment", DEPLOYMENT)["status"]["readyReplicas"] == 1
 
@@ -115,7 +85,7 @@ def test_500_tasks_from_an_app_pod_raise_it_within_a_tick(
     seen["deployment"] = cluster.watch("deployment", DEPLOYMENT)
     cluster.wait(lambda: seen["deployment"], timeout_s=20, what="the watch")
 
-    cluster.apply(_submitter(images.worker))
+    cluster.submit(images, "all", str(TASKS), str(SECONDS), str(LONG), str(LONG_SECONDS))
 
     ledger = cluster.broker.client
     cluster.wait(lambda: ledger.exists("ledger:last_at"), timeout_s=60, what="the app pod's submission")
@@ -315,30 +285,6 @@ def test_uninstalling_leaves_nothing_but_the_crd(cluster: Cluster) -> None:
 
     left = _everything(cluster)
     assert left == {"customresourcedefinition.apiextensions.k8s.io/workerpools.celeriac.dev"}
-
-
-def _submitter(image: str) -> dict[str, Any]:
-    """The app pod: the workers' image and module, run as a Job that submits and ends."""
-    container = {
-        "name": "submit",
-        "image": image,
-        "command": ["python", "/app/shop.py", str(TASKS), str(SECONDS), str(LONG), str(LONG_SECONDS)],
-        "env": [
-            {"name": "CELERIAC_BROKER_URL", "valueFrom": {"secretKeyRef": {"name": "redis", "key": "url"}}},
-        ],
-        "volumeMounts": [{"name": "app", "mountPath": "/app"}],
-    }
-    spec = {
-        "restartPolicy": "Never",
-        "containers": [container],
-        "volumes": [{"name": "app", "configMap": {"name": "shop"}}],
-    }
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": "submit"},
-        "spec": {"backoffLimit": 0, "template": {"spec": spec}},
-    }
 
 
 def _scaled_at(sights: list[Sight]) -> float:

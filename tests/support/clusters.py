@@ -12,6 +12,8 @@ import redis
 import yaml
 from processes import Child, wait_until
 
+CRD = "workerpools.celeriac.dev"
+
 
 def run(*command: str | Path, text: str | None = None, timeout_s: float = 300) -> str:
     done = subprocess.run(command, input=text, capture_output=True, text=True, check=False, timeout=timeout_s)
@@ -128,6 +130,66 @@ class Cluster:
             for stream in (child.process.stdin, child.process.stdout):
                 if stream:
                     stream.close()
+
+    def install_operator(self, chart: Path, images: Images) -> None:
+        """The operator's chart as `celeriac`, ready when this returns."""
+        # The CRD outlives its release, so that of an earlier one may still be there: taken over as the chart's notes say.
+        taking = []
+        if CRD in self.kubectl("get", "crds", "-o", "name"):
+            taking = ["--force-conflicts"]
+            owner = ("meta.helm.sh/release-name=celeriac", f"meta.helm.sh/release-namespace={self.namespace}")
+            self.kubectl("annotate", "--overwrite", "crd", CRD, *owner)
+            self.kubectl("label", "--overwrite", "crd", CRD, "app.kubernetes.io/managed-by=Helm")
+        values = [*_image_values(images.operator), "--set", "secrets.allowed={redis}"]
+        self.helm("install", "celeriac", chart, *values, *taking, "--wait", "--timeout", "120s")
+
+    def install_workers(self, chart: Path, images: Images, *, concurrency: int) -> None:
+        """The workers' chart as `shop`: one worker of the app in shop.py, ready when this returns; no pool."""
+        values = [
+            *_image_values(images.worker),
+            "--set", "app=shop",
+            "--set", "broker.existingSecret=redis",
+            "--set", "worker.queues={shop}",
+            "--set", f"worker.concurrency={concurrency}",
+            "--set", "pool.enabled=false",
+            "--set", "pool.name=shop",
+            "--set", "resources.requests.cpu=20m",
+            "--set", "extraVolumes[0].name=app",
+            "--set", "extraVolumes[0].configMap.name=shop",
+            "--set", "extraVolumeMounts[0].name=app",
+            "--set", "extraVolumeMounts[0].mountPath=/app",
+        ]  # fmt: skip
+        self.helm("install", "shop", chart, *values, "--wait", "--timeout", "120s")
+
+    def submit(self, images: Images, *arguments: str) -> None:
+        """The app pod: the workers' image, and shop.py called with these arguments, as a Job that submits and ends."""
+        container = {
+            "name": "submit",
+            "image": images.worker,
+            "command": ["python", "/app/shop.py", *arguments],
+            "env": [
+                {"name": "CELERIAC_BROKER_URL", "valueFrom": {"secretKeyRef": {"name": "redis", "key": "url"}}},
+            ],
+            "volumeMounts": [{"name": "app", "mountPath": "/app"}],
+        }
+        spec = {
+            "restartPolicy": "Never",
+            "containers": [container],
+            "volumes": [{"name": "app", "configMap": {"name": "shop"}}],
+        }
+        self.apply(
+            {
+                "apiVersion": "batch/v1",
+                "kind": "Job",
+                "metadata": {"name": "submit"},
+                "spec": {"backoffLimit": 0, "template": {"spec": spec}},
+            }
+        )
+
+
+def _image_values(image: str) -> list[str]:
+    name, _, tag = image.rpartition(":")
+    return ["--set", f"image.repository={name}", "--set-string", f"image.tag={tag}"]
 
 
 def _gather(child: Child, broker: Broker, sights: list[Sight]) -> None:
