@@ -137,6 +137,18 @@ class Client:
         assert answer.returncode == 0, answer.stderr
         return json.loads(answer.stdout)
 
+    def inspect(self, question: str, *args: Any, timeout_s: float = 1.0, **kwargs: Any) -> Any:
+        """What `app.control.inspect().<question>(...)` returns."""
+        return self._ask(inspect=question, args=args, kwargs=kwargs, timeout_s=timeout_s)["value"]
+
+    def control(self, command: str, arguments: Mapping[str, Any] | None = None, **options: Any) -> Any:
+        """The answers to `app.control.broadcast(command, arguments, reply=True)`."""
+        return self._ask(control=command, arguments=dict(arguments or {}), options=options)["value"]
+
+    def panel(self) -> dict[str, str | None]:
+        """The commands of Celery's workers and their kinds; None for what is another's alias."""
+        return self._ask(panel=True)["value"]
+
     def close(self) -> None:
         self.child.kill()
         for pipe in (self.child.process.stdin, self.child.process.stdout):

@@ -16,7 +16,7 @@ class AsyncResult:
     Reads the store at each question until the task is ready, then keeps what it read.
     """
 
-    __slots__ = ("_backend", "_cache", "_children", "_guard", "id", "name", "parent")
+    __slots__ = ("_app", "_backend", "_cache", "_children", "_guard", "id", "name", "parent")
 
     def __init__(
         self,
@@ -26,10 +26,12 @@ class AsyncResult:
         name: str | None = None,
         parent: "AsyncResult | None" = None,
         guard: Callable[[], None] | None = None,
+        app: Any = None,
     ) -> None:
         self.id = id
         self.name = name
         self.parent = parent
+        self._app = app
         self._backend = backend
         self._cache: ResultMeta | None = None
         self._guard = guard
@@ -123,6 +125,19 @@ class AsyncResult:
         """Delete the record."""
         self._cache = None
         self._backend.forget(self.id)
+
+    def revoke(
+        self, connection: Any = None, terminate: bool = False, signal: str | None = None, wait: bool = False, timeout: float | None = None
+    ) -> Any:  # fmt: skip
+        """Have no worker run it; with terminate, end it by this signal where it runs. wait: for the workers' answers, and return them.
+
+        Raises BrokerUnavailable, RuntimeError for a handle without an app.
+        """
+        if self._app is None:
+            raise RuntimeError(f"{self!r} belongs to no app: use app.AsyncResult(id).revoke()")
+        return self._app.control.revoke(
+            self.id, terminate=terminate, signal=signal or "SIGTERM", reply=wait, timeout=timeout or 1.0
+        )
 
     def as_tuple(self) -> Any:
         """Celery's form for storing a handle: ((id, parent), None)."""

@@ -4,6 +4,9 @@
 {"get": id, "timeout_s": s} -> {"value"} or {"raised": {"module", "name", "args", "is_shops"}}
 {"look": id} -> {"state", "result", "traceback", "info"}
 {"ping": [nodes] or null, "timeout_s": s} -> {"value"}
+{"inspect": name, "args": [], "kwargs": {}, "timeout_s": s} -> {"value"}
+{"control": command, "arguments": {}, "options": {}} -> {"value"}
+{"panel": true} -> {"value": {name: kind}} of the commands that Celery's workers know
 """
 
 import json
@@ -42,6 +45,27 @@ def ping(request):
     return {"value": inspect.ping()}
 
 
+def inspect(request):
+    asked = shop.app.control.inspect(timeout=request["timeout_s"])
+    return {"value": getattr(asked, request["inspect"])(*request["args"], **request["kwargs"])}
+
+
+def control(request):
+    answers = shop.app.control.broadcast(
+        request["control"], arguments=request["arguments"], reply=True, **request["options"]
+    )
+    return {"value": answers}
+
+
+def panel(_):
+    from celery.worker.control import Panel
+
+    return {
+        "value": {name: Panel.meta[name].type for name in Panel.data if name in Panel.meta}
+        | {name: None for name in Panel.data if name not in Panel.meta}
+    }
+
+
 def described(error):
     return {
         "module": type(error).__module__,
@@ -51,7 +75,9 @@ def described(error):
     }
 
 
-OPERATIONS = {"send": send, "get": get, "look": look, "ping": ping}
+OPERATIONS = {
+    "send": send, "get": get, "look": look, "ping": ping, "inspect": inspect, "control": control, "panel": panel,
+}  # fmt: skip
 
 print(json.dumps({"ready": True}), flush=True)
 for line in sys.stdin:

@@ -69,6 +69,11 @@ def now():
 
 
 @app.task
+def nap(seconds):
+    time.sleep(seconds)
+
+
+@app.task
 def wait_for_file(path):
     """Runs until `path` exists, so that a test decides how long it is seen as started."""
     deadline = time.monotonic() + 30

@@ -20,6 +20,7 @@ from celeriac.backends import open_backend
 from celeriac.backends.base import ResultBackend
 from celeriac.broker.codec import content_types
 from celeriac.broker.connection import BrokerAddress
+from celeriac.broker.coordination import Coordination, coordination_address
 from celeriac.broker.producer import Producer, open_producer
 from celeriac.exceptions import ImproperlyConfigured, NotRegistered
 from celeriac.policy.routing import route
@@ -65,6 +66,8 @@ class Celeriac:
         self._lock = threading.RLock()
         self._producer: Producer | None = None
         self._backend: ResultBackend | None = None
+        self._coordination: Coordination | None = None
+        self._control: Any = None
         self._origin = ""
         if set_as_current:
             for tell in created:
@@ -216,7 +219,7 @@ class Celeriac:
                 routing_key=message.queue,
                 exchange=message.exchange,
             )
-        return AsyncResult(message.headers["id"], self.backend, name=name, guard=_no_waiting)
+        return AsyncResult(message.headers["id"], self.backend, name=name, guard=_no_waiting, app=self)
 
     def message(
         self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any], task_type: BaseTask | None, *, countdown: float | None,
@@ -250,6 +253,9 @@ class Celeriac:
             raise ValueError(
                 f"{name}: soft_time_limit {soft_s:g} s is above time_limit {hard_s:g} s; it would never be raised"
             )
+        headers = options.pop("headers", None)
+        if task_type is not None and task_type._keys:
+            headers = {**task_type.limit_keys(args, kwargs), **(headers or {})}
         parent = current.get()
         ignore_result = options.pop("ignore_result", None)
         return compose(
@@ -281,7 +287,7 @@ class Celeriac:
             ignore_result=bool(
                 ignore_result if ignore_result is not None else (task_type.ignore_result if task_type else False)
             ),
-            headers=options.pop("headers", None),
+            headers=headers,
             embed=_embed(options),
         )
 
@@ -291,7 +297,7 @@ class Celeriac:
 
     def AsyncResult(self, task_id: str) -> AsyncResult:  # noqa: N802 - Celery's name
         """The handle of a call made before, by its id."""
-        return AsyncResult(task_id, self.backend, guard=_no_waiting)
+        return AsyncResult(task_id, self.backend, guard=_no_waiting, app=self)
 
     def store_state(self, task_id: str, state: str, meta: Any) -> None:
         """Write a state of the user's own."""
@@ -324,14 +330,49 @@ class Celeriac:
                     )  # fmt: skip
         return self._backend
 
+    @property
+    def control(self) -> Any:
+        """Remote control of workers: an `app.control.Control`."""
+        if self._control is None:
+            from celeriac.app.control import Control  # kombu's mailbox, only for who asks
+
+            self._control = Control(self)
+        return self._control
+
+    @property
+    def coordination(self) -> Coordination | None:
+        """What all workers share besides messages: see broker/coordination.py. None where there is no Redis; connects at the first use."""
+        conf = self.conf
+        address = coordination_address(
+            self.broker_address(), url=conf.coordination_url, result_backend=conf.result_backend,
+            result_options=conf.result_backend_transport_options,
+        )  # fmt: skip
+        with self._lock:
+            if self._coordination is None and address is not None:
+                self._coordination = Coordination(
+                    address, lease_s=conf.task_lease, revoke_ttl_s=conf.task_revoke_expires
+                )
+            return self._coordination
+
     def close(self) -> None:
         """Disconnect from broker and result store; the next call connects again."""
         with self._lock:
+            if self._coordination is not None:
+                self._coordination.close()
+            self._coordination = None
+            if self._control is not None:
+                self._control.close()
             if self._producer is not None:
                 self._producer.close()
             if self._backend is not None:
                 self._backend.close()
             self._producer = self._backend = None
+
+    def forked(self) -> None:
+        """In a process just forked: leave the connections of the process it came from to that one, and open others when asked for."""
+        self._lock = threading.RLock()
+        self._producer = self._backend = None
+        self._origin = ""
 
     def __enter__(self) -> "Celeriac":
         return self

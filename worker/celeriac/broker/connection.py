@@ -149,3 +149,13 @@ def recoverable() -> tuple[type[BaseException], ...]:
     except ImportError:
         return tuple(kinds)
     return tuple(kinds)
+
+
+def described(address: BrokerAddress) -> dict[str, Any]:
+    """What Celery's stats shows of a broker; without secrets."""
+    info = dict(kombu.Connection(address.url.split(";")[0], connect_timeout=address.connect_timeout_s).info())
+    return {
+        name: value if value is None or isinstance(value, bool | int | float | str | list) else redacted(repr(value))
+        for name, value in info.items()
+        if name not in {"password", "credential_provider", "transport_options"}
+    }

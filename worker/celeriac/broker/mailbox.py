@@ -7,15 +7,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from kombu import pidbox
+from kombu.clocks import LamportClock
 
 from celeriac.broker.connection import BrokerAddress, broker_errors, connect, recoverable
 from celeriac.broker.eventbus import EventSender
-from celeriac.exceptions import BrokerUnavailable
+from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
 from celeriac.wire.control import EXCHANGE, Command
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[..., Any]
+
+
+def logical_clock() -> LamportClock:
+    """A Lamport clock: `forward()` ticks it, `adjust(other)` sets it beyond what another node says. Safe in several threads."""
+    return LamportClock()
 
 
 class Mailbox:
@@ -32,10 +38,20 @@ class Mailbox:
 
     def ask(self, command: Command, *, timeout_s: float = 1.0) -> dict[str, Any]:
         """{node: answer} of the workers that answered in time. Raises BrokerUnavailable."""
-        answers = self._cast(command, reply=True, timeout_s=timeout_s) or []
-        return {node: value for answer in answers for node, value in answer.items()}
+        return {node: value for answer in self.answers(command, timeout_s=timeout_s) for node, value in answer.items()}
 
-    def _cast(self, command: Command, *, reply: bool, timeout_s: float | None) -> list[dict[str, Any]] | None:
+    def answers(
+        self, command: Command, *, timeout_s: float | None = 1.0, limit: int | None = None, heard: Callable[[Any], None] | None = None
+    ) -> list[dict[str, Any]]:  # fmt: skip
+        """[{node: answer}] in the order they came; two of one name are two. heard is called with each. Raises BrokerUnavailable.
+
+        limit   ends the wait when so many have answered; for a given destination as many as it names.
+        """
+        return self._cast(command, reply=True, timeout_s=timeout_s, limit=limit, heard=heard) or []
+
+    def _cast(
+        self, command: Command, *, reply: bool, timeout_s: float | None, limit: int | None = None, heard: Callable[[Any], None] | None = None
+    ) -> list[dict[str, Any]] | None:  # fmt: skip
         destination = list(command.destination) if command.destination is not None else None
         with self._lock:
             try:
@@ -45,7 +61,8 @@ class Mailbox:
                     box = _box()(self._connection)
                     answers: list[dict[str, Any]] | None = box._broadcast(
                         command.method, dict(command.arguments), destination, reply=reply, timeout=timeout_s,
-                        limit=len(destination) if destination else None, channel=self._connection.default_channel,
+                        limit=limit or (len(destination) if destination else None), callback=heard,
+                        pattern=command.pattern, matcher=command.matcher, channel=self._connection.default_channel,
                     )  # fmt: skip
                     return answers
             except BrokerUnavailable:
@@ -71,6 +88,7 @@ class ControlNode:
 
     handlers   command name -> function(**arguments) -> answer. A handler that raises answers {"error": repr}.
     tick       called about five times a second with an EventSender: heartbeats and task events go out here. bye: at the end.
+    clock      the worker's logical clock: what others' messages say sets it forward.
     """
 
     def __init__(
@@ -80,8 +98,10 @@ class ControlNode:
         handlers: Mapping[str, Handler],
         tick: Callable[[EventSender], None],
         bye: Callable[[EventSender], None],
+        clock: LamportClock | None = None,
     ) -> None:
         self._address = address
+        self._clock = clock
         self._node = node
         self._handlers = {name: _stateless(handler) for name, handler in handlers.items()}
         self._tick, self._bye = tick, bye
@@ -107,6 +127,8 @@ class ControlNode:
                 return
             except BrokerUnavailable as error:
                 log.warning("remote control: %s; trying again in %.1f s", error, pause_s)
+            except ImproperlyConfigured as error:
+                log.error("remote control: %s; trying again in %.1f s", error, pause_s)
             except Exception:  # whatever somebody broadcast: this worker must stay reachable
                 log.exception("remote control failed; opening it again in %.1f s", pause_s)
             self._stop.wait(pause_s)
@@ -117,12 +139,12 @@ class ControlNode:
             connection = connect(self._address)
             try:
                 channel = connection.channel()
-                node = _box().Node(self._node, state=None, handlers=self._handlers, channel=channel)
+                node = _box(self._clock).Node(self._node, state=None, handlers=self._handlers, channel=channel)
                 node.mailbox = node.mailbox(connection)
                 consumer = node.Consumer(channel=channel)
                 consumer.on_decode_error = _undecodable
                 consumer.register_callback(lambda body, message: self._heard(node, body, message))
-                consumer.consume()
+                _consume(consumer, self._node)
                 sender = EventSender(connection)
                 while True:
                     if self._stop.is_set():
@@ -151,9 +173,22 @@ class ControlNode:
         return self._thread.is_alive()
 
 
-def _box() -> Any:
+def _consume(consumer: Any, node: str) -> None:
+    """Start to consume commands. A queue that is locked belongs to another worker of the same name: say so."""
+    try:
+        consumer.consume()
+    except recoverable() as error:
+        if getattr(error, "code", None) != 405:
+            raise
+        raise ImproperlyConfigured(
+            f"another worker of this broker is named {node} and has its mailbox: give each a name of its own with -n NAME@%h"
+        ) from error
+
+
+def _box(clock: LamportClock | None = None) -> Any:
     return pidbox.Mailbox(
         EXCHANGE,
+        clock=clock,
         type="fanout",
         accept=["json", "application/json"],
         serializer="json",

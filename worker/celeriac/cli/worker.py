@@ -36,9 +36,12 @@ from celeriac.telemetry.logs import set_up
     help="Seconds a task may run before SoftTimeLimitExceeded is raised inside it.",
 )
 @click.option("--without-remote-control", is_flag=True, help="Answer no commands and send no heartbeats.")
+@click.option(
+    "-S", "--statedb", metavar="PATH", help="Accepted for Celery's sake: revokes are kept in the coordination store."
+)
 @click.option("-O", "--optimization", hidden=True)
 @click.option("--without-gossip", is_flag=True, hidden=True)
-@click.option("--without-mingle", is_flag=True, hidden=True)
+@click.option("--without-mingle", is_flag=True, help="Do not ask the other workers what they have revoked.")
 @click.option("--without-heartbeat", is_flag=True, hidden=True)
 @click.pass_obj
 def worker(
@@ -55,6 +58,8 @@ def worker(
     time_limit: float | None,
     soft_time_limit: float | None,
     without_remote_control: bool,
+    statedb: str | None,
+    without_mingle: bool,
     **_: Any,
 ) -> None:
     """Run a worker: consume tasks until SIGTERM, then finish what runs."""
@@ -77,5 +82,7 @@ def worker(
         time_limit_s=time_limit,
         soft_time_limit_s=soft_time_limit,
         without_control=without_remote_control,
+        statedb=statedb,
+        without_mingle=without_mingle,
     )
     sys.exit(run_worker(given.app(needed=True), options))

@@ -1,6 +1,5 @@
 """A running worker out of an app and options: one straight function, read from top to bottom. It knows everybody; nobody knows it."""
 
-import itertools
 import logging
 import os
 import signal
@@ -15,19 +14,22 @@ from celeriac import __version__, signals
 from celeriac.app.base import DEFAULT_BROKER, Celeriac
 from celeriac.backends.base import ResultBackend
 from celeriac.broker.codec import content_types
-from celeriac.broker.connection import redacted
+from celeriac.broker.connection import BrokerAddress, redacted
 from celeriac.broker.consumer import Consumer, open_consumer
-from celeriac.broker.mailbox import ControlNode
+from celeriac.broker.mailbox import ControlNode, logical_clock
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, ImproperlyConfigured, NotSupported
+from celeriac.policy.throttle import throttle_of
 from celeriac.telemetry.endpoint import Endpoint
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Totals
 from celeriac.worker.executor import Executor
 from celeriac.worker.heartbeat import Heart
+from celeriac.worker.inspection import Inspection
 from celeriac.worker.keeper import Keeper
 from celeriac.worker.loop import Loop
+from celeriac.worker.mingle import mingle
 from celeriac.worker.pool import Pool, SoloPool, ThreadPool
-from celeriac.worker.remote import Remote
+from celeriac.worker.remote import Remote, handlers
 from celeriac.worker.wake import Wake
 
 log = logging.getLogger("celeriac.worker")
@@ -49,6 +51,8 @@ class Options:
     time_limit_s: float | None = None
     soft_time_limit_s: float | None = None
     without_control: bool = False
+    without_mingle: bool = False
+    statedb: str | None = None
 
 
 def run_worker(app: Celeriac, options: Options) -> int:
@@ -89,6 +93,10 @@ def run_worker(app: Celeriac, options: Options) -> int:
     if limited:
         log.warning("time limits are not enforced by the %s pool yet; set on: %s", pool_name, ", ".join(limited))
 
+    _check_coordination(app, address)
+    if options.statedb is not None:
+        log.warning(_NO_STATEDB, options.statedb)
+
     # 2. The road of a task: consumer, executor, pool, result store, loop.
     stop = threading.Event()
     _until_stopped(stop)
@@ -102,10 +110,9 @@ def run_worker(app: Celeriac, options: Options) -> int:
     _check_backend(backend)
     totals = Totals(conf.worker_max_task_names)
     totals.known(queues, app.tasks)
-    lamport = itertools.count(1)
-    clock = lambda: next(lamport)  # noqa: E731
+    clock = logical_clock()
     events = TaskEvents(
-        hostname, os.getpid(), clock, enabled=conf.worker_send_task_events if options.events is None else options.events
+        hostname, os.getpid(), clock.forward, enabled=conf.worker_send_task_events if options.events is None else options.events
     )
     wake = Wake()
     executor = Executor(app, hostname=hostname, accept=accept, encode=backend.encode if backend.keeps_results else None)
@@ -121,15 +128,18 @@ def run_worker(app: Celeriac, options: Options) -> int:
         loop,
         totals,
         events,
-        clock=clock,
+        clock=clock.forward,
         interval_s=conf.worker_heartbeat_interval,
         environ=os.environ,
         version=__version__,
     )
-    remote = Remote(loop, app=app, events=events, clock=clock, beat=heart.soon)
+    remote = Remote(
+        loop, app=app, pool=pool, events=events, clock=clock, beat=heart.soon, incarnation=heart.incarnation
+    )
     control = None
     if conf.worker_enable_remote_control and not options.without_control:
-        control = ControlNode(address, hostname, remote.handlers(), heart.tick, heart.bye)
+        answers = handlers(Inspection(loop, app=app, pool=pool, clock=clock), remote)
+        control = ControlNode(address, hostname, answers, heart.tick, heart.bye, clock)
     endpoint = _endpoint(conf, loop, keeper, control, totals)
 
     # 4. Run, and end.
@@ -137,6 +147,8 @@ def run_worker(app: Celeriac, options: Options) -> int:
     keeper.start()
     if control is not None:
         control.start()
+        if not options.without_mingle:
+            mingle(address, hostname, heart.incarnation, loop.intake, clock)
     if endpoint is not None:
         endpoint.start()
     log.info(
@@ -227,6 +239,32 @@ def _check_backend(backend: ResultBackend) -> None:
             backend.fetch("celeriac-start")
         except BackendUnavailable as error:
             log.warning("%s; results are kept until it is there", error)
+
+
+_NO_STATEDB = (
+    "--statedb %s: nothing is written there. Revokes are kept in the coordination store, for all workers, and outlast them;"
+    " without a store (a broker and a result backend that are no Redis, no coordination_url) they are forgotten when the last worker ends"
+)
+
+
+def _check_coordination(app: Celeriac, broker: BrokerAddress) -> None:
+    """Raise ImproperlyConfigured for tasks whose bounds nobody would keep; say what holds less than it says."""
+    if app.coordination is not None or broker.is_memory:
+        return
+    remedy = "set coordination_url to a Redis or Valkey (redis://host:6379/0), or use one as the result backend"
+    bounded = sorted(name for name, task in app.tasks.items() if task.max_concurrency)
+    if bounded:
+        raise ImproperlyConfigured(
+            f"max_concurrency of {', '.join(bounded)} cannot be kept: the broker {redacted(broker.url)} counts nothing for all workers; {remedy}"
+        )
+    shared = sorted(
+        name for name, task in app.tasks.items() if (throttle := throttle_of(name, task)) is not None and throttle.shared
+    )
+    if shared:
+        log.warning(
+            "the rate limits of %s hold for each worker, not for the cluster: the broker counts nothing for all workers; %s",
+            ", ".join(shared), remedy,
+        )  # fmt: skip
 
 
 def _endpoint(conf: Any, loop: Loop, keeper: Keeper, control: ControlNode | None, totals: Totals) -> Endpoint | None:

@@ -36,7 +36,8 @@ class Heart:
             name: environ.get(f"CELERIAC_POD_{key}", "")
             for name, key in (("namespace", "NAMESPACE"), ("pod", "NAME"), ("pod_uid", "UID"))
         }
-        self._incarnation = uuid.uuid4().hex
+        #: Names this run of the worker: two of one host may have one name.
+        self.incarnation = uuid.uuid4().hex
         self._started_at = time.time()
         self._next_at = 0.0
         self._said: Any = None
@@ -81,7 +82,7 @@ class Heart:
             utcoffset=time.timezone / 3600,
             sw_ver=self._version,
             sw_sys=platform.system(),
-            incarnation=self._incarnation,
+            incarnation=self.incarnation,
             slots=loop.slots,
             busy=len(running),
             reserved=loop.intake.reserved(),
@@ -96,8 +97,9 @@ class Heart:
             queue_totals=self._totals.queue_totals([(job.delivery.queue, seconds) for job, seconds in running]),
             task_totals=self._totals.task_totals(),
             limits=tuple(
-                RateLimit(task=name, per_s=limit.per_s, scope=limit.scope)
+                RateLimit(task=name, per_s=limit.per_s, scope="cluster" if limit.shared else "worker")
                 for name, limit in loop.intake.limits().items()
+                if not limit.rate_keyed  # a rate for each key says nothing of the whole type
             ),
             **self._pod,
         )

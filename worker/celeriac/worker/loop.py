@@ -6,7 +6,9 @@ What becomes of a claimed message until its body starts is in `intake`; what fol
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from celeriac import signals
@@ -19,8 +21,10 @@ from celeriac.policy import shutdown
 from celeriac.policy.admission import claim_size
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Totals
+from celeriac.wire.event import TaskTotals
 from celeriac.worker.executor import Job
 from celeriac.worker.intake import Intake
+from celeriac.worker.limits import LocalStore, Places
 from celeriac.worker.pool import Pool
 from celeriac.worker.settling import Settler
 from celeriac.worker.wake import Wake
@@ -50,14 +54,15 @@ class Loop:
         self._wake = wake
         #: Set while bodies hold the main thread: then the keeper looks after everything else.
         self.bodies = threading.Event()
+        places = Places(app.coordination or LocalStore(), conf.task_lease)
         self._settler = Settler(
-            app=app, consumer=consumer, backend=backend, pool=pool, totals=totals, events=events, hostname=hostname
-        )
+            app=app, consumer=consumer, backend=backend, pool=pool, totals=totals, events=events, hostname=hostname, places=places
+        )  # fmt: skip
         self.flush = self._settler.flush
         #: What is claimed and has not started: see there.
         self.intake = Intake(
             app=app, consumer=consumer, backend=backend, pool=pool, settler=self._settler, totals=totals, events=events,
-            hostname=hostname, queues=queues,
+            hostname=hostname, queues=queues, places=places,
         )  # fmt: skip
         # Life.
         self.phase = shutdown.RUNNING
@@ -70,6 +75,8 @@ class Loop:
         self.broker_up = True
         self._again_at = 0.0
         self._pause_s = 0.0
+        #: What other threads want done here, each with where its outcome goes.
+        self._asked: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.turned_at = time.monotonic()
 
     # -- the loop
@@ -88,6 +95,8 @@ class Loop:
     def _turn(self, now: float) -> bool:
         """One round; whether anything moved."""
         self._shutdown(now)
+        while self._asked:
+            self._do(*self._asked.popleft())
         self._pool.tend(now)
         if self._pool.in_caller and self._pool.waiting():
             self.bodies.set()
@@ -109,6 +118,22 @@ class Loop:
             self._rested = mark.id if mark is not None and not self._settler.busy() else ""
         self._pause_s = 0.0
         return moved
+
+    def in_loop(self, ask: Callable[[], Any], timeout_s: float = 5.0) -> Any:
+        """What `ask()` returns or raises when the loop's own thread calls it: for what the pool and the intake do not share.
+
+        Raises TimeoutError when a body holds that thread for so long; it is done all the same, later.
+        """
+        answer: Future[Any] = Future()
+        self._asked.append((ask, answer))
+        self._wake.set()
+        return answer.result(timeout_s)
+
+    def _do(self, ask: Callable[[], Any], answer: "Future[Any]") -> None:
+        try:
+            answer.set_result(ask())
+        except Exception as error:  # noqa: BLE001 - it belongs to whoever asked
+            answer.set_exception(error)
 
     def _claiming(self, now: float) -> bool:
         heeded = self._heeded  # the control thread may change it at any time
@@ -132,7 +157,7 @@ class Loop:
         self._consumer.allow(size + running + self.intake.held())
         if size <= waiting or waiting > size // 4:
             return False
-        deliveries = self._consumer.claim(size - waiting)
+        deliveries = self._consumer.claim(size - waiting, free=max(0, free - waiting))
         if not deliveries:
             return False
         self.intake.received(deliveries)
@@ -191,7 +216,7 @@ class Loop:
             self.intake.give_back_waiting()
             running = [run.job for run in self._pool.running()]
             late = [job.delivery for job in running if not job.acked]
-            self._consumer.give_back(late)
+            self.intake.give_back(late)
             for job in running:
                 how = "was acknowledged before it ran and is lost" if job.acked else "goes back to its queue"
                 log.warning(
@@ -301,3 +326,7 @@ class Loop:
         """Change a type's limit from now on; 0 or None lifts it. Raises KeyError, ValueError."""
         self.intake.set_rate_limit(task, rate, scope)
         self._wake.set()
+
+    def task_totals(self) -> Mapping[str, TaskTotals]:
+        """What was done so far, by task."""
+        return self._totals.task_totals()

@@ -1,195 +1,165 @@
-"""Remote control: what each command does and answers. Celery's names, arguments and answers; `drain` and `undrain` are ours."""
+"""Remote control: the commands that change a worker, and the table of all it answers. Celery's names, arguments and answers; `drain`,
+`undrain` and `dead` are ours. What only tells is in `inspection`.
+"""
 
-import os
-import time
-from collections.abc import Callable, Mapping
+import logging
+import signal as signals_of_os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from celeriac.broker.connection import redacted
-from celeriac.worker.executor import Job
+from celeriac import states
+from celeriac.app.base import Celeriac
+from celeriac.exceptions import BackendUnavailable, CeleriacError
+from celeriac.wire.control import COMMANDS
+from celeriac.wire.result import ResultMeta
+from celeriac.worker.inspection import Inspection
 from celeriac.worker.loop import Loop
+from celeriac.worker.pool import Pool
+
+log = logging.getLogger(__name__)
 
 Handler = Callable[..., Any]
 
-#: Revoked ids are kept this long, and so many at most.
-REVOKE_TTL_S = 10_800.0
-MAX_REVOKED = 50_000
+
+def handlers(inspection: Inspection, remote: "Remote") -> Mapping[str, Handler]:
+    """Every command of the table, by each of its names."""
+    found: dict[str, Handler] = {}
+    for info in COMMANDS:
+        owner = remote if hasattr(remote, info.name) else inspection
+        for name in (info.name, *info.aliases):
+            found[name] = getattr(owner, info.name)
+    return found
 
 
 class Remote:
-    """The commands of one worker. Called from the control thread."""
+    """The commands that change one worker. Called from the control thread; what touches the pool is done by the loop's own."""
 
     def __init__(
-        self, loop: Loop, *, app: Any, events: Any, clock: Callable[[], int], beat: Callable[[], None]
-    ) -> None:
-        self._loop, self._app, self._events, self._clock, self._beat = loop, app, events, clock, beat
-        self._started_at = time.time()
+        self, loop: Loop, *, app: Celeriac, pool: Pool, events: Any, clock: Any, beat: Callable[[], None], incarnation: str
+    ) -> None:  # fmt: skip
+        self._loop, self._app, self._pool, self._events, self._clock = loop, app, pool, events, clock
+        self._beat = beat
+        self._incarnation = incarnation
 
-    def handlers(self) -> Mapping[str, Handler]:
-        """Command names to functions."""
-        return {
-            name: getattr(self, name)
-            for name in (
-                "ping", "stats", "active", "reserved", "scheduled", "registered", "registered_tasks", "active_queues",
-                "revoked", "conf", "report", "clock", "hello", "query_task",
-                "heartbeat", "revoke", "rate_limit", "shutdown", "enable_events", "disable_events", "add_consumer",
-                "cancel_consumer", "drain", "undrain",
-            )
-        }  # fmt: skip
+    # -- tasks
 
-    # -- inspect
+    def revoke(self, task_id: Any = None, terminate: bool = False, signal: Any = None, **_: Any) -> Any:
+        """Do not run these ids when they are claimed, and mark them REVOKED; with terminate, end them where they run."""
+        ids = _listed(task_id)
+        self._loop.intake.revoke(ids)
+        running = {run.job.delivery.headers.get("id") for run in self._pool.running()}
+        self._mark_revoked([one for one in ids if one not in running])
+        if not terminate:
+            log.info("tasks flagged as revoked: %s", ", ".join(ids))
+            return {"ok": f"tasks {set(ids)} flagged as revoked"}
+        return self._terminate([one for one in ids if one in running], _number_of(signal))
 
-    def ping(self, **_: Any) -> Any:
-        """Say pong."""
-        return {"ok": "pong"}
+    def terminate(self, signal: Any = None, task_id: Any = None, **_: Any) -> Any:
+        """End these ids by a signal where they run; revoked everywhere."""
+        return self.revoke(task_id, terminate=True, signal=signal)
 
-    def stats(self, **_: Any) -> Any:
-        """Numbers about the process, its pool and its broker."""
-        import resource
-
-        usage = resource.getrusage(resource.RUSAGE_SELF)
-        totals = {name: totals.started for name, totals in self._loop._totals.task_totals().items() if totals.started}
-        address = self._app.broker_address()
-        return {
-            "total": totals,
-            "pid": os.getpid(),
-            "clock": str(self._clock()),
-            "uptime": int(time.time() - self._started_at),
-            "pool": {
-                "implementation": f"celeriac.worker.pool:{type(self._loop._pool).__name__}",
-                "max-concurrency": self._loop.slots,
-                "processes": [os.getpid()],
-                "max-tasks-per-child": "N/A",
-                "put-guarded-by-semaphore": False,
-                "timeouts": [0, 0],
-                "writes": {},
-            },
-            "broker": {"transport": address.scheme, "hostname": redacted(address.url)},
-            "prefetch_count": self._loop.slots + self._loop.intake.reserved(),
-            "rusage": {name.removeprefix("ru_"): getattr(usage, name) for name in dir(usage) if name.startswith("ru_")},
-        }
-
-    def active(self, safe: bool = False, **_: Any) -> Any:
-        """Tasks that run now."""
-        return [self._info(job, started=time.time() - seconds) for job, seconds in self._loop.running()]
-
-    def reserved(self, **_: Any) -> Any:
-        """Tasks that are claimed and not started: known by number only while they are in the pool's queue."""
-        return [self._info(job) for job in self._loop.intake.unstarted()]
-
-    def scheduled(self, **_: Any) -> Any:
-        """Tasks that this worker keeps for their time (the broker keeps them on Redis)."""
-        return [
-            {
-                "eta": delivery.headers.get("eta"),
-                "priority": 6,
-                "request": _request(delivery.headers, delivery, self._loop.hostname),
-            }
-            for _, delivery in self._loop.intake.scheduled()
+    def revoke_by_stamped_headers(
+        self, headers: Any = None, terminate: bool = False, signal: Any = None, **_: Any
+    ) -> Any:
+        """Do not run tasks that carry one of these stamps: {name: value or values}, or ["name=value"]."""
+        if isinstance(headers, list):
+            headers = dict(one.split("=", 1) for one in headers)
+        stamps = {name: _listed(values) for name, values in dict(headers or {}).items()}
+        self._loop.intake.revoke_stamps(stamps)
+        if not terminate:
+            return {"ok": f"headers {headers} flagged as revoked, but not terminated"}
+        hit = [
+            run.job.delivery.headers["id"]
+            for run in self._pool.running()
+            if _stamped(run.job.delivery.headers.get("stamps"), stamps)
         ]
+        if not hit:
+            return {"ok": f"headers {headers} were not terminated"}
+        answer = self._terminate(hit, _number_of(signal))
+        return answer if "error" in answer else {"ok": f"headers {headers} revoked"}
 
-    def registered(self, taskinfoitems: Any = None, builtins: bool = False, **_: Any) -> Any:
-        """Names of the tasks known here, each with what was asked for."""
-        wanted = taskinfoitems or ("rate_limit",)
-        found = []
-        for name, task in sorted(self._app.tasks.items()):
-            shown = [f"{item}={getattr(task, item)}" for item in wanted if getattr(task, item, None) is not None]
-            found.append(f"{name} [{' '.join(shown)}]" if shown else name)
-        return found
+    def _terminate(self, ids: Sequence[str], number: int) -> Any:
+        ended = []
+        for one in ids:
+            try:
+                if self._loop.in_loop(lambda one=one: self._pool.terminate(one, number)):  # type: ignore[misc]
+                    log.info("terminating %s (%d)", one, number)
+                    ended.append(one)
+            except CeleriacError as error:
+                return {"error": f"revoked; if it runs already, it runs on: {error}"}
+        return {"ok": f"terminate: {', '.join(ended)}" if ended else "terminate: tasks unknown"}
 
-    registered_tasks = registered
-
-    def active_queues(self, **_: Any) -> Any:
-        """Queues consumed now."""
-        return [
-            {
-                "name": name,
-                "exchange": {"name": name, "type": "direct", "durable": True},
-                "routing_key": name,
-                "durable": True,
-            }
-            for name in self._loop.queues
-        ]
-
-    def revoked(self, **_: Any) -> Any:
-        """Ids that were revoked here."""
-        return list(self._loop.intake.revoked)
-
-    def query_task(self, ids: Any = (), **_: Any) -> Any:
-        """Where the tasks of these ids are, as far as this worker has them."""
-        wanted = {ids} if isinstance(ids, str) else set(ids)
-        found = {}
-        for state, jobs in (("active", self.active()), ("reserved", self.reserved())):
-            found.update({job["id"]: [state, job] for job in jobs if job["id"] in wanted})
-        return found
-
-    def conf(self, with_defaults: bool = False, **_: Any) -> Any:
-        """The settings, passwords hidden."""
-        return {
-            name: redacted(value) if isinstance(value, str) else repr(value)
-            for name in self._app.conf
-            if (value := self._app.conf[name]) is not None
-        }
-
-    def report(self, **_: Any) -> Any:
-        """The settings as text."""
-        return {"ok": "\n".join(f"{name}: {value}" for name, value in self.conf().items())}
-
-    def clock(self, **_: Any) -> Any:
-        """The Lamport clock."""
-        return {"clock": self._clock()}
-
-    def hello(self, from_node: str = "", revoked: Any = None, **_: Any) -> Any:
-        """What a worker that starts wants to know of the others."""
-        if from_node == self._loop.hostname:
-            return None
-        return {"revoked": list(self._loop.intake.revoked), "clock": self._clock()}
-
-    # -- control
-
-    def heartbeat(self, **_: Any) -> Any:
-        """Send a heartbeat now."""
-        self._beat()
-
-    def revoke(self, task_id: Any = None, terminate: bool = False, **_: Any) -> Any:
-        """Do not run these ids when they are claimed here."""
-        now = time.time()
-        known = self._loop.intake.revoked
-        for one in [task_id] if isinstance(task_id, str) else list(task_id or ()):
-            known[one] = now
-        while known and (len(known) > MAX_REVOKED or next(iter(known.values())) < now - REVOKE_TTL_S):
-            del known[next(iter(known))]
-        if terminate:
-            return {"error": "revoked; but this pool cannot terminate: if it runs already, it runs on"}
-        return {"ok": "tasks unknown" if not task_id else f"revoked {task_id}"}
+    def _mark_revoked(self, ids: Sequence[str]) -> None:
+        """Store REVOKED for those that nobody has begun: as Celery's workers do, so that who waits for them knows."""
+        backend = self._app.backend
+        if not backend.keeps_results:
+            return
+        error = {"exc_type": "TaskRevokedError", "exc_message": ["revoked"], "exc_module": "celery.exceptions"}
+        try:
+            for one in ids:
+                meta = backend.fetch(one)
+                if meta is None or meta.status in {states.PENDING, states.RECEIVED, states.RETRY, states.REJECTED}:
+                    backend.store([(ResultMeta(one, states.REVOKED, error), None)])
+        except BackendUnavailable as problem:
+            log.warning("REVOKED could not be stored for %s: %s", ", ".join(ids), problem)
 
     def rate_limit(self, task_name: str = "", rate_limit: Any = None, scope: str | None = None, **_: Any) -> Any:
-        """Change a task type's limit."""
+        """Change a task type's limit. scope: worker or cluster; unset: as it was."""
         try:
             self._loop.set_rate_limit(task_name, rate_limit, scope)
         except KeyError:
             return {"error": "unknown task"}
         except ValueError as error:
-            return {"error": str(error)}
+            return {"error": f"Invalid rate limit string: {error!r}"}
         return {"ok": "new rate limit set successfully" if rate_limit else "rate limit disabled successfully"}
 
-    def shutdown(self, **_: Any) -> Any:
-        """End, as SIGTERM does."""
-        self._loop.stop()
-        return {"ok": "shutting down"}
+    def time_limit(self, task_name: str = "", hard: float | None = None, soft: float | None = None, **_: Any) -> Any:
+        """Change a task type's time limits, in seconds."""
+        try:
+            self._loop.in_loop(lambda: self._loop.intake.set_time_limits(task_name, hard=hard, soft=soft))
+        except KeyError:
+            return {"error": "unknown task"}
+        except ValueError as error:
+            return {"error": str(error)}
+        return {"ok": "time limits set successfully"}
 
-    def enable_events(self, **_: Any) -> Any:
-        """Send task events."""
-        was, self._events.enabled = self._events.enabled, True
-        return {"ok": "task events already enabled" if was else "task events enabled"}
+    # -- the pool
 
-    def disable_events(self, **_: Any) -> Any:
-        """Send no more task events."""
-        was, self._events.enabled = self._events.enabled, False
-        return {"ok": "task events disabled" if was else "task events already disabled"}
+    def pool_grow(self, n: int = 1, **_: Any) -> Any:
+        """Run n more bodies at once."""
+        return self._resize(int(n), "pool will grow")
+
+    def pool_shrink(self, n: int = 1, **_: Any) -> Any:
+        """Run n bodies fewer at once; what runs is not cut off."""
+        return self._resize(-int(n), "pool will shrink")
+
+    def _resize(self, by: int, said: str) -> Any:
+        if self._pool.slots + by < 1:
+            return {
+                "error": f"the pool has {self._pool.slots} slot(s) and needs at least one; use drain to stop claiming"
+            }
+        try:
+            self._loop.in_loop(lambda: self._pool.resize(self._pool.slots + by))
+        except CeleriacError as error:
+            return {"error": str(error)}
+        return {"ok": said}
+
+    def pool_restart(self, **_: Any) -> Any:
+        """Not here: say what to do instead."""
+        return {
+            "error": "ValueError('Pool restarts not enabled'): roll the Deployment out again, or restart the worker"
+        }
+
+    def autoscale(self, max: int | None = None, min: int | None = None, **_: Any) -> Any:
+        """Change the bounds of --autoscale."""
+        return {"error": "ValueError('Autoscale not enabled')"}
+
+    # -- queues
 
     def add_consumer(self, queue: str = "", **_: Any) -> Any:
         """Consume one more queue."""
+        if not queue:
+            return {"error": "name the queue"}
         if queue in self._loop.queues:
             return {"ok": f"already consuming from {queue!r}"}
         self._loop.set_queues([*self._loop.queues, queue])
@@ -203,7 +173,14 @@ class Remote:
         self._loop.set_queues(left)
         return {"ok": f"no longer consuming from {queue}"}
 
-    def drain(self, id: str = "", epoch: int = 0, ttl_s: float = 60.0, **_: Any) -> Any:
+    # -- the worker
+
+    def shutdown(self, **_: Any) -> Any:
+        """End, as SIGTERM does."""
+        self._loop.stop()
+        return {"ok": "shutting down"}
+
+    def drain(self, id: str = "by-hand", epoch: int = 0, ttl_s: float = 60.0, **_: Any) -> Any:
         """Stop claiming, give back, finish, turn not ready; until the mark expires or is lifted."""
         heeded = self._loop.heard_drain(mark=id, epoch=epoch, ttl_s=ttl_s)
         self._beat()
@@ -215,21 +192,56 @@ class Remote:
         self._beat()
         return {"ok": self._loop.state} if heeded else {"error": f"epoch {epoch} is older than the last leader's"}
 
-    def _info(self, job: Job, started: float | None = None) -> dict[str, Any]:
-        headers = job.delivery.headers
-        return {
-            **_request(headers, job.delivery, self._loop.hostname),
-            "time_start": started,
-            "acknowledged": job.acked,
-            "worker_pid": os.getpid(),
-        }
+    def hello(self, from_node: str = "", revoked: Any = None, incarnation: str = "", **_: Any) -> Any:
+        """What a worker that starts wants to know of the others; and they learn what it has revoked."""
+        if from_node == self._loop.hostname:
+            # A namesake's question (Celery's say nothing more), or our own.
+            return {"incarnation": self._incarnation} if incarnation not in {"", self._incarnation} else None
+        if revoked:
+            self._loop.intake.hear_revoked(_listed(list(revoked)))
+        return {"revoked": list(self._loop.intake.revoked), "clock": self._clock.forward()}
+
+    def election(self, **_: Any) -> Any:
+        """Nothing: our workers elect nobody."""
+
+    # -- events
+
+    def heartbeat(self, **_: Any) -> Any:
+        """Send a heartbeat now."""
+        self._beat()
+
+    def enable_events(self, **_: Any) -> Any:
+        """Send task events."""
+        was, self._events.enabled = self._events.enabled, True
+        return {"ok": "task events already enabled" if was else "task events enabled"}
+
+    def disable_events(self, **_: Any) -> Any:
+        """Send no more task events."""
+        was, self._events.enabled = self._events.enabled, False
+        return {"ok": "task events disabled" if was else "task events already disabled"}
 
 
-def _request(headers: Mapping[str, Any], delivery: Any, hostname: str) -> dict[str, Any]:
-    return {
-        "id": headers.get("id"), "name": headers.get("task"), "args": headers.get("argsrepr"), "kwargs": headers.get("kwargsrepr"),
-        "type": headers.get("task"), "hostname": hostname, "acknowledged": False, "time_start": None, "worker_pid": None,
-        "delivery_info": {
-            "exchange": "", "routing_key": delivery.queue, "priority": delivery.properties.get("priority"), "redelivered": delivery.redelivered,
-        },
-    }  # fmt: skip
+def _listed(value: Any) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else [str(one) for one in value]
+
+
+def _stamped(stamps: Any, wanted: Mapping[str, list[str]]) -> bool:
+    """Whether a message's stamps have any of the wanted values under the same name."""
+    if not isinstance(stamps, Mapping):
+        return False
+    return any(set(_listed(stamps.get(name))) & set(values) for name, values in wanted.items())
+
+
+def _number_of(signal: Any) -> int:
+    """15 out of TERM, SIGTERM, 15 or nothing. Raises ValueError."""
+    if signal is None:
+        return int(signals_of_os.SIGTERM)
+    if isinstance(signal, int):
+        return int(signals_of_os.Signals(signal))
+    name = str(signal).upper()
+    try:
+        return int(signals_of_os.Signals[name if name.startswith("SIG") else f"SIG{name}"])
+    except KeyError:
+        raise ValueError(f"there is no signal {signal!r}; use a name such as TERM or SIGKILL") from None
