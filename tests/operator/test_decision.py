@@ -39,6 +39,7 @@ def knows(
         last=QueueSample(name="mails"),
         sampled_at=sampled_at,
         fast_per_s=rate if fast is None else fast,
+        surge_per_s=rate if fast is None else fast,
         slow_per_s=rate,
         service=Service(value_s=service_s),
         overall=Service(value_s=service_s),
@@ -181,11 +182,12 @@ DEMAND = [
             throttled=500,
             limited=(LimitedClass(task="crawl", queue="mails", rate_per_s=1, throttled=500),),
         ),
-        # Half of what is ready is limited: 1200 x 1 s / 48 s = 25 slots for the other half, 2 for the limited type.
+        # Half of what is ready is limited. Of the other 1200 x 1 s the 4 slots there are do 80 before another starts:
+        # 1120 / 48 s = 23.3 slots, and 2 for the limited type.
         desired=7,
         replicas=7,
         limited_by="rate_limit",
-        terms={"cap": 27.0},
+        terms={"cap": 25.3},
     ),
     Case(
         id="rate limits play no part when the spec says so",
@@ -268,11 +270,13 @@ DEMAND = [
         replicas=4,
     ),
     Case(
-        id="a burst is staffed at its own rate, not at the average",
+        id="a burst is staffed at its own rate, not at the average, and for what will wait when a pod has started",
         memory=knows(rate=4, fast=40, service_s=0.5),
         signals=sees(1),
-        desired=7,
-        replicas=7,
+        # 20 slots and the root of that; 800 tasks come in within 20 s, of which 4 slots do 160: 640 x 0.5 s / 48 s.
+        desired=8,
+        replicas=8,
+        terms={"backlog": 6.7},
     ),
     Case(
         id="work in flight is work, whatever heartbeats say",

@@ -168,7 +168,7 @@ def test_demand_of_several_queues_is_added_before_it_is_divided_by_slots() -> No
     spec = spec_of(queues=[{"name": "a"}, {"name": "b"}, {"name": "c"}])
     queues = tuple(QueueSample(name=name, ready=48) for name in "abc")
 
-    demand = staff(Signals(queues=queues), spec, Memory(slots_per_pod=4))
+    demand = staff(Signals(queues=queues), spec, Memory(slots_per_pod=4), NOW)
 
     # One slot each: three slots, one pod; not three pods.
     assert demand.slots == pytest.approx(3)
@@ -179,13 +179,13 @@ def test_each_queue_has_its_own_objective() -> None:
     spec = spec_of(queues=[{"name": "a", "objective": {"seconds": 10}}, {"name": "b"}])
     queues = tuple(QueueSample(name=name, ready=480) for name in "ab")
 
-    demand = staff(Signals(queues=queues), spec, Memory())
+    demand = staff(Signals(queues=queues), spec, Memory(), NOW)
 
     assert demand.terms["backlog"] == pytest.approx(480 / 8 + 480 / 48)
 
 
 def test_a_queue_that_was_not_read_asks_for_nothing() -> None:
-    demand = staff(Signals(queues=()), spec_of(), Memory())
+    demand = staff(Signals(queues=()), spec_of(), Memory(), NOW)
 
     assert demand.pods == 0
 
@@ -193,7 +193,7 @@ def test_a_queue_that_was_not_read_asks_for_nothing() -> None:
 def test_throttled_work_keeps_a_slot_though_its_limit_is_zero() -> None:
     limit = LimitedClass(task="crawl", queue="q", rate_per_s=0.0, throttled=9)
 
-    demand = staff(Signals(queues=(QueueSample(name="q", throttled=9),), limited=(limit,)), spec_of(), Memory())
+    demand = staff(Signals(queues=(QueueSample(name="q", throttled=9),), limited=(limit,)), spec_of(), Memory(), NOW)
 
     assert demand.slots == 1
     assert demand.drained_in_s(1) is None
@@ -202,7 +202,7 @@ def test_throttled_work_keeps_a_slot_though_its_limit_is_zero() -> None:
 def test_a_limit_below_zero_is_taken_for_zero() -> None:
     limit = LimitedClass(task="crawl", queue="q", rate_per_s=-3.0, throttled=9)
 
-    demand = staff(Signals(queues=(QueueSample(name="q", throttled=9),), limited=(limit,)), spec_of(), Memory())
+    demand = staff(Signals(queues=(QueueSample(name="q", throttled=9),), limited=(limit,)), spec_of(), Memory(), NOW)
 
     assert demand.slots == 1
 
@@ -211,8 +211,8 @@ def test_a_limited_type_leaves_the_slots_of_the_rest_alone() -> None:
     limit = LimitedClass(task="crawl", queue="q", rate_per_s=1, throttled=5000)
     signals = Signals(queues=(QueueSample(name="q", ready=960, throttled=5000),), limited=(limit,))
 
-    capped = staff(signals, spec_of(), Memory())
-    alone = staff(replace(signals, limited=(), queues=(QueueSample(name="q", ready=960),)), spec_of(), Memory())
+    capped = staff(signals, spec_of(), Memory(), NOW)
+    alone = staff(replace(signals, limited=(), queues=(QueueSample(name="q", ready=960),)), spec_of(), Memory(), NOW)
 
     assert capped.slots == pytest.approx(alone.slots + 2)
     assert capped.limits == (("crawl", 1),)
@@ -264,6 +264,62 @@ def test_a_burst_is_seen_by_the_fast_rate_in_one_tick() -> None:
 
     assert queue.fast_per_s == pytest.approx(20 * (1 - math.exp(-0.5)))
     assert bursting(queue, 5)
+
+
+def test_a_batch_is_no_surge_until_the_next_look_sees_as_much() -> None:
+    watch = Watch()
+    watch.see(0)
+
+    batch = watch.see(5, ready=400)
+    still = watch.see(5, ready=800)
+
+    assert batch.surge_per_s == 0
+    # 400 in each: 80 a second, less two standard deviations of a Poisson count.
+    assert still.surge_per_s == pytest.approx((400 - 2 * 20) / 5)
+
+
+def test_a_surge_is_forgotten_within_seconds() -> None:
+    watch = Watch()
+    for ready in (0, 400, 800):
+        watch.see(5, ready=ready)
+
+    queue = [watch.see(5, ready=800) for _ in range(6)][-1]
+
+    assert queue.surge_per_s < 0.06 * 72
+
+
+def test_what_was_delayed_and_comes_due_is_no_arrival() -> None:
+    watch = Watch()
+    watch.see(0, delayed=3000)
+
+    queue = watch.see(5, ready=3010, delayed=0)
+
+    assert queue.latest_per_s == pytest.approx(10 / 5)
+
+
+def test_a_retry_that_comes_due_is_owed_once_and_hides_nothing() -> None:
+    watch = Watch()
+    watch.see(0, leased=1)
+    watch.see(5, leased=0, delayed=1, retried=1)
+
+    back = watch.see(5, ready=1, delayed=0, retried=1)
+    more = watch.see(5, ready=3, delayed=0, retried=1)
+
+    assert (back.latest_per_s, back.owed) == (0, 0)
+    assert more.latest_per_s == pytest.approx(2 / 5)
+
+
+def test_the_slow_rate_remembers_for_as_long_as_the_objective_allows() -> None:
+    """A batch must not be taken for a rate that outweighs it: 600 tasks at once, to be done within ten minutes."""
+    rates = {}
+    for seconds in (60, 600):
+        watch = Watch(spec=spec_of(objective={"seconds": seconds}))
+        for _ in range(200):
+            watch.see(5)
+        rates[seconds] = watch.see(5, ready=600).slow_per_s
+
+    assert rates[60] == pytest.approx(600 / 120, rel=0.05)
+    assert rates[600] == pytest.approx(600 / 600, rel=0.05)
 
 
 def test_retries_at_once_and_redeliveries_are_no_arrivals() -> None:

@@ -9,6 +9,11 @@ For each stream of like work (one rate-limited type of task on one queue, or the
     work cap  tasks that exist or will arrive within a cold start: never more slots than tasks to put in them
     rate cap  limit x S + beta x sqrt(limit x S)  pods beyond a rate limit only wait
     floor     running tasks that outlive a cold start keep their slot
+    ordered   slots that are there or on their way, when they will have done what waits before another one could start
+
+Backlog counts what waits now as long as the slots that are there can do it in time. When they cannot, it counts what
+they will leave of it a cold start from now, which is when a new pod starts; and when arrivals are rising, of what will
+have come in by then.
 
 The slots of all streams are added and divided once by the slots of a pod. Sources: Little 1961 for the first term,
 Halfin and Whitt 1981 for the second.
@@ -23,6 +28,7 @@ from celeriac_operator.resources.spec import Objective, ObjectiveType, QueueSpec
 from celeriac_operator.scaling.learning import cold_start_s
 from celeriac_operator.scaling.memory import Memory, QueueMemory, rounded, shares
 from celeriac_operator.scaling.signals import LimitedClass, QueueSample, Signals
+from celeriac_operator.scaling.supply import Supply, supply
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +38,7 @@ class Stream:
     task           the rate-limited type, or "" for the rest.
     limit_per_s    starts a second that its limit allows, None when adding pods is not in vain.
     headroom       beta, the queue's weight included.
+    rising         it comes in faster than it used to: what will have come in when a new pod starts counts, too.
     oldest_age_s   of the queue's oldest due message.
     """
 
@@ -42,6 +49,7 @@ class Stream:
     throttled: float = 0.0
     soon: float = 0.0
     rate_per_s: float = 0.0
+    rising: bool = False
     service_s: float = 1.0
     limit_per_s: float | None = None
     headroom: float = 1.0
@@ -101,7 +109,7 @@ class Demand:
         return max(self.limited_s, self.work_s / free if self.work_s > 0 else 0.0)
 
 
-def staff(signals: Signals, spec: WorkerPoolSpec, memory: Memory) -> Demand:
+def staff(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) -> Demand:
     cold_s = cold_start_s(spec, memory)
     by_name = {sample.name: sample for sample in signals.queues}
     streams = [
@@ -112,9 +120,20 @@ def staff(signals: Signals, spec: WorkerPoolSpec, memory: Memory) -> Demand:
             queue, by_name[queue.name], signals, spec, memory.queues.get(queue.name, QueueMemory())
         )
     ]
-    asked = [(stream, slots_for(stream, cold_start_s=cold_s, tick_s=spec.interval_s)) for stream in streams]
     per_pod = max(1.0, float(spec.concurrency or memory.slots_per_pod or 1))
-    total = sum(slots.slots for _, slots in asked)
+    ordered = supply(signals, slots_per_pod=per_pod, cold_start_s=cold_s, now=now)
+    held = max(0.0, ordered.slots - spec.spare_replicas * per_pod)
+    asked = [(stream, slots_for(stream, cold_start_s=cold_s, tick_s=spec.interval_s)) for stream in streams]
+    total = asked_at_once = sum(slots.slots for _, slots in asked)
+    if asked_at_once > held:
+        # More than there is, and more only comes a cold start from now: what counts is what will be left for it then.
+        left = left_in(streams, ordered, cold_s)
+        asked = [
+            (stream, slots_for(stream, cold_start_s=cold_s, tick_s=spec.interval_s, left=left)) for stream in streams
+        ]
+        total = sum(slots.slots for _, slots in asked)
+    enough = held if asked_at_once > held > total else None
+    total = max(total, enough or 0.0)
     if any(stream.throttled > 0 for stream in streams):
         total = max(total, 1.0)  # throttled work keeps one slot, however slow its limit
     by_work = sum(max(0.0, slots.uncapped - slots.work_cap) for _, slots in asked if slots.work_cap is not None)
@@ -125,7 +144,9 @@ def staff(signals: Signals, spec: WorkerPoolSpec, memory: Memory) -> Demand:
     limited_by = "none"
     if by_work > _NOTABLE or by_rate > _NOTABLE:
         limited_by = "work" if by_work >= by_rate else "rate_limit"
-    terms = _terms([slots for _, slots in asked], total, capped=limited_by != "none")
+    if enough is not None and limited_by == "none":
+        limited_by = "work"
+    terms = _terms([slots for _, slots in asked], total, enough, capped=limited_by != "none")
     limits = tuple(sorted({(stream.task, stream.limit_per_s or 0.0) for stream, _ in held_back}))
     demand = Demand(
         pods=math.ceil(total / per_pod - 1e-9) + spec.spare_replicas,
@@ -177,7 +198,8 @@ def streams_of(
     by_time = rest * rest_service_s + sum(parts[task] * service_s[task] for task in parts)
     waiting = sample.ready + sample.reserved + sample.expired
     running = max(0, sample.leased - sample.reserved - sample.expired)
-    rate_per_s = known.fast_per_s if bursting(known, spec.interval_s) else known.slow_per_s
+    rising = bursting(known, spec.interval_s)
+    rate_per_s = max(known.slow_per_s, known.surge_per_s) if rising else known.slow_per_s
     headroom = (spec.headroom if known.headroom is None else known.headroom) * queue.weight
     throttled_rest = max(0, sample.throttled - sum(limit.throttled for limit in limited))
 
@@ -190,6 +212,7 @@ def streams_of(
             throttled=throttled * share,
             soon=sample.due_soon * part * share if spec.eta.enabled else 0.0,
             rate_per_s=max(0.0, rate_per_s) * part * share,
+            rising=rising,
             service_s=its_service_s,
             limit_per_s=limit_per_s,
             headroom=headroom,
@@ -204,8 +227,23 @@ def streams_of(
     return found
 
 
-def slots_for(stream: Stream, *, cold_start_s: float, tick_s: float) -> Slots:
-    """The terms of one stream, its caps where they bind, and what follows."""
+def left_in(streams: Sequence[Stream], ordered: Supply, within_s: float) -> float:
+    """The part of all that waits and will come in within that time, which then still waits with the slots ordered."""
+    due_s = [stream.ready * stream.service_s for stream in streams if stream.limit_per_s is None]
+    coming_s = [stream.rate_per_s * stream.service_s * within_s for stream in streams if stream.limit_per_s is None]
+    tasks = sum(stream.ready + stream.rate_per_s * within_s for stream in streams if stream.limit_per_s is None)
+    work_s = sum(due_s) + sum(coming_s)
+    if work_s <= 0:
+        return 1.0
+    return max(0.0, 1.0 - ordered.done_s(within_s, service_s=work_s / tasks) / work_s)
+
+
+def slots_for(stream: Stream, *, cold_start_s: float, tick_s: float, left: float | None = None) -> Slots:
+    """The terms of one stream, its caps where they bind, and what follows.
+
+    left: the part of what waits, and of what comes in within a cold start, that will wait when a new pod has started;
+    None when no new pod is asked for, so that what waits now is what counts.
+    """
     objective, service_s = stream.objective, stream.service_s
     steady = headroom = backlog = eta = 0.0
     waiting = stream.ready + stream.throttled
@@ -214,6 +252,9 @@ def slots_for(stream: Stream, *, cold_start_s: float, tick_s: float) -> Slots:
             left_s = max(0.8 * objective.seconds - stream.oldest_age_s, 0.25 * objective.seconds, tick_s)
             steady = stream.rate_per_s * service_s
             headroom = stream.headroom * math.sqrt(steady)
+            if left is not None and stream.limit_per_s is None:
+                then = left * (stream.ready + stream.rate_per_s * cold_start_s) + stream.throttled
+                waiting = then if stream.rising else min(waiting, then)
             backlog = waiting * service_s / left_s
             eta = stream.soon * service_s / left_s
         case ObjectiveType.BACKLOG:
@@ -223,7 +264,7 @@ def slots_for(stream: Stream, *, cold_start_s: float, tick_s: float) -> Slots:
         case ObjectiveType.UTILIZATION:
             steady = stream.running * 100.0 / (objective.target or 100)
     uncapped = steady + headroom + backlog + eta
-    work = stream.running + waiting + stream.soon + stream.rate_per_s * (cold_start_s + tick_s)
+    work = stream.running + stream.ready + stream.throttled + stream.soon + stream.rate_per_s * (cold_start_s + tick_s)
     slots = min(uncapped, work)
     rate_cap = None
     if stream.limit_per_s is not None:
@@ -264,13 +305,17 @@ def _or_inf(cap: float | None) -> float:
     return math.inf if cap is None else cap
 
 
-def _terms(asked: Sequence[Slots], total: float, *, capped: bool) -> dict[str, float]:
+_SUMMED = ("steady", "headroom", "backlog", "eta")
+
+
+def _terms(asked: Sequence[Slots], total: float, enough: float | None, *, capped: bool) -> dict[str, float]:
     sums = {
         "steady": sum(slots.steady for slots in asked),
         "headroom": sum(slots.headroom for slots in asked),
         "backlog": sum(slots.backlog for slots in asked),
         "eta": sum(slots.eta for slots in asked),
         "floor": sum(slots.floor or 0.0 for slots in asked),
+        "ordered": enough or 0.0,
     }
     terms = {name: value for name, value in sums.items() if value > _NOTABLE or name in ("steady", "backlog")}
     if capped:
@@ -280,13 +325,15 @@ def _terms(asked: Sequence[Slots], total: float, *, capped: bool) -> dict[str, f
 
 def _sentence(demand: Demand, streams: Sequence[Stream], spec: WorkerPoolSpec) -> str:
     """The sum in words: steady 20.0 (40/s x 0.5 s) + headroom 4.5 + backlog 0.0 = 24.5 slots / 4 per pod."""
-    words = {name: f"{name} {value:.1f}" for name, value in demand.terms.items() if name not in ("cap", "floor")}
+    words = {name: f"{name} {value:.1f}" for name, value in demand.terms.items() if name in _SUMMED}
     moving = [stream for stream in streams if stream.rate_per_s > 0]
     if len(moving) == 1 and "headroom" in words:
         words["steady"] += f" ({rounded(moving[0].rate_per_s)}/s x {rounded(moving[0].service_s)} s)"
-    asked = sum(demand.terms.get(name, 0.0) for name in ("steady", "headroom", "backlog", "eta"))
+    asked = sum(demand.terms.get(name, 0.0) for name in _SUMMED)
     sentence = f"{' + '.join(words.values())} = {asked:.1f} slots"
-    if demand.limited_by == "work":
+    if "ordered" in demand.terms:
+        sentence += f", and {demand.terms['ordered']:.1f} are there or on their way: enough for what waits"
+    elif demand.limited_by == "work":
         sentence += f", but there is work for {demand.slots:.1f} only"
     elif demand.limited_by == "rate_limit":
         names = ", ".join(f"{task} ({rounded(per_s)}/s)" for task, per_s in demand.limits)
