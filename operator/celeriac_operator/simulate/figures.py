@@ -17,7 +17,7 @@ from celeriac_operator.simulate.world import Sample, World
 BEATEN_BELOW = 0.9
 
 #: KEDA's settings as the whole grid has them.
-GRID_VALUES = (1, 2, 3, 5, 8, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750, 1000)
+GRID_VALUES = (1, 2, 3, 4, 5, 6, 8, 10, 15, 20, 30, 50, 75, 100, 200, 300, 500, 1000)
 GRID_MINIMUMS = (0, 1)
 GRID_WINDOWS_S = (60.0, None)
 
@@ -61,7 +61,7 @@ def run(scenario: Scenario, keda: KedaSettings | None, seed: int, *, samples: in
     """Simulate the scenario once, under KEDA as set, or under our operator. The same seed draws the same tasks."""
     tasks = _tasks(scenario, seed)
     chance = random.Random(f"{scenario.name} {seed} {keda}")
-    world = World(scenario, tasks, in_turns=keda is not None, chance=chance)
+    world = World(scenario, tasks, chance=chance)
     if keda is None:
         Operator(world, first_at=chance.uniform(0.0, scenario.spec.interval_s))
     else:

@@ -1,7 +1,7 @@
 """KEDA and its HPA over a world: 0 to 1 and back by the poll, everything else by `hpa.sync`.
 
-The metric is what waits and what runs (RabbitMQ's `messages`): counting only what is ready would let KEDA scale in under
-running tasks more often. Of several queues each is a trigger, and the HPA takes the largest proposal.
+The metric is what waits and what runs (RabbitMQ's `messages` over HTTP), or only what waits (AMQP, Redis lists). Of
+several queues each is a trigger, and the HPA takes the largest proposal.
 """
 
 from dataclasses import dataclass
@@ -12,12 +12,16 @@ from celeriac_operator.simulate.world import World
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KedaSettings:
-    """A ScaledObject with its other fields at their defaults. down_window_s None: no `behavior`, so the HPA's own."""
+    """A ScaledObject with its other fields at their defaults.
+
+    down_window_s   None: no `behavior`, so the HPA's own. ready_only: the metric is what waits.
+    """
 
     value: float
     min_replicas: int
     max_replicas: int
     down_window_s: float | None = None
+    ready_only: bool = False
     polling_s: float = 30.0
     cooldown_s: float = 300.0
 
@@ -78,6 +82,6 @@ class Keda:
         return self._active_at is None or self.world.now - self._active_at > self.settings.cooldown_s
 
     def _usage(self) -> list[int]:
-        """Messages of each queue: what waits, and what runs."""
+        """Messages of each queue."""
         views = [self.world.view(index) for index in range(len(self.world.queues))]
-        return [view.waiting + view.running for view in views]
+        return [view.waiting + (0 if self.settings.ready_only else view.running) for view in views]

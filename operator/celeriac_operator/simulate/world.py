@@ -89,10 +89,10 @@ class QueueView:
 class World:
     """`run` the whole of it; an autoscaler asks for `at` to be called, and calls `view`, `scale` and `mark`.
 
-    in_turns   workers claim from their queues in turns, as Celery's do; else in the order of the list, as ours do.
+    Of several queues workers claim in the order of the list.
     """
 
-    def __init__(self, scenario: Scenario, tasks: Sequence[Tasks], *, in_turns: bool, chance: random.Random) -> None:
+    def __init__(self, scenario: Scenario, tasks: Sequence[Tasks], *, chance: random.Random) -> None:
         self.scenario = scenario
         self.now = 0.0
         self.replicas = scenario.spec.min_replicas
@@ -108,8 +108,6 @@ class World:
             for load, drawn in zip(scenario.loads, tasks, strict=True)
         ]
         self._chance = chance
-        self._in_turns = in_turns
-        self._turn = 0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._numbers = 0
         self._free: list[tuple[float, int]] = []  # (free at, slot) of every slot that claims, a heap
@@ -340,9 +338,8 @@ class World:
         while True:
             free_at = free[0][0]
             best, best_at = -1, until
-            for n in range(len(queues)):
-                index = (self._turn + n) % len(queues) if self._in_turns else n
-                begin = max(free_at, self._next_at(queues[index]))
+            for index, queue in enumerate(queues):
+                begin = max(free_at, self._next_at(queue))
                 if begin < best_at:
                     best, best_at = index, begin
             if best < 0:
@@ -354,7 +351,6 @@ class World:
                 task = queue.head
                 queue.head += 1
             self._begin(queue, best, task, best_at)
-            self._turn = best + 1
 
     def _next_at(self, queue: Queue) -> float:
         """When the queue's next task may start as far as the queue is concerned."""
