@@ -3,7 +3,7 @@
 import base64
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -14,11 +14,12 @@ from brokers import Broker, claim, number_of, numbers
 from processes import wait_until
 
 from celeriac.broker.connection import BrokerAddress, connect
-from celeriac.broker.consumer import Delivery, Settled
+from celeriac.broker.consumer import Ask, Delivery, Settled
 from celeriac.broker.depth import DepthProbe
 from celeriac.broker.producer import RedisProducer, envelope_of
 from celeriac.broker.redis_consumer import RedisConsumer
-from celeriac.broker.transport.redis import SEP, RedisQueues
+from celeriac.broker.transport.redis import SEP, SETTLE, RedisQueues
+from celeriac.policy.throttle import Throttle
 from celeriac.wire.message import STARTS
 
 LEASE_S = 0.4
@@ -45,6 +46,11 @@ class Place:
     def all_keys(self) -> set[str]:
         """Every key but kombu's tables of bindings."""
         return {key for key in self.client.scan_iter() if "_kombu.binding" not in key}
+
+
+def throttle(consumer: RedisConsumer, deliveries: Sequence[Delivery]) -> None:
+    """Put them into their lines."""
+    consumer.throttled.limit([Ask(delivery, Throttle("shop.count", 1.0), own=False) for delivery in deliveries])
 
 
 def _argument(envelope: str | bytes) -> Any:
@@ -125,7 +131,7 @@ def test_claim_ids_are_ours_so_that_two_messages_with_one_delivery_tag_are_both_
 
 def settle(place: Place, claimed: Delivery, *pushes: Any) -> int:
     keys, args = place.queues.settle_args(claimed.queue, claimed.claim, pushes)
-    return int(place.queues.settle_script(keys=keys, args=args))
+    return int(place.queues.client.eval(SETTLE, len(keys), *keys, *args))
 
 
 def test_an_acknowledgement_publishes_what_follows_once_and_leaves_nothing_else(place: Place) -> None:
@@ -175,7 +181,7 @@ def test_a_moved_message_is_in_its_new_place_and_nowhere_else(place: Place, kind
         "front": lambda: consumer.give_back(claimed),
         "back": lambda: consumer.requeue(claimed),
         "delayed": lambda: consumer.park([(delivery, 5.0 + place_) for place_, delivery in enumerate(claimed)]),
-        "throttled": lambda: consumer.throttle(claimed),
+        "throttled": lambda: throttle(consumer, claimed),
     }[kind]
     move()
     before = {key: place.client.dump(key) for key in place.all_keys()}
@@ -189,7 +195,9 @@ def test_a_moved_message_is_in_its_new_place_and_nowhere_else(place: Place, kind
         [("3", "a", 5.0), ("3", "b", 6.0)] if kind == "delayed" else []
     )
     assert [_argument(envelope) for envelope in reversed(throttled)] == (["a", "b"] if kind == "throttled" else [])
-    assert place.client.smembers(place.queues.throttled_key("q")) == ({"shop.count"} if kind == "throttled" else set())
+    lines = place.client.zrange(place.queues.throttled_key("q"), 0, -1)
+    counts = place.client.hgetall(place.queues.throttled_count_key("q"))
+    assert (lines, counts) == ((["shop.count"], {"shop.count": "2"}) if kind == "throttled" else ([], {}))
     assert place.client.exists("unacked", "unacked_index", place.queues.lease_key("q")) == 0
     assert consumer.open_claims() == 0
 
@@ -290,55 +298,13 @@ def test_only_what_is_due_is_released_to_its_step_in_the_order_of_due_times(plac
     assert place.queues.release_due("empty") == (0, None)
 
 
-# -- limits
-
-
-def test_a_limit_grants_its_burst_at_once_and_then_its_rate(place: Place) -> None:
-    take = lambda: place.queues.take("t", 40.0, 4, 100)  # noqa: E731
-
-    assert take() == (4, pytest.approx(0.025, abs=0.006))
-    started_at, granted = time.monotonic(), 0
-    while (spent_s := time.monotonic() - started_at) < 0.5:
-        count, wait_s = take()
-        granted += count
-        assert count or 0 < wait_s <= 0.026
-        time.sleep(0.01)
-
-    assert spent_s * 40 - 3 <= granted <= spent_s * 40 + 3
-
-
-def test_a_limit_saves_no_more_than_its_burst_and_forgets_itself(place: Place) -> None:
-    place.queues.take("t", 100.0, 3, 3)
-    time.sleep(0.2)
-
-    assert place.queues.take("t", 100.0, 3, 50)[0] == 3
-    assert place.queues.take("t", 100.0, 3, 0)[0] == 0
-    assert 0 < place.client.pttl(place.queues.limit_key("t")) <= 61_000
-    assert place.queues.take("another", 100.0, 3, 2)[0] == 2
-
-
-def test_throttled_messages_are_claimed_first_in_first_out_and_their_task_forgotten_with_the_last(place: Place) -> None:
-    place.broker.publish("a", "b", "c")
-    consumer = place.consumer()
-    consumer.throttle(consumer.claim(3))
-
-    first, left = consumer.claim_throttled("q", "shop.count", 2)
-    assert (numbers(first), left, place.client.hlen("unacked")) == (["a", "b"], 1, 2)
-    last, left = consumer.claim_throttled("q", "shop.count", 9)
-
-    assert (numbers(last), left) == (["c"], 0)
-    assert place.client.exists(place.queues.throttled_key("q")) == 0
-    assert consumer.claim_throttled("q", "shop.count", 9) == ([], 0)
-    assert len({delivery.claim for delivery in first + last}) == 3
-
-
 # -- depth
 
 
 def test_depth_counts_each_message_where_it_is(place: Place) -> None:
     consumer, short = place.consumer(lease_s=30.0), place.consumer(lease_s=0.05)
     place.broker.publish(*range(9))
-    consumer.throttle(consumer.claim(2))
+    throttle(consumer, consumer.claim(2))
     consumer.park(
         [(delivery, time.time() + due_s) for delivery, due_s in zip(consumer.claim(3), (-1, 5, 500), strict=True)]
     )
@@ -368,13 +334,13 @@ def test_work_that_was_sent_for_later_waits_from_when_it_was_due(place: Place) -
     assert depth.oldest_sent_at == due.timestamp()
 
 
-@pytest.mark.parametrize("kind", ["list", "lease set", "delayed set", "throttled names", "dead letters"])
+@pytest.mark.parametrize("kind", ["list", "lease set", "delayed set", "throttled counts", "dead letters"])
 def test_a_queue_whose_name_belongs_to_something_else_is_told_alone(place: Place, kind: str) -> None:
     keys = {
         "list": "odd",
         "lease set": place.queues.lease_key("odd"),
         "delayed set": place.queues.delayed_key("odd"),
-        "throttled names": place.queues.throttled_key("odd"),
+        "throttled counts": place.queues.throttled_count_key("odd"),
         "dead letters": "odd.dead",
     }
     place.client.set(keys[kind], "text")
@@ -488,10 +454,9 @@ def test_with_a_prefix_every_key_is_below_it(place: Place) -> None:
         for number in range(4):
             producer.publish(place.broker.message(number))
         held, thrown, parked, dead = claim(consumer, 4)
-        consumer.throttle([thrown])
+        throttle(consumer, [thrown])
         consumer.park([(parked, time.time() + 99)])
         consumer.settle([Settled(dead, death={"reason": "x"})])
-        consumer.take("limit", 1.0, 1, 1)
         assert consumer.renew() == []
         assert place.client.hlen("shop:unacked") == 1
         assert all(key.startswith("shop:") for key in place.client.scan_iter())

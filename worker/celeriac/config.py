@@ -100,6 +100,8 @@ SETTINGS: tuple[Setting, ...] = (
     _S("task_rate_limit_scope", str, "worker", "Whether a rate limit holds for each worker or for the cluster.", kubernetes="cluster"),
     _S("task_time_limit", _optional(_seconds), None, "Seconds a task may run before it has failed; the call and the task may say otherwise. Only prefork kills the body.", old=("CELERYD_TASK_TIME_LIMIT",)),
     _S("task_soft_time_limit", _optional(_seconds), None, "Seconds a task may run before SoftTimeLimitExceeded is raised inside it; the call and the task may say otherwise.", old=("CELERYD_TASK_SOFT_TIME_LIMIT",)),
+    _S("task_revoke_expires", _seconds, 10_800.0, "Seconds for which a revoked id is kept.", kubernetes=86_400.0),
+    _S("coordination_url", _optional(str), None, "A Redis or Valkey for what all workers share, with a broker that is none; unset: the Redis result store, if there is one."),
     _S("task_publish_timeout", _seconds, 5.0, "Seconds a publish may take, retries included, before it raises."),
     _S("task_max_deliveries", int, 5, "Starts a message may have before it becomes a dead letter."),
     _S("task_lease", _seconds, 30.0, "Seconds without a sign of life after which a worker's messages come back."),

@@ -12,9 +12,11 @@ from typing import Any, ClassVar, Protocol
 from celeriac import signals, states
 from celeriac.app.context import IDLE, Request, current
 from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Reject, Retry
-from celeriac.policy.ratelimit import parse_rate
+from celeriac.policy import throttle
 from celeriac.policy.retry import backoff_s, exhausted
+from celeriac.policy.throttle import KeySpec
 from celeriac.result import AsyncResult, EagerResult
+from celeriac.wire.message import CONCURRENCY_KEY, RATE_KEY
 from celeriac.wire.result import ResultMeta
 
 #: What a retry may change besides its arguments and its time.
@@ -65,6 +67,9 @@ class Task:
 
     rate_limit: Any = None
     rate_limit_scope: str | None = None
+    rate_limit_key: KeySpec | None = None
+    max_concurrency: int | None = None
+    concurrency_key: KeySpec | None = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
     ignore_result: bool | None = None
@@ -178,6 +183,15 @@ class Task:
             self._signature.bind(*args, **kwargs)
         except TypeError as error:
             raise TypeError(f"{self.name}{self._signature}: {error}") from None
+
+    def limit_keys(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, str]:
+        """Headers that say by which keys this call's rate and concurrency are counted. Raises ValueError for a call without such a key."""
+        try:
+            return {
+                header: throttle.key_of(spec, args, kwargs, self._key_signature) for header, spec in self._keys.items()
+            }
+        except ValueError as error:
+            raise ValueError(f"task {self.name}: {error}") from error
 
     # -- while it runs
 
@@ -304,24 +318,31 @@ class Task:
             kinds = getattr(cls, name) or ()
             setattr(cls, name, (kinds,) if isinstance(kinds, type) else tuple(kinds))
         try:
-            parse_rate(cls.rate_limit)
+            throttle.check(cls)
         except ValueError as error:
             raise ImproperlyConfigured(f"task {cls.name}: {error}") from None
         #: Whether the worker must call hooks: looked up once a type, never once a task.
         hooks = ("before_start", "on_success", "on_retry", "on_failure", "after_return")
         cls._hooked = frozenset(hook for hook in hooks if getattr(cls, hook) is not getattr(Task, hook))
         cls._overrides_call = cls.__call__ is not Task.__call__
-        if cls.typing and hasattr(cls, "run"):
+        keys = {RATE_KEY: cls.rate_limit_key, CONCURRENCY_KEY: cls.concurrency_key}
+        cls._keys = {header: spec for header, spec in keys.items() if spec is not None}
+        if (cls.typing or cls._keys) and hasattr(cls, "run"):
             try:
                 signature = inspect.signature(cls.run)
             except ValueError:  # some builtins tell nothing of their arguments: then they are not checked
                 return
             if not isinstance(inspect.getattr_static(cls, "run"), staticmethod):  # without `self`
                 signature = signature.replace(parameters=list(signature.parameters.values())[1:])
-            cls._signature = signature
+            if cls.typing:
+                cls._signature = signature
+            cls._key_signature = signature
 
     _hooked: ClassVar[frozenset[str]] = frozenset()
     _overrides_call: ClassVar[bool] = False
+    #: Header -> what it is worked out from, for each call, by the client.
+    _keys: ClassVar[Mapping[str, KeySpec]] = {}
+    _key_signature: ClassVar[inspect.Signature | None] = None
 
     def get_logger(self, **_: Any) -> logging.Logger:
         """A logger named after the task (the guide's way)."""

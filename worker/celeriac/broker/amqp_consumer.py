@@ -17,7 +17,7 @@ from celeriac.broker.amqp_stream import AmqpStream
 from celeriac.broker.connection import BrokerAddress, connect, let_go, recoverable, redacted, unavailable
 from celeriac.broker.consumer import Delivery, Settled
 from celeriac.broker.topology import dead_queue_name, declare_queue
-from celeriac.exceptions import BrokerUnavailable, NotSupported
+from celeriac.exceptions import BrokerUnavailable
 from celeriac.wire.message import DEATH, STARTS
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ class AmqpConsumer:
     """
 
     keeps_delayed = True
-    keeps_throttled = False
+    throttled = None
     leased = False
 
     def __init__(self, address: BrokerAddress, queues: Sequence[str], *, node: str, prefetch: int) -> None:
@@ -193,23 +193,6 @@ class AmqpConsumer:
     def _mine(self, delivery: Delivery) -> bool:
         generation, tag = delivery.claim
         return generation == self._generation and tag in self._open and delivery.claim not in self._moving
-
-    # -- waiting: the worker holds what is throttled
-
-    def throttle(self, deliveries: Sequence[Delivery]) -> None:
-        raise NotSupported("RabbitMQ keeps nothing back by task: the worker holds what is throttled")
-
-    def claim_throttled(self, queue: str, task: str, limit: int) -> tuple[list[Delivery], int]:
-        return [], 0
-
-    def count_throttled(self, queue: str, task: str) -> int:
-        return 0
-
-    def throttled_tasks(self, queue: str) -> list[str]:
-        return []
-
-    def take(self, key: str, per_s: float, burst: int, wanted: int) -> tuple[int, float]:
-        raise NotSupported("RabbitMQ keeps no state: limits hold per worker")
 
     # -- what the broker may push
 

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple, Protocol
 
 from kombu.utils.json import dumps as json_dumps
 
+from celeriac.broker.codec import Encoded
 from celeriac.broker.connection import BrokerAddress
-from celeriac.wire.message import SENT_AT, TaskMessage
+from celeriac.policy.throttle import Throttle
+from celeriac.wire.message import SENT_AT, STARTS, TaskMessage
 
 
 class Delivery(NamedTuple):
@@ -49,18 +51,56 @@ class Settled(NamedTuple):
     death: Mapping[str, Any] | None = None
 
 
+class Ask(NamedTuple):
+    """A claimed message whose type is bounded. own: whether this worker's own rate has a token for it; None: its rate is shared."""
+
+    delivery: Delivery
+    throttle: Throttle
+    own: bool | None = None
+
+
+#: What became of it: it may start, it waits in its line, or it was no longer ours.
+GOES, WAITS, GONE = 1, 0, -1
+
+
+class Throttled(Protocol):
+    """Throttled messages that wait in the broker, in lines: those of one line wait for the same bounds, first in, first out."""
+
+    def limit(self, asks: Sequence[Ask]) -> tuple[list[int], float | None]:
+        """(for each GOES, WAITS or GONE; seconds until a line's next message may start, None: unknown or none)."""
+
+    def claim(
+        self, count: int, types: Sequence[tuple[Throttle, int | None]], queues: Sequence[str]
+    ) -> tuple[list[Delivery], float | None]:
+        """(up to `count` that waited and may start; seconds as above). types: with this worker's own tokens, None where the rate is shared.
+
+        Lines of types that are not among them are bounded by nothing here.
+        """
+
+    def strays(self, own: Sequence[str], queues: Sequence[str]) -> bool:
+        """Let lines that wait for another worker's own rate be looked at, but for the tasks `own`; whether any line may be."""
+
+    def reconsider(self, task: str, queues: Sequence[str]) -> None:
+        """The bounds of a task have changed: its lines may be looked at now."""
+
+
 class Consumer(Protocol):
     """What the worker's loop needs of a broker."""
 
     #: Whether the broker keeps what is not due; else the worker holds it.
     keeps_delayed: bool
-    #: Whether the broker keeps what is throttled, and cluster-wide limits; else the worker does.
-    keeps_throttled: bool
     #: Whether claims are leases that must be renewed.
     leased: bool
 
-    def claim(self, limit: int) -> list[Delivery]:
-        """Up to `limit` messages, at once: an empty list when nothing waits."""
+    @property
+    def throttled(self) -> Throttled | None:
+        """What keeps throttled messages in the broker; None: the worker holds them."""
+
+    def claim(self, limit: int, *, free: int | None = None) -> list[Delivery]:
+        """Up to `limit` messages, at once: an empty list when nothing waits. free: slots that are idle now; None: `limit` of them.
+
+        With fewer than `free` found, some stay idle: the consumer may go on listening for more.
+        """
 
     def arm(self) -> bool:
         """Ask for `fileno()` to become readable when something may be claimed; True: there is something already."""
@@ -83,23 +123,8 @@ class Consumer(Protocol):
     def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         """Keep messages until their due times (seconds since the epoch)."""
 
-    def throttle(self, deliveries: Sequence[Delivery]) -> None:
-        """Keep messages of rate-limited tasks, first in, first out."""
-
-    def claim_throttled(self, queue: str, task: str, limit: int) -> tuple[list[Delivery], int]:
-        """(up to `limit` of them, how many are left)."""
-
-    def count_throttled(self, queue: str, task: str) -> int:
-        """How many of them wait."""
-
-    def throttled_tasks(self, queue: str) -> list[str]:
-        """Tasks of which any wait, those included that have no limit here."""
-
     def pause(self) -> None:
         """Let the broker push nothing more, and return what it has pushed and nobody has claimed; the next claim resumes."""
-
-    def take(self, key: str, per_s: float, burst: int, wanted: int) -> tuple[int, float]:
-        """(tokens granted, seconds until the next) of a cluster-wide limit."""
 
     def allow(self, count: int) -> None:
         """Let the broker hand out up to `count` unacknowledged messages: slots, what is claimed ahead, and what the worker holds."""
@@ -151,6 +176,22 @@ def payload(delivery: Delivery) -> bytes | str:
     if isinstance(body, bytes | str):
         return body
     return str(json_dumps(body))  # a hand-made envelope whose body is JSON itself
+
+
+def once_more(delivery: Delivery) -> TaskMessage:
+    """The same message again, with one start more; its body as it came."""
+    properties, body = delivery.properties, payload(delivery)
+    expires_ms = properties.get("expiration")
+    return TaskMessage(
+        headers={**delivery.headers, STARTS: delivery.starts + 1, "redelivered": True},
+        body=Encoded(
+            delivery.content_type, delivery.content_encoding, body if isinstance(body, bytes) else body.encode()
+        ),
+        queue=delivery.queue,
+        priority=int(properties.get("priority") or 0),
+        reply_to=str(properties.get("reply_to") or ""),
+        expiration_s=float(expires_ms) / 1000 if expires_ms else None,
+    )
 
 
 def by_queue(deliveries: Iterable[Delivery]) -> dict[str, list[Delivery]]:

@@ -19,7 +19,7 @@ class MemoryConsumer:
     """kombu's memory transport. What is not due or throttled stays in the worker."""
 
     keeps_delayed = False
-    keeps_throttled = False
+    throttled = None
     leased = False
 
     def __init__(self, address: BrokerAddress, queues: Sequence[str]) -> None:
@@ -101,21 +101,6 @@ class MemoryConsumer:
 
     def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         raise NotSupported("memory keeps nothing back: the worker holds what is not due")
-
-    def throttle(self, deliveries: Sequence[Delivery]) -> None:
-        raise NotSupported("memory keeps nothing back: the worker holds what is throttled")
-
-    def claim_throttled(self, queue: str, task: str, limit: int) -> tuple[list[Delivery], int]:
-        return [], 0
-
-    def count_throttled(self, queue: str, task: str) -> int:
-        return 0
-
-    def throttled_tasks(self, queue: str) -> list[str]:
-        return []
-
-    def take(self, key: str, per_s: float, burst: int, wanted: int) -> tuple[int, float]:
-        raise NotSupported("memory keeps no state: limits hold per worker")
 
     def allow(self, count: int) -> None:
         """Nothing pushes here: `claim` takes what it is asked for, and not more."""

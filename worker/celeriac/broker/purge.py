@@ -30,9 +30,9 @@ def _purge_waiting(connection: object, name: str) -> int:
     queues = RedisQueues(connection)
     count = int(queues.client.zcard(queues.delayed_key(name)))
     queues.client.delete(queues.delayed_key(name))
-    for task in queues.client.smembers(queues.throttled_key(name)):
-        key = queues.throttled_key(name, task.decode())
+    for line in queues.client.zrange(queues.throttled_key(name), 0, -1):
+        key = queues.throttled_key(name, line.decode())
         count += int(queues.client.llen(key))
         queues.client.delete(key)
-    queues.client.delete(queues.throttled_key(name))
+    queues.client.delete(queues.throttled_key(name), queues.throttled_count_key(name))
     return count

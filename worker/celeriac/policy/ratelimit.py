@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+#: What a limit lost within this many seconds, since a look came late, may be made up for: no start is lost, and no burst is seen.
+SLACK_S = 0.1
+
 _PERIODS_S = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -43,13 +46,21 @@ class TokenBucket:
     tokens: float = 1.0
     at_s: float | None = None
 
-    def take(self, wanted: int, now_s: float) -> tuple[int, float]:
-        """(granted, seconds until the next token); granted is at most `wanted`."""
+    def there(self, now_s: float) -> int:
+        """Tokens that may be taken now."""
         if self.at_s is None:
             self.tokens = self.capacity
         else:
             self.tokens = min(self.capacity, self.tokens + max(0.0, now_s - self.at_s) * self.per_s)
         self.at_s = now_s if self.at_s is None else max(now_s, self.at_s)
-        granted = min(wanted, int(self.tokens + 1e-9))
+        return int(self.tokens + 1e-9)
+
+    def take(self, wanted: int, now_s: float) -> tuple[int, float]:
+        """(granted, seconds until the next token); granted is at most `wanted`."""
+        granted = min(wanted, self.there(now_s))
         self.tokens -= granted
-        return granted, max(0.0, (1.0 - self.tokens) / self.per_s)
+        return granted, self.wait_s()
+
+    def wait_s(self) -> float:
+        """Seconds from the last look until the next token."""
+        return max(0.0, (1.0 - self.tokens) / self.per_s)

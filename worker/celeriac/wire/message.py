@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 SENT_AT = "celeriac_sent_at"
 #: Our own header: runs of this message that began and lost their worker. Whoever restores an expired claim adds one.
 STARTS = "celeriac_starts"
+#: Our own headers: the keys by which a call's rate limit and its concurrency are counted, worked out by the client that sends it.
+RATE_KEY = "celeriac_rate_key"
+CONCURRENCY_KEY = "celeriac_concurrency_key"
 #: Our own header on dead letters: {reason, detail, queue, at, by, starts}.
 DEATH = "celeriac_death"
 

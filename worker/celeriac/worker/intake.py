@@ -8,7 +8,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from celeriac import signals, states
@@ -17,23 +17,23 @@ from celeriac.app.task import Task
 from celeriac.backends.base import ResultBackend
 from celeriac.broker.consumer import Consumer, Delivery, Settled
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable
-from celeriac.policy.admission import RUN, Wait, admit
+from celeriac.policy.admission import RUN, Wait, admit, claim_size
 from celeriac.policy.ratelimit import parse_rate
 from celeriac.policy.settlement import Rules
-from celeriac.policy.timelimit import UNASKED, UNLIMITED, Limits, limits_of
+from celeriac.policy.throttle import Throttle, throttle_of
+from celeriac.policy.timelimit import UNASKED, UNLIMITED, limits_of
+from celeriac.policy.timelimit import Limits as TimeLimits
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Totals
 from celeriac.wire.result import ResultMeta
 from celeriac.worker.executor import Done, Job
-from celeriac.worker.limits import LOOK_S, Limit
+from celeriac.worker.limits import Bounded, BrokerLimits, HeldLimits, Limits, Places
 from celeriac.worker.pool import Pool
+from celeriac.worker.revokes import Revokes
 from celeriac.worker.settling import UNKNOWN, Settler
 
 #: With early acknowledgement: what will start within this is acknowledged in one batch.
 EARLY_S = 0.005
-#: Between two looks for throttled messages of types that have no limit here; and how many are taken at once.
-STRAYS_S = 10.0
-MOST_STRAYS = 100
 
 
 class _Type(NamedTuple):
@@ -44,8 +44,8 @@ class _Type(NamedTuple):
     ignoring: Rules  # of a call that wants no result
     early: bool
     track: bool
-    limit: Limit | None
-    limits: Limits = UNLIMITED  # of calls that ask for none
+    throttle: Throttle | None
+    limits: TimeLimits = UNLIMITED  # of calls that ask for none
 
 
 class Intake:
@@ -53,7 +53,7 @@ class Intake:
 
     def __init__(
         self, *, app: Celeriac, consumer: Consumer, backend: ResultBackend, pool: Pool, settler: Settler, totals: Totals,
-        events: TaskEvents, hostname: str, queues: Sequence[str],
+        events: TaskEvents, hostname: str, queues: Sequence[str], places: Places,
     ) -> None:  # fmt: skip
         self._app, self._consumer, self._backend, self._pool, self._settler = app, consumer, backend, pool, settler
         self._totals, self._events = totals, events
@@ -61,16 +61,22 @@ class Intake:
         self.queues = list(queues)
         self._max_starts: int = app.conf.task_max_deliveries
         self._types = self._know_types()
-        self._limits = {name: entry.limit for name, entry in self._types.items() if entry.limit is not None}
+        self._throttles = {name: entry.throttle for name, entry in self._types.items() if entry.throttle is not None}
+        self._places = places
+        self._bounds: Limits = (
+            BrokerLimits(self._throttles, consumer.throttled, places)
+            if consumer.throttled is not None
+            else HeldLimits(self._throttles, places)
+        )
+        self._multiplier: int | None = app.conf.worker_prefetch_multiplier
+        self._revokes = Revokes(app.coordination, app.conf.task_revoke_expires)
         #: Admitted, to be acknowledged before they run, and not yet: only what is about to start is.
         self._reserved: deque[Job] = deque()
         #: (due time, number, delivery) of what is not due, on brokers that keep nothing back.
         self._held: list[tuple[float, int, Delivery]] = []
-        #: Claimed, and without a place since the broker or the store went away: admitted again. With whether their limit let them through.
+        #: Claimed, and with no place since the broker or the store went away: admitted again. With whether their limits let them through.
         self._unplaced: list[tuple[list[Delivery], bool]] = []
         self._numbers = itertools.count()
-        self._strays_at = 0.0
-        self.revoked: dict[str, float] = {}
 
     def received(self, deliveries: Sequence[Delivery]) -> None:
         """Count and admit what was just claimed."""
@@ -81,15 +87,12 @@ class Intake:
         """Let go on what waited and may now; whether anything moved. now: monotonic seconds."""
         moved = self._admit_unplaced()
         moved |= self._start_reserved()
-        if now >= self._strays_at:
-            self._strays_at = now + STRAYS_S
-            self._admit_strays()
         moved |= self._release_held(time.time())
         return self._release_limited(now) or moved
 
     def look_at(self, now: float) -> float:
         """When `release` may have something to do again, in monotonic seconds; a due time, or a limit's next token."""
-        looks = [self._limits[name].look_at for name in self._limits] if self._free() > 0 else []
+        looks = [self._bounds.look_at()] if self._free() > 0 else []
         if self._held:
             looks.append(now + max(0.0, self._held[0][0] - time.time()))
         return max(now, min(looks, default=float("inf")))
@@ -123,8 +126,8 @@ class Intake:
         ended: list[Done] = []
         jobs: list[Job] = []
         park: list[tuple[Delivery, float]] = []
-        throttle: list[tuple[Delivery, Limit]] = []
-        types, revoked, max_starts = self._types, self.revoked, self._max_starts
+        bounded: list[Bounded] = []
+        types, revoked, max_starts = self._types, self._revokes, self._max_starts
         for delivery in left:
             headers = delivery.headers
             name = headers.get("task")
@@ -132,13 +135,13 @@ class Intake:
             verdict = admit(
                 headers,
                 known=entry is not None,
-                revoked=bool(revoked) and entry is not None and headers["id"] in revoked,
+                revoked=revoked.any and entry is not None and revoked.names(headers, now),
                 max_starts=max_starts,
                 now=now,
             )
             if verdict is RUN and entry is not None:
-                if entry.limit is not None and not limited and not self._may_start(entry.limit):
-                    throttle.append((delivery, entry.limit))
+                if entry.throttle is not None and not limited:
+                    bounded.append((delivery, entry.throttle))
                 else:
                     rules = entry.ignoring if headers.get("ignore_result") else entry.rules
                     asked = headers.get("timelimit")
@@ -152,20 +155,33 @@ class Intake:
         if ended:
             self._settler.ended(ended)
         if park:
-            left[:] = [delivery for delivery, _ in park + throttle] + [job.delivery for job in jobs]
+            left[:] = [delivery for delivery, _ in [*park, *bounded]] + [job.delivery for job in jobs]
             self._keep_until_due(park)
-        if throttle:
-            left[:] = [delivery for delivery, _ in throttle] + [job.delivery for job in jobs]
-            self._keep_throttled(throttle)
+        if bounded:
+            left[:] = [delivery for delivery, _ in bounded] + [job.delivery for job in jobs]
+            jobs += self._within_bounds(bounded)
         left[:] = [job.delivery for job in jobs]
         if jobs:
             self._start(jobs, left)
+
+    def _within_bounds(self, bounded: Sequence[Bounded]) -> list[Job]:
+        """Those that may start now; the others wait from now on, in the broker or here."""
+        starting, waiting = self._bounds.admit(bounded, time.monotonic())
+        for delivery, throttle in waiting:
+            self._totals.throttled(delivery.queue, throttle.task)
+        return [self._job(delivery) for delivery in starting]
+
+    def _job(self, delivery: Delivery) -> Job:
+        headers = delivery.headers
+        entry = self._types[headers["task"]]
+        rules = entry.ignoring if headers.get("ignore_result") else entry.rules
+        return Job(entry.task, delivery, rules, entry.early, False, limits_of(headers.get("timelimit"), entry.limits))
 
     def _start(self, jobs: list[Job], left: list[Delivery]) -> None:
         redelivered = next((job for job in jobs if job.delivery.starts), None)
         if redelivered is not None and len(jobs) > 1:
             # It may be what killed its worker: let nothing else go down with it.
-            self._consumer.give_back([job.delivery for job in jobs if job is not redelivered])
+            self.give_back([job.delivery for job in jobs if job is not redelivered])
             jobs = [redelivered]
             left[:] = [redelivered.delivery]
         started = [
@@ -177,7 +193,7 @@ class Intake:
             if started:
                 self._backend.store([(meta, None) for meta in started])
         except BackendUnavailable:
-            self._consumer.give_back(left)
+            self.give_back(left)
             left.clear()
             raise
         left.clear()
@@ -244,74 +260,21 @@ class Intake:
             self._admit(due)
         return bool(due)
 
-    def _may_start(self, limit: Limit) -> bool:
-        """Whether a message of this type may start at once: nothing waits before it, and there is a token."""
-        if limit.waiting:
-            return False
-        return limit.take(1, time.monotonic(), self._consumer.take if self._consumer.keeps_throttled else None) == 1
-
-    def _keep_throttled(self, throttle: Sequence[tuple[Delivery, Limit]]) -> None:
-        for delivery, limit in throttle:
-            limit.waiting = True
-            self._totals.throttled(delivery.queue, limit.task)
-            if not self._consumer.keeps_throttled:
-                limit.held.append(delivery)
-        if self._consumer.keeps_throttled:
-            self._consumer.throttle([delivery for delivery, _ in throttle])
-
     def _release_limited(self, now: float) -> bool:
-        """Start throttled messages whose limits have tokens, as far as slots are free."""
-        moved = False
-        for limit in self._limits.values():
-            free = self._free()
-            if free <= 0:
-                return moved
-            if now < limit.look_at:
-                continue
-            if not limit.waiting:
-                limit.waiting = self._anything_throttled(limit)
-                if not limit.waiting:
-                    limit.look_at = now + LOOK_S
-                    continue
-            tokens = limit.take(free, now, self._consumer.take if self._consumer.keeps_throttled else None)
-            if not tokens:
-                continue
-            found, left = self._throttled(limit, tokens)
-            limit.give(tokens - len(found))
-            limit.waiting = left > 0
-            if found:
-                self._admit(found, limited=True)
-                moved = True
-        return moved
+        """Start throttled messages that may go on, as far as there is room for them."""
+        if now < self._bounds.look_at():
+            return False
+        found = self._bounds.release(self._room(), now, self.queues)
+        if found:
+            self._admit(found, limited=True)
+        return bool(found)
 
-    def _anything_throttled(self, limit: Limit) -> bool:
-        """Whether messages of this type wait, ours or other workers'."""
-        if not self._consumer.keeps_throttled:
-            return bool(limit.held)
-        return any(self._consumer.count_throttled(queue, limit.task) for queue in self.queues)
-
-    def _admit_strays(self) -> None:
-        """Throttled messages of types that have no limit here any more: nobody else would look for them."""
-        for queue in self.queues:
-            for task in self._consumer.throttled_tasks(queue):
-                if task not in self._limits:
-                    found, _ = self._consumer.claim_throttled(queue, task, MOST_STRAYS)
-                    self._admit(found, limited=True)
-
-    def _throttled(self, limit: Limit, tokens: int) -> tuple[list[Delivery], int]:
-        if not self._consumer.keeps_throttled:
-            found = [limit.held.popleft() for _ in range(min(tokens, len(limit.held)))]
-            return found, len(limit.held)
-        found, left = [], 0
-        for queue in self.queues:
-            more, remains = (
-                self._consumer.claim_throttled(queue, limit.task, tokens - len(found))
-                if len(found) < tokens
-                else ([], 1)
-            )
-            found += more
-            left += remains
-        return found, left
+    def _room(self) -> int:
+        """Idle slots; or as many as there are slots while bodies are so short that some are claimed ahead anyway."""
+        free = self._free()
+        slots = self._pool.slots
+        ahead = claim_size(free=0, slots=slots, run_s=self._totals.recent_run_s, multiplier=self._multiplier)
+        return max(free, min(slots, ahead))
 
     # -- give back
 
@@ -322,7 +285,7 @@ class Intake:
         early = [job for job in jobs if job.acked]
         try:
             if late:
-                self._consumer.give_back([job.delivery for job in late])
+                self.give_back([job.delivery for job in late])
                 late = []
             while early:  # acknowledged on admission, never started: publish it again
                 delivery = early[0].delivery
@@ -330,6 +293,7 @@ class Intake:
                     delivery.queue, delivery.body, delivery.headers,
                     content_type=delivery.content_type, content_encoding=delivery.content_encoding, properties=delivery.properties,
                 )  # fmt: skip
+                self._end_places([delivery])
                 del early[0]
         finally:
             self._reserved.extendleft(reversed([job for job in late if job.early]))
@@ -340,29 +304,43 @@ class Intake:
 
     def give_back_unstarted(self) -> bool:
         """Everything that this worker keeps and does not run."""
-        held = [delivery for _, _, delivery in self._held]
+        held = [delivery for _, _, delivery in self._held] + self._bounds.let_go()
         self._held.clear()
-        for limit in self._limits.values():
-            held += limit.held
-            limit.held.clear()
         unplaced, self._unplaced = self._unplaced, []
         held += [delivery for deliveries, _ in unplaced for delivery in deliveries]
         if held:
             try:
-                self._consumer.give_back(held)
+                self.give_back(held)
             except BrokerUnavailable:
-                self._unplaced = [(held, True)]
+                self._unplaced = [(held, False)]
                 raise
         return bool(self.give_back_waiting() or held)
 
     def forget(self) -> None:
         """Drop what the broker delivers again by itself, since its connection is gone; keep what was acknowledged before."""
-        self._settler.submit([job for job in self._settler.take_back() if job.acked])  # nobody delivers these again
+        taken = self._settler.take_back()
+        self._settler.submit([job for job in taken if job.acked])  # nobody delivers these again
+        self._end_places([job.delivery for job in [*taken, *self._reserved] if not job.acked])
         self._reserved.clear()
         self._held.clear()
         self._unplaced.clear()
-        for limit in self._limits.values():
-            limit.held.clear()
+        self._bounds.let_go()
+
+    def give_back(self, deliveries: Sequence[Delivery]) -> None:
+        """Return messages that will not start, or not end, here; with the places that they hold among those that run."""
+        self._consumer.give_back(deliveries)
+        self._end_places(deliveries)
+
+    def _end_places(self, deliveries: Sequence[Delivery]) -> None:
+        if self._places.any:
+            self._places.release(deliveries)
+
+    # -- beside the loop
+
+    def keep(self, now: float) -> None:
+        """Renew the places of running calls, and read what others have revoked; the keeper calls it. Raises BackendUnavailable."""
+        self._places.renew(now)
+        self._revokes.look(now)
 
     # -- types
 
@@ -377,38 +355,51 @@ class Intake:
                 result_extended=conf.result_extended,
                 serializer=task.serializer or conf.task_serializer,
             )
-            per_s = None if conf.worker_disable_rate_limits else parse_rate(task.rate_limit)
-            limit = Limit(name, per_s, task.rate_limit_scope or "worker") if per_s else None
+            throttle = throttle_of(name, task, rates=not conf.worker_disable_rate_limits)
             ignoring = rules._replace(ignore_result=True)
             limits = limits_of((task.time_limit, task.soft_time_limit), usual)
-            found[name] = _Type(task, rules, ignoring, not task.acks_late, bool(task.track_started), limit, limits)
+            found[name] = _Type(task, rules, ignoring, not task.acks_late, bool(task.track_started), throttle, limits)
         return found
 
     def set_rate_limit(self, task: str, rate: Any, scope: str | None = None) -> None:
         """Change a type's limit from now on; 0 or None lifts it. Raises KeyError, ValueError."""
         entry = self._types[task]
-        per_s = parse_rate(rate)
-        old = entry.limit
-        limit = (
-            Limit(task, per_s, scope or (old.scope if old else entry.task.rate_limit_scope or "worker"))
-            if per_s
-            else None
-        )
-        if limit is None and old is not None:
-            limit = Limit(task, 1e9, "worker")  # what was throttled still has to come out
-        if limit is not None and old is not None:
-            limit.held = old.held
-        self._types[task] = entry._replace(limit=limit)
-        if limit is not None:
-            self._limits = {**self._limits, task: limit}
+        throttle = throttle_of(task, _Bounds(entry.task, parse_rate(rate), scope))
+        self._types[task] = entry._replace(throttle=throttle)
+        self._throttles = {name: entry.throttle for name, entry in self._types.items() if entry.throttle is not None}
+        self._bounds.change(self._throttles, task)
 
     def set_time_limits(self, task: str, hard: float | None, soft: float | None) -> None:
         """Limit the seconds that calls of a type may run, for those that start from now on and ask for nothing else. Raises KeyError."""
         self._types[task] = self._types[task]._replace(limits=limits_of((hard, soft), UNLIMITED))
 
-    def limits(self) -> dict[str, Limit]:
-        """The limits in force, by task."""
-        return {name: limit for name, limit in self._limits.items() if limit.per_s < 1e9}
+    def limits(self) -> dict[str, Throttle]:
+        """The rates in force, by task."""
+        return {name: throttle for name, throttle in self._throttles.items() if throttle.per_s}
+
+    # -- revokes
+
+    def revoke(self, ids: Iterable[str]) -> None:
+        """Run none of these from now on, here and, where there is a coordination store, anywhere. Never raises."""
+        self._revokes.revoke(ids)
+
+    def hear_revoked(self, ids: Iterable[str]) -> None:
+        """Run none of these here: another worker has told."""
+        self._revokes.hear(ids)
+
+    def revoke_stamps(self, stamps: Mapping[str, Any]) -> None:
+        """Run nothing here that carries one of these values under one of these names."""
+        self._revokes.revoke_stamps(stamps)
+
+    @property
+    def revoked(self) -> dict[str, float]:
+        """Revoked ids, with the seconds since the epoch until which they are."""
+        return self._revokes.ids.copy()
+
+    @property
+    def revoked_stamps(self) -> dict[str, set[Any]]:
+        """Revoked stamps: name -> values."""
+        return self._revokes.stamps
 
     # -- questions of other threads
 
@@ -422,11 +413,7 @@ class Intake:
 
     def held(self) -> int:
         """Kept by this worker for their time or a limit."""
-        return (
-            len(self._held)
-            + sum(len(limit.held) for limit in self._limits.values())
-            + sum(len(deliveries) for deliveries, _ in self._unplaced)
-        )
+        return len(self._held) + self._bounds.held() + sum(len(deliveries) for deliveries, _ in self._unplaced)
 
     def scheduled(self) -> list[tuple[float, Delivery]]:
         """(due time in seconds since the epoch, delivery) of what this worker keeps for its time."""
@@ -445,6 +432,30 @@ def _first(jobs: deque[Job], count: int) -> list[Job]:
         except IndexError:
             break
     return taken
+
+
+class _Bounds(NamedTuple):
+    """A task's bounds, with another rate."""
+
+    task: Task
+    rate_limit: float | None
+    scope: str | None
+
+    @property
+    def rate_limit_scope(self) -> str | None:
+        return self.scope or self.task.rate_limit_scope
+
+    @property
+    def rate_limit_key(self) -> Any:
+        return self.task.rate_limit_key
+
+    @property
+    def max_concurrency(self) -> int | None:
+        return self.task.max_concurrency
+
+    @property
+    def concurrency_key(self) -> Any:
+        return self.task.concurrency_key
 
 
 _NO_RULES = Rules()

@@ -56,6 +56,7 @@ class Keeper:
             try:
                 if now >= renew_at:
                     self._renew()
+                    self._loop.intake.keep(now)
                     renew_at = now + self._renew_s
                 if now >= sweep_at:
                     if self._loop.broker_up:
