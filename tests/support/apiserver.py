@@ -76,6 +76,7 @@ class ApiServer:
         self.connections: set[socket.socket] = set()
         self.bookmark_s = 0.5
         self.hidden: set[str] = set()  # API paths that are not served
+        self.denied: set[tuple[str, str]] = set()  # (verb, resource) that access reviews say no to
         self._objects: dict[Key, dict[str, Any]] = {}
         self._history: list[tuple[int, Key, str, dict[str, Any]]] = []
         self._version = 100
@@ -327,6 +328,12 @@ class _Handler(BaseHTTPRequestHandler):
     def _route(self, path: str, query: dict[str, str], body: Any) -> None:
         if path == "/api":
             return self._answer(200, {"kind": "APIVersions", "versions": ["v1"]})
+        if path == "/version":
+            return self._answer(200, {"gitVersion": "v1.20.2"})
+        if path.endswith(("/selfsubjectaccessreviews", "/subjectaccessreviews")):
+            asked = body["spec"]["resourceAttributes"]
+            allowed = (asked["verb"], asked["resource"]) not in self.api.denied
+            return self._answer(201, {**body, "status": {"allowed": allowed}})
         served = {group: found for group, found in RESOURCES.items() if group not in self.api.hidden}
         if path == "/apis":
             groups = [group.removeprefix("/apis/").split("/") for group in served if group.startswith("/apis/")]

@@ -1,6 +1,6 @@
 """The `celeriac-operator` command: a file for each command; `root` holds what they share."""
 
-from celeriac_operator.cli import crd, explain, importing, run
+from celeriac_operator.cli import crd, doctor, explain, importing, run
 from celeriac_operator.cli.explain import words
 from celeriac_operator.cli.root import cli
 
@@ -10,4 +10,4 @@ def main() -> None:
     cli()
 
 
-__all__ = ["cli", "crd", "explain", "importing", "main", "run", "words"]
+__all__ = ["cli", "crd", "doctor", "explain", "importing", "main", "run", "words"]

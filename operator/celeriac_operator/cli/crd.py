@@ -19,7 +19,7 @@ def crd(*, as_json: bool, rules: bool) -> None:
     """Print the CustomResourceDefinition of WorkerPool, for `kubectl apply -f -`."""
     import yaml
 
-    text = _crd_file().read_text()
+    text = definition_text()
     if rules and not as_json:
         click.echo(text, nl=False)
         return
@@ -36,6 +36,11 @@ def version(*, as_json: bool) -> None:
     versions = {"celeriac-operator": own_version()}
     versions |= {name: metadata.version(name) for name in ("kopf", "kubernetes", "kombu")}
     click.echo(json.dumps(versions) if as_json else "\n".join(f"{name} {value}" for name, value in versions.items()))
+
+
+def definition_text() -> str:
+    """The CustomResourceDefinition, YAML."""
+    return _crd_file().read_text()
 
 
 def _crd_file() -> Path:
