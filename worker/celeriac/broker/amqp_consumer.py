@@ -2,6 +2,7 @@
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,8 @@ log = logging.getLogger(__name__)
 _DELIVERIES = "x-delivery-count"
 #: How long what follows from a batch may take to be confirmed before the loop goes on; it stays under way then.
 _CONFIRM_S = 5.0
+#: Until what was not confirmed, or refused, is asked for again.
+_AGAIN_S = 1.0
 _MOST_PREFETCH = 65535
 #: Up to here the prefetch count is kept exactly; above, a change of a quarter is not worth a message to the broker.
 _EXACT = 16
@@ -63,6 +66,7 @@ class AmqpConsumer:
         self._uncounted: set[int] = set()
         #: What is published in place of a message, which is acknowledged as soon as that is confirmed; by (generation, tag).
         self._moving: dict[Claim, Sequence[Outgoing]] = {}
+        self._move_again_at = 0.0
         #: Queues whose consumer the broker has ended.
         self._ended: set[str] = set()
         self._tags: dict[str, str] = {}
@@ -76,8 +80,7 @@ class AmqpConsumer:
 
     def claim(self, limit: int, *, free: int | None = None) -> list[Delivery]:
         with self._guarded():
-            if self._moving:
-                self._move()
+            self._move_on()
             if self._ended or not self._tags:
                 self._consume()
             if len(self._ready) < limit:
@@ -95,14 +98,17 @@ class AmqpConsumer:
         come here (what it had claimed and not started among them: the broker cannot tell).
         """
         again = [delivery for delivery in taken if delivery.claim[1] in self._uncounted]
-        for delivery in again:
-            self._uncounted.discard(delivery.claim[1])
-            headers = {**delivery.headers, STARTS: delivery.starts + 1, "redelivered": True}
-            self._moving[delivery.claim] = [_copy(delivery, headers=headers)]
-        self._move()
-        return [
-            delivery for delivery in taken if delivery.claim not in self._moving and delivery.claim[1] in self._open
-        ]
+        self._move({delivery.claim: [self._again(delivery)] for delivery in again})
+        gone = {delivery.claim for delivery in again}
+        return [delivery for delivery in taken if delivery.claim not in gone]
+
+    def _again(self, delivery: Delivery) -> Outgoing:
+        """The message once more, for its own queue; with one start more when RabbitMQ has not counted the last one."""
+        tag = delivery.claim[1]
+        if tag not in self._uncounted:
+            return _copy(delivery)
+        self._uncounted.discard(tag)
+        return _copy(delivery, headers={**delivery.headers, STARTS: delivery.starts + 1, "redelivered": True})
 
     def arm(self) -> bool:
         with self._lock:
@@ -143,6 +149,7 @@ class AmqpConsumer:
     def settle(self, settled: Sequence[Settled]) -> None:
         with self._guarded():
             done = []
+            moves: dict[Claim, Sequence[Outgoing]] = {}
             for delivery, publish, death in settled:
                 if not self._mine(delivery):
                     continue  # it is delivered again, or was settled before
@@ -151,38 +158,40 @@ class AmqpConsumer:
                     if death is not None:
                         headers = {**delivery.headers, DEATH: dict(death)}
                         follows.append(_copy(delivery, headers=headers, queue=dead_queue_name(delivery.queue)))
-                    self._moving[delivery.claim] = follows
+                    moves[delivery.claim] = follows
                 else:
                     done.append(delivery.claim[1])
             self._acknowledge(done)
-            self._move()
+            self._move(moves)
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         # A copy at the end of the queue: a requeued message counts as redelivered, and these were never started.
         with self._guarded():
-            for delivery in deliveries:
-                if self._mine(delivery):
-                    self._moving[delivery.claim] = [_copy(delivery)]
-            self._move()
+            self._move({each.claim: [self._again(each)] for each in deliveries if self._mine(each)})
 
     def requeue(self, deliveries: Sequence[Delivery]) -> None:
         self.give_back(deliveries)  # basic.reject would put them in front
 
     def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         with self._guarded():
-            for delivery, due_at in deliveries:
-                if self._mine(delivery):
-                    self._moving[delivery.claim] = [_copy(delivery, due_at=due_at)]
-            self._move()
+            self._move({each.claim: [_copy(each, due_at=due_at)] for each, due_at in deliveries if self._mine(each)})
 
-    def _move(self) -> None:
-        """Publish what is to be moved, and acknowledge what is confirmed. The rest stays under way: an alarm may hold it back."""
-        if not self._moving:
-            return
-        confirmed = self._producer.deliver(self._moving, timeout_s=_CONFIRM_S)
-        for claim in confirmed:
-            del self._moving[claim]
-        self._acknowledge([tag for _, tag in confirmed])
+    def _move(self, moves: Mapping[Claim, Sequence[Outgoing]]) -> None:
+        """Publish what comes in place of messages, and acknowledge those for which all of it is confirmed.
+
+        The others stay under way: an alarm may hold back what follows, or a full queue refuse it. `_move_on` asks again.
+        """
+        if moves:
+            self._moving.update(moves)
+            confirmed = self._producer.deliver(moves, timeout_s=_CONFIRM_S)
+            for claim in confirmed:
+                del self._moving[claim]
+            self._acknowledge([tag for _, tag in confirmed])
+            self._move_again_at = time.monotonic() + _AGAIN_S
+
+    def _move_on(self) -> None:
+        if self._moving and time.monotonic() >= self._move_again_at:
+            self._move(dict(self._moving))
 
     def _acknowledge(self, tags: Sequence[int]) -> None:
         if tags:
@@ -267,7 +276,7 @@ class AmqpConsumer:
         with self._guarded():
             # Whoever waits for a body reads nothing: the broker's heartbeats would be missed, and its last words too.
             self._stream.read()
-            self._move()
+            self._move_on()
             if self._address.heartbeat_s:
                 self._stream.raw.heartbeat_tick()
         return []

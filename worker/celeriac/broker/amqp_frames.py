@@ -181,6 +181,8 @@ def table(buffer: bytes, at: int, end: int) -> dict[str, Any]:
             found[name] = table(buffer, stop + 5, at)
         else:  # arrays, decimals, times and what else there is
             found[name], at = _read_item(buffer, stop)
+    if at != end:
+        raise ValueError("a field table ends within a field")
     return found
 
 

@@ -160,8 +160,8 @@ class AmqpProducer:
     def deliver(self, batch: Mapping[K, Sequence[Outgoing]], *, timeout_s: float, patient: bool = False) -> set[K]:
         """Publish each key's messages; the keys of which all are confirmed. The others are under way: ask again with the same keys.
 
-        Nothing is published twice while the connection lives. patient: wait out an alarm of the broker as far as timeout_s goes, and
-        raise BrokerUnavailable when it refused a message until then. Raises it anyway when there was no connection for timeout_s.
+        Nothing is published twice while the connection lives, but what the broker refused. patient: wait out an alarm as far as
+        timeout_s goes, and raise BrokerUnavailable when it refused a message until then. Raises it anyway without a connection.
         """
         deadline = time.monotonic() + timeout_s
         pause_s = 0.0
@@ -176,17 +176,16 @@ class AmqpProducer:
                     raise self._too_late(left, timeout_s, str(unavailable(self._address, error))) from error
             else:
                 confirmed |= done
-                if not trouble:
-                    over = time.monotonic() >= deadline
-                    if over or len(confirmed) == len(batch) or (self._blocked() and not patient):
-                        return confirmed
-                    continue
-                if time.monotonic() + pause_s >= deadline:
-                    late = self._too_late(left, timeout_s, trouble)
-                    if patient:
-                        raise late
-                    log.warning("%s; it is tried again", late)
+                over = time.monotonic() + pause_s >= deadline
+                if trouble and patient and over:
+                    raise self._too_late(left, timeout_s, trouble)
+                if trouble and not patient:
+                    log.warning("%s; it is tried again", trouble)
                     return confirmed
+                if len(confirmed) == len(batch) or over or (self._blocked() and not patient):
+                    return confirmed
+                if not trouble:
+                    continue
             time.sleep(pause_s)
             pause_s = min(_MOST_PAUSE_S, pause_s + 0.2)
 
