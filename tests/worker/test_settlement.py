@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celeriac.exceptions import DecodeError, NotRegistered
-from celeriac.policy.outcome import Failed, Ignored, Outcome, Rejected, RetryAsked, Revoked, Succeeded, Unreadable
-from celeriac.policy.settlement import ACK, DEAD, DEATH, REQUEUE, Rules, Settlement, settle
+from celeriac.policy.outcome import Failed, Ignored, Lost, Outcome, Rejected, RetryAsked, Revoked, Succeeded, Unreadable
+from celeriac.policy.settlement import ACK, AGAIN, DEAD, DEATH, REQUEUE, Rules, Settlement, settle
 from celeriac.wire.message import SENT_AT, STARTS, TaskMessage, compose
 
 NOW = 1_700_000_000.0
@@ -281,20 +281,71 @@ def test_strange_headers_of_another_client_do_not_stop_a_retry(strange: dict[str
     assert again(**strange).id == "a1"
 
 
+# -- a task whose process was lost
+
+RERUN = Rules(again_when_lost=True, max_starts=3)
+
+
+@pytest.mark.parametrize(
+    ("rules", "starts", "state", "then", "stored"),
+    [
+        pytest.param(RERUN, 0, "requeued", AGAIN, None, id="the first start"),
+        pytest.param(RERUN, 1, "requeued", AGAIN, None, id="the last but one"),
+        pytest.param(RERUN, 2, "dead_lettered", DEAD, "FAILURE", id="the last one"),
+        pytest.param(RERUN, 9, "dead_lettered", DEAD, "FAILURE", id="more than there may be"),
+        pytest.param(RERUN, "x", "requeued", AGAIN, None, id="a count that is none"),
+        pytest.param(KEEP, 0, "failed", ACK, "FAILURE", id="not to run again"),
+        pytest.param(IGNORE, 0, "failed", ACK, None, id="not to run again, and nobody wants the result"),
+        pytest.param(RERUN._replace(ignore_result=True), 2, "dead_lettered", DEAD, None, id="the last one, and nobody wants the result"),
+    ],
+)  # fmt: skip
+def test_a_lost_task_runs_again_up_to_the_cap_where_its_type_says_so_else_it_has_failed(
+    rules: Rules, starts: Any, state: str, then: str, stored: str | None
+) -> None:
+    settlement = settled(Lost("the process that ran it was killed by SIGKILL"), rules, **{STARTS: starts})
+
+    assert (settlement.state, settlement.then, settlement.publish) == (state, then, ())
+    assert (settlement.store.status if settlement.store else None) == stored
+    assert "SIGKILL" in str(settlement.error)
+
+
+def test_the_dead_letter_of_a_lost_task_says_what_killed_it_and_how_often_it_was_started() -> None:
+    settlement = settled(Lost("the process that ran it was killed by SIGSEGV"), RERUN, **{STARTS: 2})
+
+    assert settlement.death is not None
+    assert (settlement.death["reason"], settlement.death["starts"]) == ("worker_lost", 3)
+    assert "SIGSEGV" in settlement.death["detail"]
+    assert settlement.store is not None
+    assert (settlement.store.result["exc_type"], settlement.store.result["exc_module"]) == (
+        "WorkerLostError",
+        "billiard.exceptions",
+    )
+
+
+def test_a_retry_whose_message_was_composed_where_the_body_ran_is_published_as_it_is() -> None:
+    assert settled(RetryAsked(OSError("away"), "", NOW, None, None, {}, "", NEXT)).publish == (NEXT,)
+
+
 # -- nothing is ever lost
 
 outcomes = st.one_of(
     st.builds(Succeeded, st.none(), st.none() | st.binary(), st.sampled_from([(), (NEXT,)])),
     st.builds(Failed, st.builds(ValueError, st.text()), st.text(), st.booleans(), st.sampled_from([(), (NEXT,)])),
-    st.builds(RetryAsked, st.none() | st.builds(OSError), st.text(), st.floats(0, 4e9), st.just(()), st.just({}), st.just({})),
+    st.builds(
+        RetryAsked, st.none() | st.builds(OSError), st.text(), st.floats(0, 4e9), st.just(()), st.just({}), st.just({}), st.just(""), st.none()
+    ),
     st.builds(Rejected, st.text(), st.booleans()),
     st.just(Ignored()),
     st.builds(Unreadable, st.builds(DecodeError, st.text()), st.text()),
-    st.builds(Revoked, st.sampled_from(["revoked", "expired"])),
+    st.builds(Revoked, st.sampled_from(["revoked", "expired", "terminated"]), st.none(), st.none() | st.just(15)),
+    st.builds(Lost, st.text()),
 )  # fmt: skip
 
 
-@given(outcome=outcomes, rules=st.builds(Rules, st.booleans(), st.booleans(), st.booleans()))
+@given(
+    outcome=outcomes,
+    rules=st.builds(Rules, st.booleans(), st.booleans(), st.booleans(), st.just("json"), st.booleans(), st.just(2)),
+)
 def test_a_message_that_goes_has_ended_well_or_left_something_behind(outcome: Outcome, rules: Rules) -> None:
     settlement = settled(outcome, rules)
 
@@ -309,7 +360,11 @@ def test_a_message_that_goes_has_ended_well_or_left_something_behind(outcome: Ou
             assert settlement.then == DEAD
             assert settlement.death
             assert settlement.death["reason"] is not None
-        case Failed() | Revoked():
+        case Lost() if settlement.then == AGAIN:
+            assert rules.again_when_lost
+        case Lost() if settlement.then == DEAD:
+            assert settlement.death
+        case Failed() | Revoked() | Lost():
             assert settlement.store is not None or (rules.ignore_result and not rules.store_errors)
         case Succeeded():
             assert settlement.encoded == outcome.record

@@ -75,6 +75,7 @@ class Task:
     ignore_result: bool | None = None
     store_errors_even_if_ignored: bool | None = None
     acks_late: bool | None = None
+    reject_on_worker_lost: bool | None = None
     track_started: bool | None = None
     serializer: str | None = None
     queue: str | None = None
@@ -304,7 +305,8 @@ class Task:
         cls.app = app
         conf = app.conf
         for name, setting in (
-            ("ignore_result", "task_ignore_result"), ("acks_late", "task_acks_late"), ("track_started", "task_track_started"),
+            ("ignore_result", "task_ignore_result"), ("acks_late", "task_acks_late"), ("reject_on_worker_lost", "task_reject_on_worker_lost"),
+            ("track_started", "task_track_started"),
             ("serializer", "task_serializer"), ("rate_limit", "task_default_rate_limit"), ("rate_limit_scope", "task_rate_limit_scope"),
             ("store_errors_even_if_ignored", "task_store_errors_even_if_ignored"),
         ):  # fmt: skip

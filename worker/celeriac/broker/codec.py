@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from kombu import serialization
 from kombu.compression import decompress
@@ -18,8 +18,18 @@ _TYPE_MARK = '"__type__"'
 _CONTENT_TYPES = serialization.registry.name_to_type
 
 
+class Encoded(NamedTuple):
+    """A body that was encoded elsewhere: in the process that ran the task, or by the client whose message goes round again."""
+
+    content_type: str
+    encoding: str
+    payload: bytes
+
+
 def encode(value: Any, serializer: str) -> tuple[str, str, bytes]:
-    """(content type, encoding, bytes). Raises EncodeError naming the value's type and the way out."""
+    """(content type, encoding, bytes); an Encoded as it is. Raises EncodeError naming the value's type and the way out."""
+    if type(value) is Encoded:
+        return value
     try:
         if serializer == "json":
             try:

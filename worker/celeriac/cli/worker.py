@@ -17,7 +17,7 @@ from celeriac.telemetry.logs import set_up
     help="Node name; %h is the host, %n its short name, %d its domain. [celeriac@%h]",
 )
 @click.option("-Q", "--queues", metavar="A,B", help="Queues to consume. [the app's default queue]")
-@click.option("-P", "--pool", metavar="POOL", help="How bodies run: solo or threads.")
+@click.option("-P", "--pool", metavar="POOL", help="How bodies run: prefork, threads or solo.")
 @click.option("-c", "--concurrency", metavar="N", help="Bodies run at once; auto: the CPUs this worker may use.")
 @click.option("-l", "--loglevel", default="warning", show_default=True, help="debug, info, warning, error or critical.")
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
@@ -26,6 +26,13 @@ from celeriac.telemetry.logs import set_up
     "--prefetch-multiplier",
     type=click.IntRange(0),
     help="Messages claimed ahead for each slot. [what will start within 20 ms]",
+)
+@click.option("--max-tasks-per-child", type=click.IntRange(1), help="Tasks after which a prefork child is replaced.")
+@click.option(
+    "--max-memory-per-child",
+    type=click.IntRange(1),
+    metavar="KIB",
+    help="Resident memory after which a prefork child is replaced.",
 )
 @click.option(
     "--time-limit", type=click.FloatRange(0, min_open=True), help="Seconds a task may run before it has failed."
@@ -55,6 +62,8 @@ def worker(
     log_json: bool,
     task_events: bool | None,
     prefetch_multiplier: int | None,
+    max_tasks_per_child: int | None,
+    max_memory_per_child: int | None,
     time_limit: float | None,
     soft_time_limit: float | None,
     without_remote_control: bool,
@@ -79,6 +88,8 @@ def worker(
         concurrency=slots,
         events=task_events,
         prefetch_multiplier=prefetch_multiplier,
+        max_tasks_per_child=max_tasks_per_child,
+        max_memory_per_child_kib=max_memory_per_child,
         time_limit_s=time_limit,
         soft_time_limit_s=soft_time_limit,
         without_control=without_remote_control,

@@ -27,6 +27,7 @@ class RetryAsked(NamedTuple):
     """The body asked to run again: the same id, `retries` raised by one, not before `due_at` (seconds since the epoch).
 
     args, kwargs   of the next run. options: what else changes (queue, priority, expires …).
+    again          its message, when it was composed where the body ran: then nothing else is looked at.
     """
 
     error: BaseException | None
@@ -36,6 +37,7 @@ class RetryAsked(NamedTuple):
     kwargs: Any
     options: dict[str, Any]
     shown: str = ""
+    again: TaskMessage | None = None
 
 
 class Rejected(NamedTuple):
@@ -57,10 +59,17 @@ class Unreadable(NamedTuple):
 
 
 class Revoked(NamedTuple):
-    """The body never ran: revoked or expired."""
+    """The body never ran, since it was revoked or had expired; or it was ended by a signal that somebody sent for it."""
 
-    why: str  # revoked | expired
+    why: str  # revoked | expired | terminated
     at: datetime | None = None
+    signum: int | None = None
 
 
-Outcome = Succeeded | Failed | RetryAsked | Rejected | Ignored | Unreadable | Revoked
+class Lost(NamedTuple):
+    """The process that ran the body went away under it. reason: a sentence that names the signal or the exit code."""
+
+    reason: str
+
+
+Outcome = Succeeded | Failed | RetryAsked | Rejected | Ignored | Unreadable | Revoked | Lost

@@ -9,14 +9,15 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, assert_never
 
 from celeriac import states
-from celeriac.exceptions import NotRegistered, TaskRevokedError
-from celeriac.policy.outcome import Failed, Ignored, Outcome, Rejected, RetryAsked, Revoked, Succeeded, Unreadable
+from celeriac.exceptions import NotRegistered, TaskRevokedError, WorkerLostError
+from celeriac.policy.outcome import Failed, Ignored, Lost, Outcome, Rejected, RetryAsked, Revoked, Succeeded, Unreadable
 from celeriac.wire.message import DEATH, STARTS, TaskMessage, compose, parse_time
 from celeriac.wire.result import ResultMeta, exception_to_wire
 
 ACK = "ack"
 REQUEUE = "requeue"  # to the back of its queue
 DEAD = "dead"  # published to the dead-letter queue, then acknowledged
+AGAIN = "again"  # to the back of its queue, with one start more
 
 
 class Settlement(NamedTuple):
@@ -51,6 +52,9 @@ class Rules(NamedTuple):
     store_errors: bool = False  # even if results are ignored
     result_extended: bool = False
     serializer: str = "json"
+    #: Whether it runs again when its process goes away under it; never when it was acknowledged before. At most so many starts.
+    again_when_lost: bool = False
+    max_starts: int = 5
 
 
 def settle(
@@ -66,8 +70,8 @@ def settle(
         case Failed(error, traceback, _, follow):
             store = _error_meta(headers, states.FAILURE, error, traceback, rules, queue, hostname, now)
             return Settlement("failed", store=store, publish=follow, error=error, traceback=traceback)
-        case RetryAsked(error, traceback, _, _, _, _, _):
-            again = _again(outcome, headers, rules, queue, now)
+        case RetryAsked(error, traceback):
+            again = outcome.again or next_run(outcome, headers, rules, queue, now)
             shown = error if error is not None else RuntimeError("retry")
             meta = (
                 None
@@ -88,6 +92,8 @@ def settle(
                 store=_error_meta(headers, states.REVOKED, error, None, rules, queue, hostname, now),
                 error=error,
             )
+        case Lost(reason):
+            return _lost(reason, headers, rules, queue=queue, hostname=hostname, now=now)
         case Unreadable(error, reason):
             detail = _UNKNOWN_TASK.format(error) if reason == "unknown_task" else str(error)
             death = _death(reason, detail, headers, queue, hostname, now)
@@ -98,7 +104,24 @@ def settle(
             assert_never(never)
 
 
-def _again(asked: RetryAsked, headers: Mapping[str, Any], rules: Rules, queue: str, now: float) -> TaskMessage:
+def _lost(
+    reason: str, headers: Mapping[str, Any], rules: Rules, *, queue: str, hostname: str, now: float
+) -> Settlement:
+    """Once more, then a dead letter, where its type says so; else it has failed."""
+    error = WorkerLostError(reason)
+    before = headers.get(STARTS)
+    starts = (before if isinstance(before, int) else 0) + 1
+    if rules.again_when_lost and starts < rules.max_starts:
+        return Settlement("requeued", AGAIN, error=error)
+    store = _error_meta(headers, states.FAILURE, error, None, rules, queue, hostname, now)
+    if not rules.again_when_lost:
+        return Settlement("failed", store=store, error=error)
+    detail = f"started {starts} times, and each time its process was lost; at last {reason}"
+    death = {**_death("worker_lost", detail, headers, queue, hostname, now), "starts": starts}
+    return Settlement("dead_lettered", DEAD, store=store, death=death, error=error)
+
+
+def next_run(asked: RetryAsked, headers: Mapping[str, Any], rules: Rules, queue: str, now: float) -> TaskMessage:
     """The same call once more: same id, one retry more; everything that the message carried stays."""
     options = dict(asked.options)
     own = {name: value for name, value in headers.items() if name not in _COMPOSED and name not in _OF_ONE_DELIVERY}
@@ -218,4 +241,4 @@ def _death(
     }
 
 
-__all__ = ["ACK", "DEAD", "DEATH", "REQUEUE", "Rules", "Settlement", "settle", "success_meta"]
+__all__ = ["ACK", "AGAIN", "DEAD", "DEATH", "REQUEUE", "Rules", "Settlement", "next_run", "settle", "success_meta"]

@@ -61,14 +61,42 @@ def from_wire(record: Mapping[str, Any]) -> ResultMeta:
         raise ValueError(f"not a result record: {record!r:.200}") from error
 
 
+class Described(exceptions.CeleriacError):
+    """An exception that another process raised: what `exception_to_wire` wrote there, and its str and its repr."""
+
+    def __init__(self, record: Mapping[str, Any], text: str, shown: str) -> None:
+        super().__init__(text)
+        self.record = dict(record)
+        self.shown = shown
+
+    def __repr__(self) -> str:
+        return self.shown
+
+
+#: Our errors that Celery's clients know, and the module they know them from.
+_IN_CELERY = {
+    "TimeLimitExceeded": "billiard.exceptions",
+    "SoftTimeLimitExceeded": "billiard.exceptions",
+    "WorkerLostError": "billiard.exceptions",
+}
+
+
 def exception_to_wire(error: BaseException) -> dict[str, Any]:
     """The exception as JSON types. Arguments that JSON cannot write become their repr, as Celery does."""
+    if isinstance(error, Described):
+        return dict(error.record)
     kind = type(error)
+    name, module = getattr(kind, "__qualname__", kind.__name__), kind.__module__
     return {
-        "exc_type": getattr(kind, "__qualname__", kind.__name__),
+        "exc_type": name,
         "exc_message": [_plain(argument) for argument in error.args],
-        "exc_module": kind.__module__,
+        "exc_module": _IN_CELERY.get(name, module) if module == exceptions.__name__ else module,
     }
+
+
+def class_name(error: BaseException) -> str:
+    """The name of the exception's class, wherever it was raised."""
+    return str(error.record.get("exc_type")) if isinstance(error, Described) else type(error).__name__
 
 
 def exception_from_wire(record: Any, modules: Mapping[str, Any]) -> BaseException:

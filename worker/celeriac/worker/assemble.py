@@ -35,7 +35,7 @@ from celeriac.worker.wake import Wake
 log = logging.getLogger("celeriac.worker")
 
 #: Pools that need what is not there yet, and what to use instead.
-_POOLS_TO_COME = {"prefork": "solo or threads", "processes": "solo or threads", "asyncio": "threads"}
+_POOLS_TO_COME = {"asyncio": "threads"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +48,8 @@ class Options:
     concurrency: int | None = None
     events: bool | None = None
     prefetch_multiplier: int | None = None
+    max_tasks_per_child: int | None = None
+    max_memory_per_child_kib: int | None = None
     time_limit_s: float | None = None
     soft_time_limit_s: float | None = None
     without_control: bool = False
@@ -68,12 +70,14 @@ def run_worker(app: Celeriac, options: Options) -> int:
         )
     if options.prefetch_multiplier is not None:
         conf.pin({"worker_prefetch_multiplier": options.prefetch_multiplier or None})
-    for name, limit_s in (
+    for name, given in (
+        ("worker_max_tasks_per_child", options.max_tasks_per_child),
+        ("worker_max_memory_per_child", options.max_memory_per_child_kib),
         ("task_time_limit", options.time_limit_s),
         ("task_soft_time_limit", options.soft_time_limit_s),
     ):
-        if limit_s is not None:
-            conf.pin({name: limit_s})
+        if given is not None:
+            conf.pin({name: given})
     hostname = node_name(options.hostname)
     queues = list(options.queues) or [conf.task_default_queue]
     slots = options.concurrency or conf.worker_concurrency or _cpus()
@@ -101,11 +105,16 @@ def run_worker(app: Celeriac, options: Options) -> int:
     stop = threading.Event()
     _until_stopped(stop)
     signals.worker_init.send(sender=hostname)
+    pool: Pool | None = None
+    if pool_name in ("prefork", "processes"):
+        pool = _prefork(app, conf, slots, hostname, accept)  # before there are threads and connections
     consumer = _connected(
         lambda: open_consumer(address, queues, node=hostname, lease_s=conf.task_lease, prefetch=slots), stop
     )
-    if consumer is None:
-        return 0  # told to stop before the broker was there
+    if consumer is None:  # told to stop before the broker was there
+        if pool is not None:
+            pool.stop()
+        return 0
     backend = app.backend
     _check_backend(backend)
     totals = Totals(conf.worker_max_task_names)
@@ -116,7 +125,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
     )
     wake = Wake()
     executor = Executor(app, hostname=hostname, accept=accept, encode=backend.encode if backend.keeps_results else None)
-    pool = _pool(pool_name, executor, slots, wake)
+    pool = pool or _pool(pool_name, executor, slots, wake)
     loop = Loop(
         app=app, consumer=consumer, backend=backend, pool=pool, totals=totals, events=events, hostname=hostname, queues=queues,
         grace_s=conf.worker_shutdown_grace_s, wake=wake,
@@ -155,7 +164,8 @@ def run_worker(app: Celeriac, options: Options) -> int:
         "%s ready: celeriac %s, profile %s, broker %s, queues %s, pool %s with %d slot(s), %d task type(s)%s", hostname, __version__, conf.profile,
         redacted(address.url), ",".join(queues), pool.name, pool.slots, len(app.tasks), f", http on port {endpoint.port}" if endpoint else "",
     )  # fmt: skip
-    signals.worker_process_init.send(sender=None)  # bodies run in this process
+    if os.getpid() in pool.pids():  # bodies run in this process
+        signals.worker_process_init.send(sender=None)
     signals.worker_ready.send(sender=loop)
     if stop.is_set():
         loop.stop()
@@ -187,7 +197,8 @@ def _end(
         log.warning("while closing: %s", error)
     if endpoint is not None:
         endpoint.stop()
-    signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
+    if os.getpid() in pool.pids():
+        signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
     signals.worker_shutdown.send(sender=hostname)
     left = len(pool.running())
     pool.stop()
@@ -213,6 +224,20 @@ def _connected(connect: Any, stop: threading.Event) -> Consumer | None:
     return None
 
 
+def _prefork(app: Celeriac, conf: Any, slots: int, hostname: str, accept: frozenset[str]) -> Pool:
+    if not sys.platform.startswith("linux"):
+        raise NotSupported(f"-P prefork needs Linux, this is {sys.platform}: use -P threads")
+    from celeriac.worker.board import Board
+    from celeriac.worker.child import Child  # both import what only Linux has
+    from celeriac.worker.prefork import PreforkPool
+
+    child = Child(
+        app=app, hostname=hostname, accept=accept, board=Board(max(MOST_CHILDREN, 2 * slots)),
+        max_tasks=conf.worker_max_tasks_per_child or None, max_memory_kib=conf.worker_max_memory_per_child or None,
+    )  # fmt: skip
+    return PreforkPool(child, slots)
+
+
 def _pool(name: str, executor: Executor, slots: int, wake: Wake) -> Pool:
     if name == "solo":
         return SoloPool(executor)
@@ -222,14 +247,9 @@ def _pool(name: str, executor: Executor, slots: int, wake: Wake) -> Pool:
         raise NotSupported(
             f"-P {name} is not supported: write `async def` tasks for the asyncio pool, or use -P threads"
         )
-    if name == "prefork":
-        log.warning(
-            "the prefork pool is not there yet: running with threads instead (choose -P solo or -P threads to silence this)"
-        )
-        return ThreadPool(executor, slots, wake.done)
     if name in _POOLS_TO_COME:
         raise NotSupported(f"-P {name} is not there yet; use -P {_POOLS_TO_COME[name]}")
-    raise ImproperlyConfigured(f"pool {name!r} does not exist; choose solo or threads")
+    raise ImproperlyConfigured(f"pool {name!r} does not exist; choose prefork, threads or solo")
 
 
 def _check_backend(backend: ResultBackend) -> None:
@@ -293,6 +313,8 @@ def _endpoint(conf: Any, loop: Loop, keeper: Keeper, control: ControlNode | None
     )  # fmt: skip
 
 
+#: Places on the board of the prefork pool: how far it may be resized, and children that end while others begin.
+MOST_CHILDREN = 1024
 #: Without a turn of the loop for this long, and with no body that holds it, the worker is stuck.
 STUCK_S = 60.0
 

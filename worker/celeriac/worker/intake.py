@@ -354,6 +354,8 @@ class Intake:
                 store_errors=bool(task.store_errors_even_if_ignored) and self._backend.keeps_results,
                 result_extended=conf.result_extended,
                 serializer=task.serializer or conf.task_serializer,
+                again_when_lost=bool(task.acks_late and task.reject_on_worker_lost),
+                max_starts=conf.task_max_deliveries,
             )
             throttle = throttle_of(name, task, rates=not conf.worker_disable_rate_limits)
             ignoring = rules._replace(ignore_result=True)

@@ -211,6 +211,7 @@ class Loop:
 
     def abandon(self) -> None:
         """Settle what is done, and return what still runs: it will run again elsewhere."""
+        self._pool.halt()
         try:
             self.flush()
             self.intake.give_back_waiting()

@@ -67,6 +67,9 @@ class Pool(Protocol):
     def pids(self) -> list[int]:
         """Processes in which bodies run."""
 
+    def halt(self) -> None:
+        """Cut off what runs, where that can be done: `running` then tells what was. For a shutdown whose time is over."""
+
     def stop(self) -> None:
         """End the threads or processes once they are idle; what runs is not waited for."""
 
@@ -133,6 +136,9 @@ class SoloPool:
 
     def pids(self) -> list[int]:
         return [os.getpid()]
+
+    def halt(self) -> None:
+        """Nothing that can be cut off."""
 
     def stop(self) -> None:
         """No threads of its own."""
@@ -217,6 +223,9 @@ class ThreadPool:
 
     def pids(self) -> list[int]:
         return [os.getpid()]
+
+    def halt(self) -> None:
+        """Threads cannot be cut off."""
 
     def stop(self) -> None:
         self._stopped = True

@@ -14,14 +14,15 @@ from celeriac import signals
 from celeriac.app.base import Celeriac
 from celeriac.app.task import Task
 from celeriac.backends.base import ResultBackend
-from celeriac.broker.consumer import Consumer, Settled
+from celeriac.broker.consumer import Consumer, Settled, once_more
 from celeriac.broker.topology import dead_queue_name
 from celeriac.exceptions import BrokerUnavailable, EncodeError
-from celeriac.policy.outcome import Failed, Outcome, RetryAsked, Succeeded
-from celeriac.policy.settlement import ACK, DEAD, DEATH, Settlement, settle
+from celeriac.policy.outcome import Failed, Outcome, RetryAsked, Revoked, Succeeded
+from celeriac.policy.settlement import ACK, AGAIN, DEAD, DEATH, REQUEUE, Settlement, settle
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Observation, Totals
 from celeriac.wire.message import parse_time, short_repr
+from celeriac.wire.result import class_name
 from celeriac.worker.executor import Done, Job
 from celeriac.worker.pool import Pool
 
@@ -127,13 +128,13 @@ class Settler:
             kept = [pair for pair in kept if id(pair[0]) not in out]
         # 2. publish, 3. acknowledge
         late = [
-            Settled(done.job.delivery, s.publish, s.death)
+            Settled(done.job.delivery, s.publish if s.then != AGAIN else (once_more(done.job.delivery),), s.death)
             for done, s in kept
-            if not done.job.acked and s.then in (ACK, DEAD)
+            if not done.job.acked and s.then != REQUEUE
         ]
         if late:
             self._consumer.settle(late)
-        requeue = [done.job.delivery for done, s in kept if not done.job.acked and s.then not in (ACK, DEAD)]
+        requeue = [done.job.delivery for done, s in kept if not done.job.acked and s.then == REQUEUE]
         if requeue:
             self._consumer.requeue(requeue)
         unpublished = self._follow_early(kept)
@@ -223,6 +224,8 @@ class Settler:
                 task_log.log(
                     level, "%s[%s] %s: %s", headers.get("task"), headers.get("id"), state.replace("_", "-"), detail
                 )
+            elif settlement.then == AGAIN:
+                task_log.error("%s[%s] runs again: %s", headers.get("task"), headers.get("id"), settlement.error)
             elif info:
                 task_log.info(
                     "%s[%s] %s: %s", headers.get("task"), headers.get("id"), state, short_repr(settlement.error)
@@ -240,10 +243,7 @@ class Settler:
                 sender=self._hostname, name=name, id=delivery.headers.get("id"), message=delivery, exc=settlement.error
             )
         elif settlement.state in {"revoked", "expired"}:
-            expired = settlement.state == "expired"
-            signals.task_revoked.send(
-                sender=done.job.task, request=delivery, terminated=False, signum=None, expired=expired
-            )
+            signals.task_revoked.send(sender=done.job.task, request=delivery, **_how_revoked(done.outcome))
         else:
             signals.task_rejected.send(sender=self._hostname, message=delivery, exc=settlement.error)
 
@@ -261,7 +261,7 @@ class Settler:
         elif state == "retried":
             add("task-retried", headers, exception=short_repr(settlement.error), traceback=settlement.traceback)
         elif state in {"revoked", "expired"}:
-            add("task-revoked", headers, terminated=False, signum=None, expired=state == "expired")
+            add("task-revoked", headers, **_how_revoked(done.outcome))
         else:
             add("task-rejected", headers, requeue=state == "requeued")
 
@@ -270,7 +270,13 @@ def _named(done: Done) -> tuple[Any, Any]:
     return done.job.delivery.headers.get("task"), done.job.delivery.headers.get("id")
 
 
+def _how_revoked(outcome: Outcome) -> dict[str, Any]:
+    """As Celery tells it: ended by a signal while it ran, expired, or neither."""
+    why, signum = (outcome.why, outcome.signum) if isinstance(outcome, Revoked) else ("", None)
+    return {"terminated": why == "terminated", "signum": signum, "expired": why == "expired"}
+
+
 def _reason(outcome: Outcome) -> str:
     if isinstance(outcome, RetryAsked):
-        return type(outcome.error).__name__ if outcome.error is not None else "retry"
+        return class_name(outcome.error) if outcome.error is not None else "retry"
     return ""

@@ -1,0 +1,563 @@
+"""The prefork pool: bodies run in child processes, which a time limit, a signal or a crash ends without harm to anything else.
+
+This is the worker's side. A job goes out as one datagram and comes back as one; the worker keeps a copy of each child's own end, so that it
+can take back, atomically, what the child has not read. So of a child that is gone it is known exactly what it ran: the one job that it had
+read and not answered. An answer that lies in the socket counts, however its child ended.
+"""
+
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from typing import NamedTuple
+
+from celeriac.exceptions import NotSupported, TimeLimitExceeded, WorkerLostError
+from celeriac.policy import dispatch, lost
+from celeriac.policy.outcome import Failed, Lost, Outcome, Revoked
+from celeriac.policy.timelimit import HARD, SOFT, UNLIMITED, next_step
+from celeriac.worker import template as templates
+from celeriac.worker.board import Place
+from celeriac.worker.child import Child
+from celeriac.worker.executor import Done, Job
+from celeriac.worker.memory import OutOfMemory
+from celeriac.worker.parcel import number_of, pack_job, receive, send, taken_back, unpack_done
+from celeriac.worker.pool import NEVER, Running
+
+log = logging.getLogger(__name__)
+
+#: Between two looks at children that have jobs behind the one they run, or one that may reach its limit.
+LOOK_S = 0.02
+#: A child that a signal has stopped for so long is replaced.
+STOPPED_S = 30.0
+#: How long stop() and halt() wait for children to end.
+END_S = 2.0
+#: Room in a socket, where the system grants it.
+_BUFFER_BYTES = 1_048_576
+
+
+class Ending(NamedTuple):
+    """Why we have ended a child ourselves, and its job then."""
+
+    number: int
+    outcome: Outcome
+
+
+class _Process:
+    """One child, from the request to fork it until it is gone. jobs: sent to it and not answered, by number, in order."""
+
+    __slots__ = (
+        "answered", "at", "ending", "failures", "full", "jobs", "leaving", "load_s", "long", "open", "pid", "place", "road", "stopped_at",
+        "told", "twin",
+    )  # fmt: skip
+
+    def __init__(self, at: int, place: Place, failures: int) -> None:
+        self.at = at
+        self.place = place
+        self.road, self.twin = _road()
+        self.pid: int | None = None
+        self.jobs: dict[int, Job] = {}
+        #: Seconds of work that it has, by what is known of its jobs' types.
+        self.load_s = 0.0
+        #: It takes no further job: full until it answers; long while its body is; leaving when it was told to end, or said so.
+        self.full = self.long = self.leaving = False
+        self.open = True
+        self.ending: Ending | None = None
+        self.told = 0
+        self.stopped_at: float | None = None
+        self.answered = 0
+        self.failures = failures
+
+    def load(self) -> float:
+        return self.load_s
+
+    def takes(self) -> bool:
+        return not (self.full or self.long or self.leaving or self.stopped_at is not None) and dispatch.may_follow(
+            self.load_s, len(self.jobs)
+        )
+
+
+class PreforkPool:
+    """See Pool. Forks its template when it is made: make it before there are threads and connections."""
+
+    name = "prefork"
+    lost = 0
+    in_caller = False
+
+    def __init__(self, child: Child, slots: int) -> None:
+        if not hasattr(os, "memfd_create") or not sys.platform.startswith("linux"):
+            raise NotSupported(f"-P prefork needs Linux, this is {sys.platform}; use -P threads")
+        if slots > child.board.places:
+            raise NotSupported(f"-P prefork runs at most {child.board.places} children; {slots} were asked for")
+        self.slots = slots
+        self.max_tasks_per_child = child.max_tasks
+        self._lock = threading.RLock()
+        self._template = templates.start(child)
+        self._epoll = select.epoll()
+        self._epoll.register(self._template, select.EPOLLIN)
+        self._board = child.board
+        self._places = list(range(child.board.places - 1, -1, -1))
+        self._processes: dict[int, _Process] = {}  # by the descriptor of our end
+        self._by_pid: dict[int, _Process] = {}
+        self._backlog: deque[Job] = deque()
+        self._done: list[Done] = []
+        self._cut: list[Running] = []
+        self._numbers = 0
+        self._outstanding = 0
+        self._run_s: dict[str, float] = {}
+        self._look_at = self._rest_until = 0.0
+        #: (when, how many failures before) of children to be forked later.
+        self._later: list[tuple[float, int]] = []
+        self._memory = OutOfMemory()
+        self._halted = self._broken = False
+        self._flushed = False
+        for _ in range(slots):
+            self._fork(0)
+
+    # -- jobs
+
+    def submit(self, jobs: list[Job]) -> None:
+        with self._lock:
+            self._backlog.extend(jobs)
+            self._outstanding += len(jobs)
+            self._dispatch(time.monotonic())
+
+    def run(self, for_s: float) -> None:
+        """The children do."""
+
+    def finished(self) -> list[Done]:
+        now = time.monotonic()
+        if now < self._rest_until:
+            return []
+        with self._lock:
+            self._collect(now)
+            self._flushed = True
+            done, self._done = self._done, []
+            self._outstanding -= len(done)
+        return done
+
+    def take_back(self) -> list[Job]:
+        with self._lock:
+            for process in list(self._processes.values()):
+                self._unread(process)
+            jobs = list(self._backlog)
+            self._backlog.clear()
+            self._outstanding -= len(jobs)
+        return jobs
+
+    def waiting(self) -> int:
+        with self._lock:
+            return max(0, self._outstanding - len(self._done) - self._busy())
+
+    def unstarted(self) -> list[Job]:
+        with self._lock:
+            running = {id(run.job) for run in self.running()}
+            sent = [job for process in self._processes.values() for job in process.jobs.values()]
+            return [job for job in [*sent, *self._backlog] if id(job) not in running]
+
+    def running(self) -> list[Running]:
+        with self._lock:
+            found, now = list(self._cut), time.monotonic()
+            for process in self._processes.values():
+                jobs = process.jobs
+                if jobs:
+                    number = process.place.begun
+                    if number in jobs:
+                        found.append(Running(jobs[number], process.place.started, process.pid or 0))
+                    else:  # it is about to begin, or its answer is on the way
+                        found.append(Running(next(iter(jobs.values())), now, process.pid or 0))
+            return found
+
+    def fileno(self) -> int | None:
+        return self._template.fileno() if self._rest_until > time.monotonic() else self._epoll.fileno()
+
+    def pids(self) -> list[int]:
+        with self._lock:
+            return list(self._by_pid)
+
+    def _busy(self) -> int:
+        return sum(1 for process in self._processes.values() if process.jobs)
+
+    # -- out
+
+    def _dispatch(self, now: float) -> None:
+        backlog, behind = self._backlog, False
+        while backlog:
+            process = self._next_process()
+            if process is None:
+                break
+            job = backlog[0]
+            if not self._send(process, job):
+                process.full = True
+                continue
+            backlog.popleft()
+            behind = behind or len(process.jobs) > 1 or job.limits is not UNLIMITED
+        if behind and self._look_at > now + LOOK_S:
+            self._look_at = now + LOOK_S
+        self._rest(now)
+
+    def _next_process(self) -> "_Process | None":
+        """One that is idle, else the one with the least work of those that may have more."""
+        best, least = None, dispatch.UNKNOWN
+        for process in self._processes.values():
+            if process.takes():
+                if not process.jobs:
+                    return process
+                if process.load_s < least:
+                    best, least = process, process.load_s
+        return best
+
+    def _send(self, process: _Process, job: Job) -> bool:
+        self._numbers = number = self._numbers + 1
+        name = job.delivery.headers["task"]
+        try:
+            send(process.road, pack_job(number, name, job.delivery, job.rules))
+        except BlockingIOError:
+            return False
+        process.jobs[number] = job
+        process.load_s += self._run_s.get(name, dispatch.UNKNOWN) + dispatch.OVERHEAD_S
+        return True
+
+    def _rest(self, now: float) -> None:
+        rest_s = dispatch.rest_s((process.load_s, len(process.jobs)) for process in self._processes.values())
+        self._rest_until = now + rest_s if rest_s else 0.0
+
+    # -- back
+
+    def _collect(self, now: float) -> None:
+        for descriptor, _ in self._epoll.poll(0):
+            process = self._processes.get(descriptor)
+            if process is not None:
+                self._read(process)
+            elif descriptor == self._template.fileno():
+                self._heed(now)
+        self._dispatch(now)
+
+    def _read(self, process: _Process) -> None:
+        """All answers that lie in its socket."""
+        jobs, run_s = process.jobs, self._run_s
+        while process.open:
+            try:
+                data = receive(process.road, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                return
+            except ConnectionResetError:
+                return  # it ended with jobs unread in its socket: we have its end, too, so this is only said once
+            if not data:
+                return
+            job = jobs.get(number_of(data))
+            if job is None:
+                log.error(
+                    "a child process sent what is no answer (does a task write to the worker's sockets?): %r", data[:40]
+                )
+                continue
+            try:
+                outcome, started_at, ran_s, leaving = unpack_done(data)
+            except (ValueError, EOFError, TypeError) as error:
+                log.error("a child process sent an answer that cannot be read: %r", error)
+                continue
+            del jobs[number_of(data)]
+            name = job.delivery.headers["task"]
+            known_s = run_s.get(name, dispatch.UNKNOWN)
+            run_s[name] = dispatch.learned(known_s, ran_s)
+            process.load_s = process.load_s - known_s - dispatch.OVERHEAD_S if jobs else 0.0
+            if not process.load_s >= 0.0:  # inf - inf, or what was learned meanwhile
+                process.load_s = self._load_of(process)
+            process.full = process.long = False
+            process.answered += 1
+            self._done.append(Done(job, outcome, started_at, ran_s))
+            if leaving:
+                self._let_go(process)
+
+    def _load_of(self, process: _Process) -> float:
+        return sum(
+            self._run_s.get(job.delivery.headers["task"], dispatch.UNKNOWN) + dispatch.OVERHEAD_S
+            for job in process.jobs.values()
+        )
+
+    def _unread(self, process: _Process) -> None:
+        """What the child has not read goes back to the front of the backlog."""
+        if not process.open:
+            return
+        numbers = taken_back(process.twin)
+        self._backlog.extendleft(process.jobs.pop(number) for number in reversed(numbers) if number in process.jobs)
+        process.load_s = self._load_of(process)
+
+    # -- children come and go
+
+    def _fork(self, failures: int) -> None:
+        at = self._places.pop()
+        place = self._board.place(at)
+        place.clear()
+        process = _Process(at, place, failures)
+        self._processes[process.road.fileno()] = process
+        self._epoll.register(process.road, select.EPOLLIN)
+        try:
+            self._template.fork(at, process.twin)
+        except OSError:
+            self._break()
+
+    def _let_go(self, process: _Process) -> None:
+        """It takes no more jobs and ends after its body; another takes its place at once."""
+        if process.leaving:
+            return
+        process.leaving = True
+        self._unread(process)
+        process.road.shutdown(socket.SHUT_WR)
+        self._refill(0)
+
+    def _refill(self, failures: int) -> None:
+        if self._halted or self._broken:
+            return
+        wanted = self.slots - sum(1 for process in self._processes.values() if not process.leaving) - len(self._later)
+        for _ in range(wanted):
+            pause_s = lost.restart_pause_s(failures)
+            if pause_s:
+                self._later.append((time.monotonic() + pause_s, failures))
+                self._look_at = 0.0
+            elif self._places:
+                self._fork(0)
+
+    def _heed(self, now: float) -> None:
+        """What the template tells."""
+        try:
+            news = self._template.news()
+        except ConnectionError:
+            self._break()
+            return
+        for new in news:
+            match new:
+                case templates.Forked(at, pid):
+                    process = next((p for p in self._processes.values() if p.at == at and p.pid is None), None)
+                    if process is not None:
+                        process.pid = pid
+                        self._by_pid[pid] = process
+                case templates.NotForked(at, why):
+                    log.error("a child process could not be forked: %s", why)
+                    process = next((p for p in self._processes.values() if p.at == at and p.pid is None), None)
+                    if process is not None:
+                        self._bury(process, None, 0)
+                case templates.Ended(pid, exit_code, peak_bytes):
+                    process = self._by_pid.pop(pid, None)
+                    if process is not None:
+                        self._bury(process, exit_code, peak_bytes)
+                case templates.Stopped(pid, stopped):
+                    process = self._by_pid.get(pid)
+                    if process is not None:
+                        process.stopped_at = now if stopped else None
+                        self._look_at = 0.0
+                        if stopped:
+                            log.warning(
+                                "child process %d was stopped by a signal; if it does not go on, it is replaced", pid
+                            )
+                            self._unread(process)
+
+    def _bury(self, process: _Process, exit_code: int | None, peak_bytes: int) -> None:
+        """A child is gone: what it had answered counts, what it had not read goes to another, what it ran is settled."""
+        started, last = process.place.begun, process.place.started
+        self._read(process)
+        self._unread(process)
+        self._close(process)
+        for number, job in process.jobs.items():  # at most one: read and not answered
+            if number != started:
+                self._backlog.appendleft(job)  # read, and not begun: no start
+                continue
+            if self._halted and process.ending is None:
+                self._cut.append(Running(job, last, process.pid or 0))
+                continue
+            self._done.append(Done(job, self._fate(process, number, exit_code, peak_bytes), *_since(last)))
+        process.jobs.clear()
+        if exit_code and process.ending is None and not self._halted:
+            how = lost.how_it_ended(exit_code, peak_bytes=peak_bytes)
+            log.warning("child process %s %s; another takes its place", process.pid, how)
+        failed = exit_code != 0 and process.answered == 0 and process.ending is None
+        self._refill(process.failures + 1 if failed else 0)
+
+    def _fate(self, process: _Process, number: int, exit_code: int | None, peak_bytes: int) -> Outcome:
+        if process.ending is not None and process.ending.number == number:
+            return process.ending.outcome
+        how = lost.how_it_ended(exit_code, peak_bytes=peak_bytes, out_of_memory=self._memory.killed())
+        return Lost(f"the process that ran it (pid {process.pid}) {how}")
+
+    def _close(self, process: _Process) -> None:
+        if not process.open:
+            return
+        process.open = False
+        del self._processes[process.road.fileno()]
+        self._epoll.unregister(process.road)
+        process.road.close()
+        process.twin.close()
+        self._places.append(process.at)
+
+    def _break(self) -> None:
+        """The template is gone, and its children with it."""
+        if self._broken:
+            return
+        self._broken = True
+        self._flushed = False
+        if not self._halted:
+            log.critical("the template process of the prefork pool is gone, and all children with it: this worker ends")
+        self._epoll.unregister(self._template)
+        time.sleep(0.05)  # the kernel kills them now; what they have answered by then counts
+        for process in list(self._processes.values()):
+            self._bury(process, None, 0)
+        self._by_pid.clear()
+        self._look_at = 0.0
+
+    # -- time
+
+    def tend(self, now: float) -> float:
+        """See Pool. Raises WorkerLostError when the template is gone and what its children had done has been collected."""
+        if now < self._look_at:
+            return min(self._look_at, self._rest_until) if self._rest_until > now else self._look_at
+        with self._lock:
+            if self._broken and not self._halted:
+                if self._flushed:
+                    raise WorkerLostError("the template process of the prefork pool is gone: start the worker again")
+                return now
+            look_at = NEVER
+            for process in list(self._processes.values()):
+                if process.jobs or process.stopped_at is not None:
+                    look_at = min(look_at, self._look_after(process, now))
+            due = [failures for at, failures in self._later if at <= now]
+            self._later = [entry for entry in self._later if entry[0] > now]
+            for failures in due:
+                if not self._halted and self._places:
+                    self._fork(failures)
+            self._look_at = min([look_at, *(at for at, _ in self._later)])
+            self._dispatch(now)
+        return min(self._look_at, self._rest_until) if self._rest_until > now else self._look_at
+
+    def _look_after(self, process: _Process, now: float) -> float:
+        """Limits, long bodies, and stopped children; when to look again."""
+        if process.stopped_at is not None and now - process.stopped_at >= STOPPED_S:
+            reason = f"the process that ran it (pid {process.pid}) was stopped by a signal for {STOPPED_S:.0f} s and was killed"
+            self._end(process, Lost(reason), signal.SIGKILL)
+            process.stopped_at = None
+            return NEVER
+        look_at = NEVER if process.stopped_at is None else process.stopped_at + STOPPED_S
+        number, jobs = process.place.begun, process.jobs
+        job = jobs.get(number)
+        if job is None:  # between two
+            limited = any(job.limits is not UNLIMITED for job in jobs.values())
+            return min(look_at, now + LOOK_S) if len(jobs) > 1 or limited else look_at
+        ran_s = now - process.place.started
+        if len(jobs) > 1:
+            if ran_s >= dispatch.LONG_S:
+                process.long = True
+                self._unread(process)
+            else:
+                look_at = min(look_at, now + LOOK_S)
+        if job.limits is not UNLIMITED:
+            look_at = min(look_at, self._limit(process, number, job, ran_s, now))
+        return look_at
+
+    def _limit(self, process: _Process, number: int, job: Job, ran_s: float, now: float) -> float:
+        if process.ending is not None:
+            return NEVER
+        step = next_step(job.limits, ran_s=ran_s, told=process.told == number)
+        if step.do == HARD:
+            hard = job.limits.hard or ran_s
+            self._end(process, Failed(TimeLimitExceeded(hard), _too_long(job, hard)), signal.SIGKILL)
+        elif step.do == SOFT and process.pid is not None:
+            process.told = process.place.soft = number
+            self._kill(process.pid, signal.SIGUSR1)
+        return now + step.wait_s
+
+    def _end(self, process: _Process, outcome: Outcome, signum: int) -> bool:
+        """End a child by a signal, unless it has ended its body meanwhile; what it ran then gets this outcome."""
+        number = process.place.begun
+        # From here on the child begins no other job: the signal cannot hit another body.
+        if process.pid is None or not process.place.finish_after(number):
+            return False
+        process.ending = Ending(number, outcome)
+        self._kill(process.pid, signum)
+        return True
+
+    def _kill(self, pid: int, signum: int) -> None:
+        try:
+            self._template.kill(pid, signum)
+        except OSError:
+            self._break()
+
+    # -- control
+
+    def resize(self, slots: int) -> None:
+        if not 1 <= slots <= self._board.places:
+            raise NotSupported(f"the prefork pool can have 1 to {self._board.places} children, not {slots}")
+        with self._lock:
+            self.slots = slots
+            stays = [process for process in self._processes.values() if not process.leaving]
+            for process in sorted(stays, key=lambda process: bool(process.jobs))[: max(0, len(stays) - slots)]:
+                self._let_go(process)
+            self._refill(0)
+            self._dispatch(time.monotonic())
+
+    def terminate(self, task_id: str, signum: int) -> bool:
+        with self._lock:
+            for process in self._processes.values():
+                number = process.place.begun
+                job = process.jobs.get(number)
+                if job is not None and job.delivery.headers.get("id") == task_id and process.pid is not None:
+                    if signum == signal.SIGUSR1:  # Celery's way to raise SoftTimeLimitExceeded from outside
+                        process.place.soft = number
+                        self._kill(process.pid, signum)
+                        return True
+                    return self._end(process, Revoked("terminated", None, signum), signum)
+        return False
+
+    def halt(self) -> None:
+        """Kill all children now. What they have answered is still to be collected; what they ran, running() goes on to tell."""
+        with self._lock:
+            self._halted = True
+            self._rest_until = 0.0
+            for pid in list(self._by_pid):
+                self._kill(pid, signal.SIGKILL)
+            self._await_end()
+
+    def stop(self) -> None:
+        with self._lock:
+            self._halted = True
+            self._rest_until = 0.0
+            for process in list(self._processes.values()):
+                if not process.leaving:
+                    process.leaving = True
+                    process.road.shutdown(socket.SHUT_WR)
+            if not self._busy():
+                self._await_end()
+            if not self._broken:
+                self._epoll.unregister(self._template)
+            self._template.close()
+            for process in list(self._processes.values()):
+                self._bury(process, None, 0)
+            self._epoll.close()
+
+    def _await_end(self) -> None:
+        until = time.monotonic() + END_S
+        while self._processes and not self._broken and time.monotonic() < until:
+            select.select([self._template], [], [], max(0.0, until - time.monotonic()))
+            self._heed(time.monotonic())
+
+
+def _road() -> tuple[socket.socket, socket.socket]:
+    """Our end, and the child's."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (ours, theirs):
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
+    ours.setblocking(False)
+    theirs.setblocking(True)  # the flag is shared with the child
+    return ours, theirs
+
+
+def _since(started: float) -> tuple[float, float]:
+    """(seconds since the epoch at which it began, seconds that it took) of a body that began at this monotonic time."""
+    ran_s = max(0.0, time.monotonic() - started)
+    return time.time() - ran_s, ran_s
+
+
+def _too_long(job: Job, hard: float) -> str:
+    return f"{job.delivery.headers.get('task')} ran for {hard:g} s, its hard time limit, and its process was killed"
