@@ -371,7 +371,7 @@ class Celeriac:
     def forked(self) -> None:
         """In a process just forked: leave the connections of the process it came from to that one, and open others when asked for."""
         self._lock = threading.RLock()
-        self._producer = self._backend = None
+        self._producer = self._backend = self._coordination = self._control = None
         self._origin = ""
 
     def __enter__(self) -> "Celeriac":

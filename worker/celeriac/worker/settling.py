@@ -24,6 +24,7 @@ from celeriac.telemetry.totals import Observation, Totals
 from celeriac.wire.message import parse_time, short_repr
 from celeriac.wire.result import class_name
 from celeriac.worker.executor import Done, Job
+from celeriac.worker.limits import Places
 from celeriac.worker.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -55,11 +56,13 @@ class Settler:
     """Knows every job from its submission to its settlement. The main thread and the keeper both call it; one lock holds them apart."""
 
     def __init__(
-        self, *, app: Celeriac, consumer: Consumer, backend: ResultBackend, pool: Pool, totals: Totals, events: TaskEvents, hostname: str
+        self, *, app: Celeriac, consumer: Consumer, backend: ResultBackend, pool: Pool, totals: Totals, events: TaskEvents, hostname: str,
+        places: Places,
     ) -> None:  # fmt: skip
         self._app, self._consumer, self._backend, self._pool = app, consumer, backend, pool
         self._totals, self._events = totals, events
         self._hostname = hostname
+        self._places = places
         self._lock = threading.Lock()
         #: Done and not settled; and those of them that were refused, to be tried again later.
         self._pending: list[Done] = []
@@ -142,6 +145,8 @@ class Settler:
             out = {id(done) for done in unpublished}
             kept = [pair for pair in kept if id(pair[0]) not in out]
             refused += unpublished
+        if self._places.any:  # others may run
+            self._places.release([done.job.delivery for done, _ in kept])
         # 4. observe
         self._totals.settled([self._observation(done, settlement) for done, settlement in kept])
         self._tell(kept)
