@@ -72,9 +72,10 @@ class FakeConsumer:
     def fileno(self) -> int | None:
         return None
 
-    def settle(self, settled: Sequence[Settled]) -> None:
+    def settle(self, settled: Sequence[Settled], *, claim: tuple[int, int] = (0, 0)) -> list[Delivery]:
         self._trace("settle", *sorted(_id(entry.delivery) for entry in settled))
         self.ended += settled
+        return []
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         self._trace("give back", *map(_id, deliveries))

@@ -146,7 +146,7 @@ class AmqpConsumer:
 
     # -- settling
 
-    def settle(self, settled: Sequence[Settled]) -> None:
+    def settle(self, settled: Sequence[Settled], *, claim: tuple[int, int] = (0, 0)) -> list[Delivery]:
         with self._guarded():
             done = []
             moves: dict[Claim, Sequence[Outgoing]] = {}
@@ -163,6 +163,7 @@ class AmqpConsumer:
                     done.append(delivery.claim[1])
             self._acknowledge(done)
             self._move(moves)
+        return []
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         # A copy at the end of the queue: a requeued message counts as redelivered, and these were never started.

@@ -108,10 +108,11 @@ class Consumer(Protocol):
     def fileno(self) -> int | None:
         """What to select on while idle; None: poll."""
 
-    def settle(self, settled: Sequence[Settled]) -> None:
+    def settle(self, settled: Sequence[Settled], *, claim: tuple[int, int] = (0, 0)) -> list[Delivery]:
         """Publish what follows and acknowledge, in one go for each message: nothing is acknowledged before what follows is safe.
 
         RabbitMQ may take its time to confirm; the acknowledgement then goes out with a later call.
+        claim  (limit, free slots) of a claim that may come in the same round trip: its deliveries are returned. Only Redis does.
         """
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:

@@ -65,7 +65,7 @@ class MemoryConsumer:
         self._open[id(message)] = delivery
         self._ready.append(delivery)
 
-    def settle(self, settled: Sequence[Settled]) -> None:
+    def settle(self, settled: Sequence[Settled], *, claim: tuple[int, int] = (0, 0)) -> list[Delivery]:
         with self._lock:
             for delivery, publish, death in settled:
                 if id(delivery.claim) not in self._open:
@@ -75,6 +75,7 @@ class MemoryConsumer:
                 if death is not None:
                     self._publish(delivery, {**delivery.headers, DEATH: dict(death)}, dead_queue_name(delivery.queue))
                 self._end(delivery)
+        return []
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         with self._lock:

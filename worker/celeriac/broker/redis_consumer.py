@@ -1,96 +1,115 @@
-"""Claims on Redis and Valkey: batches by script, leases that are renewed, and a wake-up that costs the server nothing while idle."""
+"""Claims on Redis and Valkey: batches by script, leases that are renewed, and a wake-up that rouses no more workers than there is work for."""
 
 import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import hiredis
 import orjson
 
 from celeriac.broker.connection import BrokerAddress, broker_errors, connect
 from celeriac.broker.consumer import Delivery, Settled, by_queue
 from celeriac.broker.producer import envelope_of, raw_envelope
+from celeriac.broker.redis_line import Command, Line, script_sha
+from celeriac.broker.throttled import RedisThrottled
 from celeriac.broker.topology import dead_queue_name, declare_queue
-from celeriac.broker.transport.redis import RedisQueues
-from celeriac.exceptions import BrokerUnavailable
+from celeriac.broker.transport.redis import CLAIM, SETTLE, STAND_DOWN, RedisQueues
+from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
 from celeriac.wire.message import DEATH, STARTS
 
 log = logging.getLogger(__name__)
+
+#: An idle worker looks this often, whether it was woken or not: whoever should have woken it may have died just then.
+LOOK_S = 1.0
+_STRATEGIES = ("round_robin", "priority", "sorted")
+
+_CLAIM, _SETTLE, _STAND_DOWN = (script_sha(script) for script in (CLAIM, SETTLE, STAND_DOWN))
 
 
 class RedisConsumer:
     """See Consumer. Claims are recorded in kombu's unacked keys and in our lease sets, under ids of our own."""
 
     keeps_delayed = True
-    keeps_throttled = True
     leased = True
 
     def __init__(self, address: BrokerAddress, queues: Sequence[str], *, node: str, lease_s: float) -> None:
         self._address = address
         self._node = node
         self._lease_s = lease_s
-        #: Queue -> (its lease set and lists, the tail of its records). Replaced whole: the control thread changes queues.
+        #: Queue -> (its lease set, watch, idle set and lists; the tail of its records). Replaced whole: the control thread changes queues.
         self._plan: dict[str, tuple[list[str], bytes]] = dict.fromkeys(queues, ([], b""))
+        #: The plan under which we have looked, found nothing, and are told of changes; None: we are busy, or have not looked.
+        self._armed: dict[str, tuple[list[str], bytes]] | None = None
+        self._looked_at = 0.0
+        #: Whether nobody else was idle when our last slot was taken: then we shall be the one to watch.
+        self._alone = False
         self._turn = 0
+        self._strategy = _strategy(address)
         self._batch = 0
         #: Unique to this process: a claim id is this, the batch, and the place in it.
         self._incarnation = uuid.uuid4().hex
         self._open: dict[str, Delivery] = {}
         self._lock = threading.Lock()
-        self._wake: _Wake | None = None
+        self.throttled = RedisThrottled(self)
         #: Nothing is restored before this (monotonic): after an outage every lease looks expired.
         self._restore_from = time.monotonic() + lease_s
         self._connect()
 
     # -- claiming
 
-    def claim(self, limit: int) -> list[Delivery]:
-        queues, plan = self._queues, self._plan
-        if limit <= 0 or not plan:
-            return []
-        names = list(plan)
-        self._turn = (self._turn + 1) % len(names)
-        names = names[self._turn :] + names[: self._turn]
+    def claim(self, limit: int, *, free: int | None = None) -> list[Delivery]:
+        with broker_errors(self._address):
+            if limit <= 0 or not self._plan or self._at_rest():
+                return []
+            return self._look(limit, limit if free is None else free)
+
+    def _at_rest(self) -> bool:
+        """Whether nothing can have come since we looked: so the loop may turn for other reasons and ask nobody."""
+        return self._armed is self._plan and not self._line.peek() and time.monotonic() - self._looked_at < LOOK_S
+
+    def _look(self, limit: int, free: int, before: Sequence[Command] = ()) -> list[Delivery]:
+        """Claim, and keep watch when slots stay free: one step, so that nothing can come in between unnoticed.
+
+        before  commands that go first, in the same round trip.
+        """
+        queues, plan, line = self._queues, self._plan, self._line
+        if self._armed is not None and self._armed is not plan:
+            self._stand_down()
+        self._turn += 1
+        names = in_order(list(plan), self._strategy, self._turn)
         keys: list[str] = [queues.unacked, queues.unacked_index]
         for name in names:
             keys += plan[name][0]
         self._batch += 1
         prefix = f"{self._incarnation}.{self._batch}."
-        with broker_errors(self._address):
-            flat = queues.claim_script(
-                keys=keys,
-                args=[limit, prefix, self._lease_s, len(queues.steps), *(plan[name][1] for name in names)],
-            )
-        found = []
-        for place in range(0, len(flat), 2):
-            name = names[flat[place] - 1]
-            found.append(self._delivery(f"{prefix}{place // 2 + 1}", name, flat[place + 1]))
-        return found
+        line.pushed = False
+        lengths = [("LLEN", key) for name in names for key in plan[name][0][3:]] if self._alone else []
+        flat, *waiting = line.call([*before, (
+            "EVALSHA", _CLAIM, len(keys), *keys, limit, prefix, self._lease_s, len(queues.steps),
+            free, self._incarnation if line.listens else "", queues.bell, *(plan[name][1] for name in names),
+        ), *lengths])[len(before) :]  # fmt: skip
+        watched, *found = flat
+        if isinstance(watched, int):
+            self._armed, self._alone = None, watched == 1
+        else:
+            if watched and not lengths:
+                waiting = line.call([("LLEN", key) for place in watched for key in plan[names[place - 1]][0][3:]])
+            self._armed = plan if not any(waiting) else None
+            self._looked_at = time.monotonic()
+        return [
+            self._delivery(f"{prefix}{number}", names[found[place] - 1], found[place + 1])
+            for number, place in enumerate(range(0, len(found), 2), 1)
+        ]
 
-    def claim_throttled(self, queue: str, task: str, limit: int) -> tuple[list[Delivery], int]:
-        queues = self._queues
-        self._batch += 1
-        prefix = f"{self._incarnation}.{self._batch}."
-        keys = [
-            queues.unacked, queues.unacked_index, queues.lease_key(queue),
-            queues.throttled_key(queue, task), queues.throttled_key(queue),
-        ]  # fmt: skip
-        with broker_errors(self._address):
-            left, *items = queues.claim_throttled_script(
-                keys=keys, args=[limit, prefix, self._lease_s, self._tail(queue), task]
-            )
-        return [self._delivery(f"{prefix}{place}", queue, item) for place, item in enumerate(items, 1)], int(left)
-
-    def throttled_tasks(self, queue: str) -> list[str]:
-        with broker_errors(self._address):
-            return self._queues.throttled_tasks(queue)
-
-    def count_throttled(self, queue: str, task: str) -> int:
-        with broker_errors(self._address):
-            return int(self._queues.client.llen(self._queues.throttled_key(queue, task)))
+    def _stand_down(self) -> None:
+        """Hand the watch on: we take nothing more, or take it from elsewhere."""
+        armed, self._armed = self._armed, None
+        if armed:
+            keys = [key for lists, _ in armed.values() for key in lists[1:3]]
+            with broker_errors(self._address):
+                self._line.call([("EVALSHA", _STAND_DOWN, len(keys), *keys, self._incarnation, self._queues.bell)])
 
     def _delivery(self, claim: str, queue: str, envelope: bytes) -> Delivery:
         """Headers decoded; the body stays as it came. An envelope that is no JSON object becomes a delivery without headers."""
@@ -110,43 +129,56 @@ class RedisConsumer:
 
     def arm(self) -> bool:
         with broker_errors(self._address):
-            if self._wake is None:
-                self._wake = _Wake(self._queues)
-            try:
-                return self._wake.arm([key for name in self._plan for key in self._queues.list_keys(name)])
-            except BaseException:
-                self._drop_wake()
-                raise
+            if self._line.listens and not self._at_rest():
+                self._look(0, 1)
+                return self._armed is None or self._line.pushed
+            return False
 
     def fileno(self) -> int | None:
-        return self._wake.fileno() if self._wake is not None else None
+        return self._line.fileno() if self._line.listens else None
 
     # -- settling
 
-    def settle(self, settled: Sequence[Settled]) -> None:
+    def settle(self, settled: Sequence[Settled], *, claim: tuple[int, int] = (0, 0)) -> list[Delivery]:
         queues = self._queues
         plain = by_queue(entry.delivery for entry in settled if not entry.publish and entry.death is None)
-        pipe = queues.client.pipeline(transaction=False)
+        commands: list[Command] = []
         for name, deliveries in plain.items():
             claims = [delivery.claim for delivery in deliveries]
-            pipe.hdel(queues.unacked, *claims)
-            pipe.zrem(queues.unacked_index, *claims)
-            pipe.zrem(queues.lease_key(name), *claims)
+            commands.append(("HDEL", queues.unacked, *claims))
+            commands.append(("ZREM", queues.unacked_index, *claims))
+            commands.append(("ZREM", queues.lease_key(name), *claims))
         for delivery, publish, death in settled:
             if publish or death is not None:
                 keys, args = queues.settle_args(delivery.queue, delivery.claim, self._pushes(delivery, publish, death))
-                queues.settle_script(keys=keys, args=args, client=pipe)
-        self._execute(pipe, [entry.delivery for entry in settled])
+                commands.append(("EVALSHA", _SETTLE, len(keys), *keys, *args))
+        leaving = [entry.delivery for entry in settled]
+        self._forget(leaving)
+        try:
+            with broker_errors(self._address):
+                if claim[0] > 0 and self._plan:
+                    return self._look(*claim, before=commands)
+                self._line.call(commands)
+                return []
+        except BaseException:
+            self._remember(leaving)
+            raise
 
-    def _execute(self, pipe: Any, leaving: Sequence[Delivery]) -> None:
-        """Send it, and forget the claims it ends: before, so that no renewal in between takes them for lost."""
+    def _forget(self, leaving: Sequence[Delivery]) -> None:
+        """Before their claims end, so that no renewal in between takes them for lost."""
         for delivery in leaving:
             self._open.pop(delivery.claim, None)
+
+    def _remember(self, kept: Sequence[Delivery]) -> None:
+        self._open.update((delivery.claim, delivery) for delivery in kept)
+
+    def _execute(self, pipe: Any, leaving: Sequence[Delivery]) -> None:
+        self._forget(leaving)
         try:
             with broker_errors(self._address):
                 pipe.execute()
         except BaseException:
-            self._open.update((delivery.claim, delivery) for delivery in leaving)
+            self._remember(leaving)
             raise
 
     def _pushes(self, delivery: Delivery, publish: Sequence[Any], death: Any) -> list[tuple[str, str, float, bytes]]:
@@ -184,9 +216,6 @@ class RedisConsumer:
     def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         self._move("delayed", deliveries)
 
-    def throttle(self, deliveries: Sequence[Delivery]) -> None:
-        self._move("throttled", [(delivery, 0.0) for delivery in deliveries])
-
     def _move(self, kind: str, moves: Sequence[tuple[Delivery, float]]) -> None:
         """One script call for each run of messages with the same destination, all in one round trip."""
         queues = self._queues
@@ -194,22 +223,10 @@ class RedisConsumer:
         runs: list[tuple[list[str], list[Any]]] = []
         for delivery, score in moves:
             name, step = delivery.queue, delivery.step
-            task = str(delivery.headers.get("task", "")) if kind == "throttled" else ""
-            if kind == "delayed":
-                destination = queues.delayed_key(name)
-            elif kind == "throttled":
-                destination = queues.throttled_key(name, task)
-            else:
-                destination = queues.list_key(name, step)
-            keys = [
-                queues.unacked,
-                queues.unacked_index,
-                queues.lease_key(name),
-                destination,
-                queues.throttled_key(name),
-            ]
+            destination = queues.delayed_key(name) if kind == "delayed" else queues.list_key(name, step)
+            keys = [queues.unacked, queues.unacked_index, queues.lease_key(name), destination]
             if not runs or runs[-1][0] != keys or len(runs[-1][1]) > 2000:
-                runs.append((keys, [kind, task]))
+                runs.append((keys, [kind]))
             runs[-1][1].extend([delivery.claim, len(self._tail(name)), step, score])
         for keys, args in runs:
             queues.move_script(keys=keys, args=args, client=pipe)
@@ -217,15 +234,11 @@ class RedisConsumer:
 
     # -- time
 
-    def take(self, key: str, per_s: float, burst: int, wanted: int) -> tuple[int, float]:
-        with broker_errors(self._address):
-            return self._queues.take(key, per_s, burst, wanted)
-
     def allow(self, count: int) -> None:
         """Claims say how many: nothing to do."""
 
     def pause(self) -> None:
-        """Nothing is pushed: nothing to do."""
+        self._stand_down()
 
     def renew(self) -> list[Delivery]:
         try:
@@ -309,107 +322,60 @@ class RedisConsumer:
     def close(self) -> None:
         with self._lock:
             try:
+                self._stand_down()
                 self.give_back(list(self._open.values()))
-            except BrokerUnavailable as error:  # their leases run out instead
+            except BrokerUnavailable as error:  # their leases run out instead, and others look for themselves
                 log.info("closing the broker connection: %s", error)
             self._discard()
 
     def _connect(self) -> None:
         self._connection = connect(self._address)
         with broker_errors(self._address):
-            self._queues = RedisQueues(self._connection)
+            self._queues = queues = RedisQueues(self._connection)
+            bell = queues.bell + self._incarnation
+            self._line = Line(queues.channel.pool, channel=bell, scripts=(CLAIM, SETTLE, STAND_DOWN))
+            self._armed = None
             self._prepare(list(self._plan))
 
     def _prepare(self, names: Sequence[str]) -> None:
         queues = self._queues
         for name in names:
             declare_queue(queues.channel, name)
-        self._plan = {name: ([queues.lease_key(name), *queues.list_keys(name)], self._tail(name)) for name in names}
+        self._plan = {
+            name: ([queues.lease_key(name), *queues.watch_keys(name), *queues.list_keys(name)], self._tail(name))
+            for name in names
+        }
 
     def _tail(self, queue: str) -> bytes:
         """What follows the envelope in kombu's record of a claim: [envelope, exchange, routing key]."""
         return b',"",' + orjson.dumps(queue) + b"]"
 
-    def _drop_wake(self) -> None:
-        if self._wake is not None:
-            self._wake.close()
-            self._wake = None
-
     def _discard(self) -> None:
-        self._drop_wake()
+        self._armed = None
+        self._line.close()
         self._connection.release()
 
 
-class _Wake:
-    """A connection on which the server tells once when a list that we saw empty changes (client-side caching, RESP3).
+def in_order(names: list[str], strategy: str, turn: int) -> list[str]:
+    """In which order queues are asked at the `turn`th claim; kombu's words.
 
-    LLEN makes the server remember that we know the list; the next change of it sends one `invalidate`. Looking and asking are one
-    step, so nothing can be missed between them.
+    round_robin  another one first each time, so that a full queue starves none. priority: as they were given, the first one first for
+                 as long as it holds anything. sorted: the same, by name.
     """
+    match strategy:
+        case "priority":
+            return names
+        case "sorted":
+            return sorted(names)
+        case _:
+            first = turn % len(names)
+            return names[first:] + names[:first]
 
-    def __init__(self, queues: RedisQueues) -> None:
-        pool = queues.channel.pool
-        self._connection: Any = pool.connection_class(**{**pool.connection_kwargs, "protocol": 3})
-        self._connection.connect()
-        self._socket = self._connection._sock
-        self._connection.send_command("CLIENT", "TRACKING", "ON")
-        self._connection.read_response()
-        self._reader = hiredis.Reader()
-        self._socket.setblocking(False)
-        self._pack: Callable[..., list[bytes]] = self._connection.pack_commands
 
-    def fileno(self) -> int:
-        return int(self._socket.fileno())
-
-    def arm(self, keys: Sequence[str]) -> bool:
-        """Whether any of the lists holds something; when none does, the socket turns readable at the next change."""
-        self._read()  # what the last wake-up left
-        self._socket.setblocking(True)
-        try:
-            self._socket.settimeout(10.0)
-            for chunk in self._pack([("LLEN", key) for key in keys]):
-                self._socket.sendall(chunk)
-            lengths: list[int] = []
-            changed = False
-            while len(lengths) < len(keys):
-                data = self._socket.recv(65536)
-                if not data:
-                    raise ConnectionResetError("the server closed the connection")
-                self._reader.feed(data)
-                changed |= self._replies(lengths)
-        finally:
-            self._socket.setblocking(False)
-        return changed or any(lengths)
-
-    def _replies(self, lengths: list[int]) -> bool:
-        """Add the lengths that came to `lengths`; whether a change was told in between, which will not be told again."""
-        changed = False
-        while (reply := self._reader.gets()) is not False:
-            if isinstance(reply, Exception):
-                raise ConnectionError(str(reply))
-            if isinstance(reply, int):
-                lengths.append(reply)
-            else:
-                changed = True
-        return changed
-
-    def _read(self) -> None:
-        while True:
-            try:
-                data = self._socket.recv(65536)
-            except (BlockingIOError, InterruptedError):
-                return
-            except OSError as error:
-                if type(error).__name__ in {"SSLWantReadError", "SSLWantWriteError"}:
-                    return
-                raise
-            if not data:
-                raise ConnectionResetError("the server closed the connection")
-            self._reader.feed(data)
-            self._replies([])
-
-    def close(self) -> None:
-        try:
-            self._connection.disconnect()
-        except OSError as error:  # broken already
-            log.debug("closing the wake-up connection: %s", error)
+def _strategy(address: BrokerAddress) -> str:
+    strategy = address.transport_options.get("queue_order_strategy", "round_robin")
+    if strategy not in _STRATEGIES:
+        raise ImproperlyConfigured(
+            f"broker_transport_options: queue_order_strategy={strategy!r} does not exist; use one of: {', '.join(_STRATEGIES)}"
+        )
+    return str(strategy)

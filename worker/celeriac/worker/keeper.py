@@ -62,7 +62,7 @@ class Keeper:
                     if self._loop.broker_up:
                         self._consumer.sweep()
                     sweep_at = now + SWEEP_S
-                if self._bodies.is_set():
+                if self._pool.in_caller:
                     self._relieve(now)
             except (BrokerUnavailable, BackendUnavailable) as error:
                 log.debug("keeper: %s", error)  # the loop says it, once, and reconnects
@@ -85,7 +85,9 @@ class Keeper:
     def _relieve(self, now: float) -> None:
         """What the main thread would do if a body did not hold it."""
         running = self._pool.running()
-        held_s = now - running[0].started if running else 0.0
+        if not running:
+            return
+        held_s = now - running[0].started
         if self._loop.overdue(now):
             self._loop.abandon()
             log.warning("the grace is over: ending")

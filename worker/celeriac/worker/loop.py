@@ -99,20 +99,28 @@ class Loop:
             self._do(*self._asked.popleft())
         self._pool.tend(now)
         if self._pool.in_caller and self._pool.waiting():
-            self.bodies.set()
+            if self.intake.reserved() > 1:
+                self.bodies.set()  # one body alone keeps nothing waiting: the keeper need not be woken for it
             self._pool.run(SLICE_S)
             self.bodies.clear()
         if now < self._again_at:
             return False  # broker or store are away: keep running what is claimed, and wait
         if not self.broker_up:
             self._reconnect()
-        moved = self.flush()
-        if self._claiming(now):
+        claiming = self._claiming(now)
+        moved = self._settler.flush(self._room if claiming else None)
+        if claiming:
             self._rested = ""
+            taken = self._settler.take_claimed()
+            if taken:
+                self.intake.received(taken)
             moved |= self.intake.release(now)
             moved |= self._claim()
         elif self.phase == shutdown.RUNNING:
             self._consumer.pause()
+            taken = self._settler.take_claimed()
+            if taken:
+                self._consumer.give_back(taken)
             moved |= self.intake.give_back_unstarted()
             mark = self._heeded.mark
             self._rested = mark.id if mark is not None and not self._settler.busy() else ""
@@ -148,6 +156,17 @@ class Loop:
     # -- take
 
     def _claim(self) -> bool:
+        limit, free = self._room()
+        if limit <= 0:
+            return False
+        deliveries = self._consumer.claim(limit, free=free)
+        if not deliveries:
+            return False
+        self.intake.received(deliveries)
+        return True
+
+    def _room(self) -> tuple[int, int]:
+        """(how many messages to claim now, slots that are free for them); nothing while enough of what was claimed waits."""
         waiting = self.intake.reserved()
         running = self._settler.outstanding - self._pool.waiting()
         free = max(0, self._pool.slots - running)
@@ -156,12 +175,8 @@ class Loop:
         )
         self._consumer.allow(size + running + self.intake.held())
         if size <= waiting or waiting > size // 4:
-            return False
-        deliveries = self._consumer.claim(size - waiting, free=max(0, free - waiting))
-        if not deliveries:
-            return False
-        self.intake.received(deliveries)
-        return True
+            return 0, 0
+        return size - waiting, max(0, free - waiting)
 
     # -- shutdown and drain
 
@@ -173,6 +188,8 @@ class Loop:
             cold = True
         self._cold = self._cold or cold
         self._wake.set()
+        if self._pool.in_caller:
+            self.bodies.set()  # the keeper watches the grace from now on
 
     def _shutdown(self, now: float) -> None:
         if self._asked_at is None:
@@ -323,9 +340,9 @@ class Loop:
         self._consumer.set_queues(queues)
         self._wake.set()
 
-    def set_rate_limit(self, task: str, rate: Any, scope: str | None = None) -> None:
-        """Change a type's limit from now on; 0 or None lifts it. Raises KeyError, ValueError."""
-        self.intake.set_rate_limit(task, rate, scope)
+    def set_rate_limit(self, task: str, rate: Any, scope: str | None = None, by: str = "") -> None:
+        """See `Intake.set_rate_limit`. Raises KeyError, ValueError."""
+        self.intake.set_rate_limit(task, rate, scope, by)
         self._wake.set()
 
     def task_totals(self) -> Mapping[str, TaskTotals]:

@@ -7,14 +7,14 @@ import logging
 import threading
 import time
 import traceback as tracebacks
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from celeriac import signals
 from celeriac.app.base import Celeriac
 from celeriac.app.task import Task
 from celeriac.backends.base import ResultBackend
-from celeriac.broker.consumer import Consumer, Settled, once_more
+from celeriac.broker.consumer import Consumer, Delivery, Settled, once_more
 from celeriac.broker.topology import dead_queue_name
 from celeriac.exceptions import BrokerUnavailable, EncodeError
 from celeriac.policy.outcome import Failed, Outcome, RetryAsked, Revoked, Succeeded
@@ -70,6 +70,8 @@ class Settler:
         self._refused_until = 0.0
         #: Jobs submitted to the pool and not yet collected from it.
         self.outstanding = 0
+        #: Came with an acknowledgement, and waits for the loop to take it.
+        self._claimed: list[Delivery] = []
 
     def submit(self, jobs: list[Job]) -> None:
         """Hand jobs to the pool."""
@@ -94,8 +96,17 @@ class Settler:
         with self._lock:
             return self.outstanding + len(self._pending) + len(self._refused)
 
-    def flush(self) -> bool:
-        """Settle what is done; whether anything was. Raises BrokerUnavailable, BackendUnavailable; then all of it is kept."""
+    def take_claimed(self) -> list[Delivery]:
+        """What was claimed together with acknowledgements since the last call."""
+        claimed, self._claimed = self._claimed, []
+        return claimed
+
+    def flush(self, room: Callable[[], tuple[int, int]] | None = None) -> bool:
+        """Settle what is done; whether anything was. Raises BrokerUnavailable, BackendUnavailable; then all of it is kept.
+
+        room  (how many to claim, free slots) now that what is done has left its slots: they come with the acknowledgement, in one
+              round trip, where the broker can do that. See `take_claimed`.
+        """
         with self._lock:
             done = self._pool.finished()
             self.outstanding -= len(done)
@@ -107,7 +118,7 @@ class Settler:
                 return False
             batch, self._pending = self._pending, []
             try:
-                refused = self._apply(batch)
+                refused = self._apply(batch, room)
             except BaseException:
                 self._pending = batch  # nothing was acknowledged that is not stored; all of it is tried again
                 raise
@@ -116,7 +127,7 @@ class Settler:
                 self._refused_until = time.monotonic() + AGAIN_S
         return True
 
-    def _apply(self, batch: Sequence[Done]) -> list[Done]:
+    def _apply(self, batch: Sequence[Done], room: Callable[[], tuple[int, int]] | None) -> list[Done]:
         """Store, publish, acknowledge, observe: in this order. Returns what was refused and must be tried again.
 
         1. the result is safe; 2. and 3. what follows is queued and the message may go, in one step where the broker can; 4. only then
@@ -136,7 +147,7 @@ class Settler:
             if not done.job.acked and s.then != REQUEUE
         ]
         if late:
-            self._consumer.settle(late)
+            self._claimed += self._consumer.settle(late, claim=room() if room is not None else (0, 0))
         requeue = [done.job.delivery for done, s in kept if not done.job.acked and s.then == REQUEUE]
         if requeue:
             self._consumer.requeue(requeue)

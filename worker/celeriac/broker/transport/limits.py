@@ -10,6 +10,7 @@ the concurrency key of its calls, with SEP between them.
     celeriac.holdersSEP<task>[SEP<key>]       who runs -> end of its lease, by the server's clock
     celeriac.blockedSEP<task>[SEP<key>]       "<queue>SEP<line>" of lines that wait for such a place (a set)
     celeriac.revoked                          task id -> when it was revoked
+    celeriac.rates                            task -> "<starts a second> <who set it>": rates that the operator keeps (a hash)
 
 A message in a line is nowhere else; each move is one script. What a line waits for is one number, its next time, so that a look costs the
 same with one line or ten thousand. Scripts never parse envelopes.
@@ -321,5 +322,24 @@ for i = 1, #found, 2 do
   out[#out + 1] = string.format('%.6f', now - tonumber(found[i + 1]))
 end
 return out
+"""
+)
+
+SET_RATE = (
+    _SHARED
+    + r"""
+-- KEYS: none     ARGV: prefix, task, starts a second or '' to lift it, who sets it     lifts only what the same one has set
+if ARGV[3] ~= '' then return redis.call('HSET', prefix .. 'rates', ARGV[2], ARGV[3] .. ' ' .. ARGV[4]) end
+local set = redis.call('HGET', prefix .. 'rates', ARGV[2])
+if set and string.sub(set, string.find(set, ' ', 1, true) + 1) == ARGV[4] then redis.call('HDEL', prefix .. 'rates', ARGV[2]) end
+return 0
+"""
+)
+
+RATES = (
+    _SHARED
+    + r"""
+-- KEYS: none     ARGV: prefix     returns task, "<starts a second> <who set it>", …
+return redis.call('HGETALL', prefix .. 'rates')
 """
 )

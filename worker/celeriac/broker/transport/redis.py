@@ -1,15 +1,15 @@
 """Redis and Valkey: the layout of the keys, and the scripts that move messages. kombu's own layout, plus leases.
 
-A message is always in exactly one place: a queue's list (by priority step), `unacked` (claimed), a delayed set, a throttled list, or
+A message is always in exactly one place: a queue's list (by priority step), `unacked` (claimed), a delayed set, a line of throttled messages, or
 a dead-letter list. Each move is one script, so no crash can lose one. Scripts never parse or re-encode envelopes.
 
     <queue>, <queue>SEP3 …               lists by priority step; LPUSH in, RPOP out            (kombu's)
     unacked, unacked_index              claim id -> [envelope, "", queue]; score              (kombu's)
     celeriac.leaseSEP<queue>            claim id -> end of its lease, by the server's clock
     celeriac.delayedSEP<queue>          "<step> <claim id or -> <envelope>" -> due time
-    celeriac.throttledSEP<queue>        names of tasks with throttled messages (a set)
-    celeriac.throttledSEP<queue>SEP<task>   their envelopes, first in, first out
-    celeriac.limitSEP<key>              a rate limit's theoretical arrival time (GCRA)
+    celeriac.throttled…                 throttled messages: see limits.py
+    celeriac.watchSEP<queue>            which of its idle workers watches its lists
+    celeriac.idleSEP<queue>             the others, by when they turned idle; each listens on the channel celeriac.bellSEP<id>
     <queue>.dead                        dead letters, an ordinary queue
 
 Claim ids are our own, never the publisher's delivery_tag. A stock Celery worker on the same database never restores ours while they
@@ -26,21 +26,53 @@ from kombu import Connection
 SEP = "\x06\x16"
 DEAD_SUFFIX = ".dead"
 
-CLAIM = """
--- KEYS: unacked, unacked_index, then for each queue its lease set and its lists in order of priority
--- ARGV: how many, claim id prefix, lease in s, lists per queue, then for each queue the tail ',"","<queue>"]' of its record
+#: Claims, and in the same step says who keeps watch. Of the idle workers of a queue one watches: it looks at the lists (LLEN), and the
+#: server tells it of their next change. The others wait until they are rung. Whoever takes work and has no slot left hands the watch
+#: on: it rings the worker that turned idle last, which takes what is there, or watches; and a second one, when it has left something.
+#: So one message wakes two workers, and a burst twice as many with each step, for as long as there is something to take. A watcher
+#: counts for as long as its connection listens; and each idle worker looks once a second whatever happens, so that no message depends
+#: on any of this for longer. See docs/decisions/0008.
+#: No command that only reads may stand in here: for its sake Redis 7.0 tells the worker of every change of any of the KEYS. Hence GETEX,
+#: RPOP of 0, and no LLEN.
+_WATCH = """
+local function ring(idle, bell)
+  while true do
+    local id = redis.call('ZPOPMAX', idle)[1]
+    if not id then return false end
+    if redis.call('PUBLISH', bell .. id, '1') > 0 then return true end  -- 0: nobody hears it there, it has ended
+  end
+end
+local function hand_on(watch, idle, bell, me, left)
+  redis.call('ZREM', idle, me)
+  local watcher = redis.call('GETEX', watch)
+  if watcher == me then redis.call('DEL', watch) end
+  if watcher and watcher ~= me then return true end
+  local heard = ring(idle, bell)
+  if left and heard then ring(idle, bell) end
+  return heard
+end
+"""
+
+CLAIM = (
+    _WATCH
+    + """
+-- KEYS: unacked, unacked_index, then for each queue its lease set, its watch, its idle set, and its lists in order of priority
+-- ARGV: how many, claim id prefix, lease in s, lists per queue, slots that are free, this worker's id ('': it does not listen), what
+--       stands before an id in the name of its bell, then for each queue the tail ',"","<queue>"]' of its record
+-- returns the numbers of the queues that it is to watch from now on (or, when no slot is left: 0, and 1 when nobody else is idle), then
+--         queue number, envelope, queue number, envelope …
 local want, prefix, lease, per = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
-if redis.call('HEXISTS', KEYS[1], prefix .. '1') == 1 then return {} end  -- sent again by the client: its leases will run out
+local free, me, bell = tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local t = redis.call('TIME')
 local now = t[1] + t[2] / 1000000
-local queues, n, out = (#KEYS - 2) / (per + 1), 0, {}
+local width = per + 3
+local queues, n, out = (#KEYS - 2) / width, 0, {0}
 for step = 1, per do
   for q = 1, queues do
-    local base = 3 + (q - 1) * (per + 1)
-    if n >= want then return out end
-    local items = redis.call('RPOP', KEYS[base + step], want - n)
+    local base = 3 + (q - 1) * width
+    local items = n < want and redis.call('RPOP', KEYS[base + 2 + step], want - n)
     if items and #items > 0 then
-      local tail, records, index, leases = ARGV[4 + q], {}, {}, {}
+      local tail, records, index, leases = ARGV[7 + q], {}, {}, {}
       for i = 1, #items do
         n = n + 1
         local id = prefix .. n
@@ -57,8 +89,44 @@ for step = 1, per do
     end
   end
 end
+if me == '' or free == 0 then return out end
+if n >= free then
+  for q = 1, queues do
+    local base, left = 3 + (q - 1) * width, false
+    if n == want then
+      for step = 1, per do left = left or redis.call('RPOP', KEYS[base + 2 + step], 0) end  -- an empty table: something is there
+    end
+    if not hand_on(KEYS[base + 1], KEYS[base + 2], bell, me, left) then out[1] = 1 end
+  end
+  return out
+end
+out[1] = {}
+for q = 1, queues do
+  local base = 3 + (q - 1) * width
+  local watcher = redis.call('GETEX', KEYS[base + 1])
+  if watcher and watcher ~= me and redis.call('PUBSUB', 'NUMSUB', bell .. watcher)[2] > 0 then
+    if redis.call('ZADD', KEYS[base + 2], 'NX', now, me) == 1 then redis.call('EXPIRE', KEYS[base + 2], 600) end
+  else
+    if watcher ~= me then
+      redis.call('SET', KEYS[base + 1], me, 'EX', 600)
+      redis.call('ZREM', KEYS[base + 2], me)
+    end
+    table.insert(out[1], q)
+  end
+end
 return out
 """
+)
+
+#: For a worker that stops claiming: let another watch.
+STAND_DOWN = (
+    _WATCH
+    + """
+-- KEYS: for each queue its watch and its idle set     ARGV: this worker's id, what stands before an id in the name of its bell
+for q = 1, #KEYS, 2 do hand_on(KEYS[q], KEYS[q + 1], ARGV[2], ARGV[1], false) end
+return 1
+"""
+)
 
 #: Acknowledge one claim and publish what follows from it, or neither: a retry never forks.
 SETTLE = """
@@ -74,12 +142,12 @@ end
 return 1
 """
 
-#: Move claimed messages to a list or a delayed set: give back, requeue, park, throttle.
+#: Move claimed messages to a list or a delayed set: give back, requeue, park.
 MOVE = """
--- KEYS: unacked, unacked_index, lease set, destination, names
--- ARGV: kind (front, back, delayed, throttled), name, then for each: claim id, length of the record's tail, step, score
+-- KEYS: unacked, unacked_index, lease set, destination
+-- ARGV: kind (front, back, delayed), then for each: claim id, length of the record's tail, step, score
 local moved = 0
-for a = 3, #ARGV, 4 do
+for a = 2, #ARGV, 4 do
   local id = ARGV[a]
   local record = redis.call('HGET', KEYS[1], id)
   if record then
@@ -90,7 +158,6 @@ for a = 3, #ARGV, 4 do
     if ARGV[1] == 'front' then redis.call('RPUSH', KEYS[4], envelope)
     elseif ARGV[1] == 'delayed' then redis.call('ZADD', KEYS[4], ARGV[a + 3], ARGV[a + 2] .. ' ' .. id .. ' ' .. envelope)
     else redis.call('LPUSH', KEYS[4], envelope) end
-    if ARGV[1] == 'throttled' then redis.call('SADD', KEYS[5], ARGV[2]) end
     moved = moved + 1
   end
 end
@@ -159,42 +226,8 @@ local next = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 return {#due, next[2] and tostring(next[2] - now) or ''}
 """
 
-#: A claim from one throttled list; the set of names is kept true.
-CLAIM_THROTTLED = """
--- KEYS: unacked, unacked_index, lease set, list, names     ARGV: how many, claim id prefix, lease in s, tail, task
-local t = redis.call('TIME')
-local ends = t[1] + t[2] / 1000000 + tonumber(ARGV[3])
-if redis.call('HEXISTS', KEYS[1], ARGV[2] .. '1') == 1 then return {redis.call('LLEN', KEYS[4])} end  -- sent again by the client
-local items = redis.call('RPOP', KEYS[4], ARGV[1]) or {}
-for i = 1, #items do
-  local id = ARGV[2] .. i
-  redis.call('HSET', KEYS[1], id, '[' .. items[i] .. ARGV[4])
-  redis.call('ZADD', KEYS[2], ends, id)
-  redis.call('ZADD', KEYS[3], ends, id)
-end
-local left = redis.call('LLEN', KEYS[4])
-if left == 0 then redis.call('SREM', KEYS[5], ARGV[5]) end
-return {left, unpack(items)}
-"""
-
-#: GCRA: a limit of ARGV[1] starts a second with a burst of ARGV[2], for the whole cluster.
-TAKE = """
--- KEYS: limit     ARGV: per second, burst, wanted     returns granted, seconds until the next token
-local t = redis.call('TIME')
-local now = t[1] + t[2] / 1000000
-local gap, burst, granted = 1 / tonumber(ARGV[1]), tonumber(ARGV[2]), 0
-local tat = tonumber(redis.call('GET', KEYS[1]) or now)
-if tat < now then tat = now end
-while granted < tonumber(ARGV[3]) and tat - now <= (burst - 1) * gap + 0.000001 do
-  tat = tat + gap
-  granted = granted + 1
-end
-if granted > 0 then redis.call('SET', KEYS[1], string.format('%.6f', tat), 'PX', math.ceil((tat - now) * 1000) + 60000) end
-return {granted, tostring(math.max(0, tat - now - (burst - 1) * gap))}
-"""
-
 DEPTH = """
--- KEYS: for each queue: lease set, delayed, throttled names, dead list, then its lists    ARGV: lists per queue, SEP, then horizons
+-- KEYS: for each queue: lease set, delayed, throttled messages by task, dead list, then its lists    ARGV: lists per queue, then horizons
 local t = redis.call('TIME')
 local now, per, out = t[1] + t[2] / 1000000, tonumber(ARGV[1]), {}
 local width = per + 4
@@ -206,15 +239,10 @@ for q = 1, #KEYS / width do
     local last = redis.call('LINDEX', KEYS[b + 4 + s], -1)
     if last and not oldest then oldest = last end
   end
-  local throttled = {}
-  for _, task in ipairs(redis.call('SMEMBERS', KEYS[b + 3])) do
-    throttled[#throttled + 1] = task
-    throttled[#throttled + 1] = redis.call('LLEN', KEYS[b + 3] .. ARGV[2] .. task)
-  end
   out[q] = {
     ready, redis.call('ZCARD', KEYS[b + 1]), redis.call('ZCOUNT', KEYS[b + 1], '-inf', now),
-    redis.call('ZCARD', KEYS[b + 2]), redis.call('ZCOUNT', KEYS[b + 2], '-inf', now + tonumber(ARGV[2 + q])),
-    redis.call('LLEN', KEYS[b + 4]), oldest or '', throttled,
+    redis.call('ZCARD', KEYS[b + 2]), redis.call('ZCOUNT', KEYS[b + 2], '-inf', now + tonumber(ARGV[1 + q])),
+    redis.call('LLEN', KEYS[b + 4]), oldest or '', redis.call('HGETALL', KEYS[b + 3]),
   }
 end
 return out
@@ -233,18 +261,16 @@ class RedisQueues:
         self.client = redis.Redis(connection_pool=self.channel.pool)
         self.prefix: str = self.channel.global_keyprefix or ""
         self.steps: list[int] = list(self.channel.priority_steps)
+        #: By priority, 0 to 9.
+        self._step_of = [max((s for s in self.steps if s <= p), default=self.steps[0]) for p in range(10)]
         self.unacked = self.prefix + self.channel.unacked_key
         self.unacked_index = self.prefix + self.channel.unacked_index_key
         register = self.client.register_script
-        self.claim_script = register(CLAIM)
-        self.settle_script = register(SETTLE)
         self.move_script = register(MOVE)
         self.renew_script = register(RENEW)
         self.expired_script = register(EXPIRED)
         self.restore_script = register(RESTORE)
         self.release_script = register(RELEASE)
-        self.claim_throttled_script = register(CLAIM_THROTTLED)
-        self.take_script = register(TAKE)
         self.depth_script = register(DEPTH)
 
     def list_key(self, queue: str, step: int) -> str:
@@ -257,8 +283,7 @@ class RedisQueues:
 
     def step_of(self, priority: int | None) -> int:
         """The step a message's priority belongs to: the largest that is not above it."""
-        wanted = max(0, min(9, int(priority or 0)))
-        return max((step for step in self.steps if step <= wanted), default=self.steps[0])
+        return self._step_of[max(0, min(9, int(priority or 0)))]
 
     def lease_key(self, queue: str) -> str:
         """The lease set of a queue's claims."""
@@ -268,21 +293,26 @@ class RedisQueues:
         """What stands in the delayed set for a message that is published there. (A parked one carries its claim id.)"""
         return f"{step} - ".encode() + envelope
 
-    def throttled_tasks(self, queue: str) -> list[str]:
-        """Names of the tasks that have throttled messages."""
-        return [name.decode() for name in self.client.smembers(self.throttled_key(queue))]
-
     def delayed_key(self, queue: str) -> str:
         """The set of a queue's messages that are not due."""
         return f"{self.prefix}celeriac.delayed{SEP}{queue}"
 
-    def throttled_key(self, queue: str, task: str | None = None) -> str:
-        """The list of one task's throttled messages, or the set of such tasks."""
-        return f"{self.prefix}celeriac.throttled{SEP}{queue}" + (f"{SEP}{task}" if task is not None else "")
+    def throttled_key(self, queue: str, line: str | None = None) -> str:
+        """The list of one line's throttled messages, or the set of a queue's lines."""
+        return f"{self.prefix}celeriac.throttled{SEP}{queue}" + (f"{SEP}{line}" if line is not None else "")
 
-    def limit_key(self, key: str) -> str:
-        """Where a rate limit's state is kept."""
-        return f"{self.prefix}celeriac.limit{SEP}{key}"
+    def throttled_count_key(self, queue: str) -> str:
+        """How many throttled messages there are, by task."""
+        return f"{self.prefix}celeriac.throttled.count{SEP}{queue}"
+
+    def watch_keys(self, queue: str) -> list[str]:
+        """Who watches a queue's lists, and who is idle beside it."""
+        return [f"{self.prefix}celeriac.watch{SEP}{queue}", f"{self.prefix}celeriac.idle{SEP}{queue}"]
+
+    @property
+    def bell(self) -> str:
+        """What stands before a worker's id in the name of the channel on which it is rung."""
+        return f"{self.prefix}celeriac.bell{SEP}"
 
     def release_due(self, queue: str, most: int = 1000) -> tuple[int, float | None]:
         """(messages moved to their lists, seconds until the next is due or None)."""
@@ -297,17 +327,12 @@ class RedisQueues:
             keys += [
                 self.lease_key(queue),
                 self.delayed_key(queue),
-                self.throttled_key(queue),
+                self.throttled_count_key(queue),
                 self.list_key(queue + DEAD_SUFFIX, 0),
             ]
             keys += self.list_keys(queue)
-        rows = self.depth_script(keys=keys, args=[len(self.steps), SEP, *horizons.values()]) if horizons else []
+        rows = self.depth_script(keys=keys, args=[len(self.steps), *horizons.values()]) if horizons else []
         return dict(zip(horizons, rows, strict=True))
-
-    def take(self, key: str, per_s: float, burst: int, wanted: int) -> tuple[int, float]:
-        """(tokens granted, seconds until the next), for the whole cluster."""
-        granted, wait_s = self.take_script(keys=[self.limit_key(key)], args=[per_s, burst, wanted])
-        return int(granted), float(wait_s)
 
     def settle_args(
         self, queue: str, claim: str, pushes: Iterable[tuple[str, str, float, str | bytes]]
