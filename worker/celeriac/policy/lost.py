@@ -7,7 +7,7 @@ CANNOT_ANSWER = 70
 
 _HINTS = {
     "SIGKILL": "perhaps out of memory: see the container's limit, and worker_max_memory_per_child",
-    "SIGSEGV": "a crash in native code; python -X faulthandler shows where",
+    "SIGSEGV": "a crash in native code; its standard error shows where",
     "SIGBUS": "a crash in native code, or a full /dev/shm",
     "SIGABRT": "native code has given up; see its output above",
     "SIGTERM": "somebody has sent it to the child itself, or to the whole group",

@@ -121,7 +121,10 @@ def run_worker(app: Celeriac, options: Options) -> int:
     totals.known(queues, app.tasks)
     clock = logical_clock()
     events = TaskEvents(
-        hostname, os.getpid(), clock.forward, enabled=conf.worker_send_task_events if options.events is None else options.events
+        hostname,
+        os.getpid(),
+        clock.forward,
+        enabled=conf.worker_send_task_events if options.events is None else options.events,
     )
     wake = Wake()
     executor = Executor(app, hostname=hostname, accept=accept, encode=backend.encode if backend.keeps_results else None)
@@ -278,7 +281,9 @@ def _check_coordination(app: Celeriac, broker: BrokerAddress) -> None:
             f"max_concurrency of {', '.join(bounded)} cannot be kept: the broker {redacted(broker.url)} counts nothing for all workers; {remedy}"
         )
     shared = sorted(
-        name for name, task in app.tasks.items() if (throttle := throttle_of(name, task)) is not None and throttle.shared
+        name
+        for name, task in app.tasks.items()
+        if (throttle := throttle_of(name, task)) is not None and throttle.shared
     )
     if shared:
         log.warning(

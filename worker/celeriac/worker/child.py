@@ -3,6 +3,7 @@
 It knows no broker. What user code needs of one (delay() in a body, a state stored from it) is opened here, when it is asked for.
 """
 
+import faulthandler
 import fcntl
 import logging
 import os
@@ -58,6 +59,10 @@ class Child:
         signal.signal(signal.SIGUSR1, soft.heard)
         copy = _Copy()
         os.register_at_fork(after_in_child=copy.made)
+        try:
+            faulthandler.enable()  # a crash in native code shows where
+        except (RuntimeError, ValueError, OSError) as error:
+            log.debug("crashes of this child will not show where: %s", error)
         road = _out_of_the_way(road)
         signals.worker_process_init.send(sender=None)
         self._run(road, place, executor, soft, copy)

@@ -51,7 +51,7 @@ class _Process:
     """One child, from the request to fork it until it is gone. jobs: sent to it and not answered, by number, in order."""
 
     __slots__ = (
-        "answered", "at", "ending", "failures", "full", "jobs", "leaving", "load_s", "long", "open", "pid", "place", "road", "stopped_at",
+        "at", "ending", "failures", "full", "jobs", "leaving", "load_s", "long", "open", "pid", "place", "road", "stopped_at",
         "told", "twin",
     )  # fmt: skip
 
@@ -69,7 +69,6 @@ class _Process:
         self.ending: Ending | None = None
         self.told = 0
         self.stopped_at: float | None = None
-        self.answered = 0
         self.failures = failures
 
     def load(self) -> float:
@@ -268,7 +267,6 @@ class PreforkPool:
             if not process.load_s >= 0.0:  # inf - inf, or what was learned meanwhile
                 process.load_s = self._load_of(process)
             process.full = process.long = False
-            process.answered += 1
             self._done.append(Done(job, outcome, started_at, ran_s))
             if leaving:
                 self._let_go(process)
@@ -374,7 +372,7 @@ class PreforkPool:
         if exit_code and process.ending is None and not self._halted:
             how = lost.how_it_ended(exit_code, peak_bytes=peak_bytes)
             log.warning("child process %s %s; another takes its place", process.pid, how)
-        failed = exit_code != 0 and process.answered == 0 and process.ending is None
+        failed = exit_code != 0 and not started and process.ending is None  # before it had begun anything
         self._refill(process.failures + 1 if failed else 0)
 
     def _fate(self, process: _Process, number: int, exit_code: int | None, peak_bytes: int) -> Outcome:
@@ -521,6 +519,8 @@ class PreforkPool:
 
     def stop(self) -> None:
         with self._lock:
+            if self._epoll.closed:
+                return
             self._halted = True
             self._rest_until = 0.0
             for process in list(self._processes.values()):
