@@ -12,7 +12,7 @@ TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' worker/celeriac/__init__.
 DOCKER ?= docker
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format types pytest compat-env bench cluster-test image chart docs pins clean
+.PHONY: help install demo test lint format types pytest compat-env bench bench-docs cluster-test image chart docs pins clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-print-directory --no-builtin-rules
 
@@ -49,8 +49,11 @@ types: $(READY)  ## mypy --strict
 compat-env: $(READY)  ## Set up .venv-compat, where the real Celery lives for tests/compat and bench
 	@$(BIN)/python tests/support/compat_env.py > $(VENV)/compat-env.log || { cat $(VENV)/compat-env.log; exit 1; }
 
-bench: compat-env  ## Speed beside Celery's, measured in the same run
-	@$(BIN)/python -m bench
+bench: compat-env  ## Speed beside Celery's and its peers', in one run, an hour; ARGS=--quick for a look, ARGS=--help for choices
+	@$(BIN)/python -m bench $(ARGS)
+
+bench-docs: compat-env  ## The same, written into docs/performance.md; ARGS=--only-docs writes what was measured last
+	@$(BIN)/python -m bench --docs $(ARGS)
 
 cluster-test: $(READY)  ## The same on a real Kubernetes; KUBECONFIG names it
 	@test -n "$$KUBECONFIG" || { echo "cluster-test: set KUBECONFIG to the cluster to test on"; exit 2; }

@@ -165,9 +165,9 @@ def measure(
                     run = bench.run(what, contender)
                     runs[key].append(run)
                     words = brief(run)
-                except (Failed, CannotMake, AssertionError, OSError, RuntimeError) as error:
-                    # A row that says why; the others go on.
-                    failures[key] = str(error)
+                except Exception as error:
+                    # A row that says why, whatever it was: an hour of measurements must not end with one of them.
+                    failures[key] = str(error) if isinstance(error, Failed) else f"{type(error).__name__}: {error}"
                     words = "no figure: " + " ".join(str(error).split())[-300:]
                 at = f"{time.monotonic() - begun_at:5.0f} s {done:3}/{total}"
                 print(f"{at} {what}, {contender.broker}: {contender.name}: {words}", file=sys.stderr, flush=True)

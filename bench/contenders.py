@@ -119,9 +119,9 @@ def _naps() -> tuple[Contender, ...]:
 
 def _limited() -> tuple[Contender, ...]:
     return (
-        _celery("redis", "solo", 1, tasks=10_000, only={"limited"}),
-        _ours("redis", "solo", 1, tasks=10_000, only={"limited"}),
-        _ours("redis", "solo", 1, tasks=10_000, only={"limited"}, profile="kubernetes"),
+        _celery("redis", "solo", 1, tasks=40_000, only={"limited"}),
+        _ours("redis", "solo", 1, tasks=40_000, only={"limited"}),
+        _ours("redis", "solo", 1, tasks=40_000, only={"limited"}, profile="kubernetes"),
     )
 
 

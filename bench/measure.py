@@ -50,7 +50,7 @@ class Bench:
     folder: Path
     places: Mapping[str, Place]
     scale: float = 1.0
-    _patterns: dict[tuple[str, bool], Any] = field(default_factory=dict)
+    _patterns: dict[tuple[str, str, bool], Any] = field(default_factory=dict)
     _kept: dict[tuple[str, str, bool, int], dict[bytes, bytes]] = field(default_factory=dict)
 
     def run(self, what: str, contender: Contender) -> Run:
@@ -58,6 +58,7 @@ class Bench:
         if what not in MEASUREMENTS:
             raise ValueError(f"there is no measurement {what!r}; there are {', '.join(MEASUREMENTS)}")
         self._place(contender).empty()
+        self._reset_tally()
         before = time.monotonic(), _busy_s(), _cpu_s(os.getpid())
         run = MEASUREMENTS[what](self, contender)
         spent_s = time.monotonic() - before[0]
@@ -101,7 +102,7 @@ class Bench:
         self._fill(contender, count, results=results)
         place, started_at = self._place(contender), time.monotonic()
         with self._worker(contender, results=results) as worker:
-            self._await(worker, 1)
+            self._await_first(contender, worker)
             seen, first_at, _ = self._tally()
             cpu, broker = _cpu_s(worker.pid), _cpu_s(place.pid)
             self._await(worker, count)
@@ -109,12 +110,14 @@ class Bench:
             time.sleep(0.15)
             cpu, broker = _cpu_s(worker.pid) - cpu, _cpu_s(place.pid) - broker
             _, first_at, last_at = self._tally()
-            if (ran := len(list(self._tally_folder.glob("*.tally")))) < contender.processes:
-                raise Failed(f"{ran} of {contender.processes} processes ran tasks: {worker.text()[-1000:]}")
             if contender.messages and place.name == "redis" and contender.library != "raw":
                 self._await_settled(contender, worker)
+            if place.name == "amqp":
+                time.sleep(
+                    0.5
+                )  # a busy RabbitMQ reads the last acknowledgements late, or never when the socket is reset
         if contender.messages and place.name == "amqp" and (left := place.waiting()) > count // 100:
-            raise Failed(f"{contender.name} left {left} of {count} messages unacknowledged: {worker.text()[-1000:]}")
+            raise Failed(f"{contender.name} left {left} of {count} messages unacknowledged: {_end_of(worker)}")
         measured = max(1, count - seen)  # what ran before the first look at the clock is not in the CPU time
         return Run(
             figures={
@@ -139,7 +142,7 @@ class Bench:
         count = max(60, self._count(300))
         self._fill(contender, 1)
         with self._worker(contender) as worker:
-            self._await(worker, 1)
+            self._await_first(contender, worker)
             time.sleep(0.7)
             since, cpu = time.monotonic(), _cpu_s(worker.pid)
             answer = self._client(contender, "pace", count)
@@ -163,7 +166,7 @@ class Bench:
         self._fill(contender, 1)
         started_at = time.monotonic()
         with self._worker(contender, metrics=True) as worker:
-            self._await(worker, 1)
+            self._await_first(contender, worker)
             _, first_at, _ = self._tally()
             time.sleep(2)
             memory = _memory_mb(worker.pid)
@@ -180,7 +183,7 @@ class Bench:
 
     def naps(self, contender: Contender) -> Run:
         """1,000 tasks that sleep for a second: the beginning of the first to the end of the last."""
-        count = self._count(contender.tasks)
+        count = contender.tasks  # at any scale: it is one second
         self._client(contender, "naps", count)
         with self._worker(contender) as worker:
             self._await(worker, count, limit_s=60)
@@ -195,23 +198,37 @@ class Bench:
 
     def limited(self, contender: Contender) -> Run:
         """The rate of an unlimited type alone, and with every 50th message of a type limited to 6 a minute; at most 10 s each."""
-        count = self._count(contender.tasks)
-        rates = []
+        count, place = self._count(contender.tasks), self._place(contender)
+        noop, limited = self._pattern(contender, "fill"), self._pattern(contender, "limited")
+        rates, costs = [], []
         since = time.monotonic()
-        for what, of_it in (("fill", count), ("mixed", count - count // 50)):
-            self._refill(_celerys(contender), what, count)
+        for patterns in ([noop], [limited, *[noop] * 49]):
+            unlimited = count // len(patterns) * max(1, len(patterns) - 1)
+            place.empty()
+            place.fill(patterns, count)
+            self._reset_tally()
             with self._worker(contender) as worker:
-                self._await(worker, 1)
+                self._await_first(contender, worker)
+                before, cpu = self._tally()[0], _cpu_s(worker.pid)
                 with contextlib.suppress(TimeoutError):
-                    self._await(worker, of_it, limit_s=10, or_else=TimeoutError)
+                    self._await(worker, unlimited, limit_s=10, or_else=TimeoutError)
+                cpu = _cpu_s(worker.pid) - cpu
                 seen, first_at, last_at = self._tally()
-                # A worker that stands still for the rest of the ten seconds has that rate, not the one it began with.
-                until = last_at if seen >= of_it else max(last_at, first_at + 10)
-                rates.append(seen / max(1e-6, until - first_at))
+            # A worker that stands still for the rest of the ten seconds has that rate, not the one it began with.
+            until = last_at if seen >= unlimited else max(last_at, first_at + 10)
+            rates.append(seen / max(1e-6, until - first_at))
+            costs.append(1e4 / max(1, seen - before) * cpu)
         return Run(
-            figures={"alone_per_s": rates[0], "per_s": rates[1], "ratio": rates[1] / rates[0]},
-            since=since, until=time.monotonic(),
-        )  # fmt: skip
+            figures={
+                "alone_per_s": rates[0],
+                "per_s": rates[1],
+                "ratio": rates[1] / rates[0],
+                "alone_cpu_s_per_10k": costs[0],
+                "cpu_s_per_10k": costs[1],
+            },
+            since=since,
+            until=time.monotonic(),
+        )
 
     def eta(self, contender: Contender) -> Run:
         """100,000 messages due in an hour come to an idle worker: what it holds, what memory it takes, and how late tasks begin
@@ -223,7 +240,7 @@ class Bench:
         place.empty()
         self._fill(contender, 1)
         with self._worker(contender) as worker:
-            self._await(worker, 1)
+            self._await_first(contender, worker)
             time.sleep(1)
             before, since = _memory_mb(worker.pid), time.monotonic()
             place.put_back(kept)
@@ -255,18 +272,18 @@ class Bench:
         count = self._count(contender.tasks)
         place = self._place(contender)
         self._fill(contender, 20_000)
-        pattern = self._pattern(contender, results=False)
+        pattern = self._pattern(contender, "fill")
         samples: list[tuple[float, float]] = []
         step = count // 50
         sent = 20_000
         with self._worker(contender) as worker:
-            self._await(worker, 1)
+            self._await_first(contender, worker)
             deadline = time.monotonic() + 1800
             while (seen := self._tally()[0]) < count:
                 if worker.returncode is not None or time.monotonic() > deadline:
-                    raise Failed(f"{seen} of {count} tasks ran: {worker.text()[-1000:]}")
+                    raise Failed(f"{seen} of {count} tasks ran: {_end_of(worker)}")
                 if sent - seen < 15_000 and sent < count:
-                    place.fill(pattern, 5_000)
+                    place.fill([pattern], 5_000)
                     sent += 5_000
                 if seen >= step * (len(samples) + 1):
                     samples.append((float(seen), _memory_mb(worker.pid)["rss_mb"]))
@@ -293,11 +310,11 @@ class Bench:
     def _place(self, contender: Contender) -> Place:
         return self.places[contender.broker]
 
-    def _pattern(self, contender: Contender, *, results: bool) -> Any:
-        """A message of the real Celery's."""
-        key = (contender.broker, results)
+    def _pattern(self, contender: Contender, what: str, *, results: bool = False) -> Any:
+        """A message of the real Celery's, by what its client is told to send."""
+        key = (contender.broker, what, results)
         if key not in self._patterns:
-            self._client(_celerys(contender), "fill", 1, results=results)
+            self._client(_celerys(contender), what, 1, results=results)
             self._patterns[key] = self._place(contender).take_one()
             self._place(contender).empty()
         return self._patterns[key]
@@ -306,19 +323,11 @@ class Bench:
         """No-op tasks in an empty queue."""
         place = self._place(contender)
         if contender.messages:
-            place.fill(self._pattern(contender, results=results), count)
+            place.fill([self._pattern(contender, "fill", results=results)], count)
         elif isinstance(place, RedisPlace):
             place.put_back(self._filled_by(contender, "fill", count, results=results))
         else:
             self._client(contender, "fill", count, results=results)
-        self._reset_tally()
-
-    def _refill(self, contender: Contender, what: str, count: int) -> None:
-        place = self._place(contender)
-        assert isinstance(place, RedisPlace)
-        kept = self._filled_by(contender, what, count)
-        place.empty()
-        place.put_back(kept)
         self._reset_tally()
 
     def _filled_by(self, contender: Contender, what: str, count: int, *, results: bool = False) -> dict[bytes, bytes]:
@@ -377,10 +386,12 @@ class Bench:
         finally:
             child.kill()
         if code != 0:
-            raise Failed(
-                f"the client of {contender.library} ({what} {count}) ended with {code}: {child.text()[-1500:]}"
-            )
-        answer: dict[str, float] = json.loads(child.text().splitlines()[-1])
+            raise Failed(f"the client of {contender.library} ({what} {count}) ended with {code}: {_end_of(child)}")
+        # Some libraries go on talking when their client ends.
+        answers = [line for line in child.text().splitlines() if line.startswith('{"wall_s"')]
+        if not answers:
+            raise Failed(f"the client of {contender.library} ({what} {count}) gave no figures: {_end_of(child)}")
+        answer: dict[str, float] = json.loads(answers[-1])
         return answer
 
     @property
@@ -413,11 +424,17 @@ class Bench:
         while (seen := self._tally()[0]) < count:
             if worker.returncode is not None:
                 raise Failed(
-                    f"the worker ended with {worker.returncode} after {seen} of {count} tasks: {worker.text()[-1500:]}"
+                    f"the worker ended with {worker.returncode} after {seen} of {count} tasks: {_end_of(worker)}"
                 )
             if time.monotonic() > deadline:
-                raise or_else(f"{seen} of {count} tasks ran within {limit_s:.0f} s: {worker.text()[-1500:]}")
+                raise or_else(f"{seen} of {count} tasks ran within {limit_s:.0f} s: {_end_of(worker)}")
             time.sleep(0.01)
+
+    def _await_first(self, contender: Contender, worker: Child) -> None:
+        """One task ran, in a worker that has the processes that its row says."""
+        self._await(worker, 1)
+        if contender.processes > 1 and (running := len(_tree(worker.pid))) < contender.processes:
+            raise Failed(f"{running} process instead of {contender.processes}: {_end_of(worker)}")
 
     def _await_settled(self, contender: Contender, worker: Child) -> None:
         """All acknowledged: a drain that leaves messages unacknowledged has not done its work."""
@@ -425,7 +442,7 @@ class Bench:
         while place.held() or place.waiting():
             if time.monotonic() > deadline:
                 left = f"{place.held()} unacknowledged, {place.waiting()} waiting"
-                raise Failed(f"after the drain of {contender.name}: {left}: {worker.text()[-1000:]}")
+                raise Failed(f"after the drain of {contender.name}: {left}: {_end_of(worker)}")
             time.sleep(0.02)
 
 
@@ -449,6 +466,10 @@ def _celerys(contender: Contender) -> Contender:
     from contenders import contenders
 
     return next(each for each in contenders() if each.library == "celery" and each.broker == contender.broker)
+
+
+def _end_of(child: Child) -> str:
+    return child.text().strip()[-1000:] or "it said nothing"
 
 
 def _end(worker: Child) -> None:

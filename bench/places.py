@@ -4,9 +4,10 @@ Both libraries that speak Celery's protocol consume the same messages: one that 
 fresh ids. Other libraries' queues are filled by their own clients; on Redis what the client left is kept and put back.
 """
 
+import itertools
 import json
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -37,8 +38,8 @@ class Place(Protocol):
     def take_one(self) -> Any:
         """Celery's message at the head of the queue, as a pattern for `fill`."""
 
-    def fill(self, pattern: Any, count: int) -> None:
-        """`count` messages like the pattern, each under an id of its own, behind what waits there."""
+    def fill(self, patterns: Sequence[Any], count: int) -> None:
+        """`count` messages like the patterns in turn, each under an id of its own, behind what waits there."""
 
     def waiting(self) -> int:
         """Messages of Celery's queue that no worker holds."""
@@ -83,9 +84,9 @@ class RedisPlace:
         envelope: dict[str, Any] = json.loads(message)
         return envelope
 
-    def fill(self, pattern: dict[str, Any], count: int) -> None:
+    def fill(self, patterns: Sequence[dict[str, Any]], count: int) -> None:
         with self.client() as client:
-            for messages in _thousands(_copied(pattern, count)):
+            for messages in _thousands(_copied(patterns, count)):
                 client.lpush(QUEUE, *messages)
 
     def waiting(self) -> int:
@@ -119,9 +120,9 @@ class RedisPlace:
                 pipeline.execute()
 
 
-def _copied(pattern: dict[str, Any], count: int) -> Iterator[str]:
-    """Celery's envelope under fresh ids: its task id and the delivery tag by which a worker acknowledges it."""
-    for _ in range(count):
+def _copied(patterns: Sequence[dict[str, Any]], count: int) -> Iterator[str]:
+    """Celery's envelopes under fresh ids: the task id and the delivery tag by which a worker acknowledges it."""
+    for pattern in itertools.islice(itertools.cycle(patterns), count):
         task_id = str(uuid.uuid4())
         pattern["headers"]["id"] = pattern["headers"]["root_id"] = task_id
         pattern["properties"]["correlation_id"] = task_id
@@ -173,18 +174,16 @@ class RabbitPlace:
             wait_until(lambda: _ready(channel) > 0, timeout_s=5, what=f"Celery's message in {QUEUE!r}")
             return channel.basic_get(QUEUE, no_ack=True)
 
-    def fill(self, pattern: amqp.Message, count: int) -> None:
+    def fill(self, patterns: Sequence[amqp.Message], count: int) -> None:
         with self._connection() as connection:
             channel = connection.channel()
             channel.queue_declare(QUEUE, durable=True, auto_delete=False)
             before = _ready(channel)
-            headers = dict(pattern.headers)
-            properties = {key: value for key, value in pattern.properties.items() if key != "application_headers"}
-            for _ in range(count):
+            for pattern in itertools.islice(itertools.cycle(patterns), count):
                 task_id = str(uuid.uuid4())
-                headers["id"] = headers["root_id"] = properties["correlation_id"] = task_id
-                message = amqp.Message(pattern.body, application_headers=headers, **properties)
-                channel.basic_publish(message, routing_key=QUEUE)
+                headers = {**pattern.headers, "id": task_id, "root_id": task_id}
+                properties = {**pattern.properties, "correlation_id": task_id, "application_headers": headers}
+                channel.basic_publish(amqp.Message(pattern.body, **properties), routing_key=QUEUE)
             wait_until(lambda: _ready(channel) == before + count, timeout_s=30, what=f"{count} messages in {QUEUE!r}")
 
     def waiting(self) -> int:

@@ -63,6 +63,8 @@ COLUMNS: dict[str, dict[str, tuple[str, str]]] = {
         "alone_per_s_norm": ("alone, tasks/s", ",.0f"),
         "per_s_norm": ("beside, tasks/s", ",.0f"),
         "ratio": ("beside / alone", ".2f"),
+        "alone_cpu_s_per_10k_norm": ("alone, CPU-s/10k", ".2f"),
+        "cpu_s_per_10k_norm": ("beside, CPU-s/10k", ".2f"),
     },
     "eta": {
         "held": ("held by the worker", ",.0f"),

@@ -5,7 +5,7 @@ enqueue N   the same, one by one, after a first call that connects.
 bulk N      one call for N messages, or whatever the library has for it, after a first message that connects.
 pace N      N calls of `stamp` at 50 a second, each with its time of sending.
 naps N      N tasks that sleep for a second.
-mixed N     N calls of which every 50th is of a type limited to 6 a minute.
+limited N   N calls of the type that is limited to 6 a minute.
 eta N       N calls that are due in an hour.
 due N       N calls of `stamp` that are due in two seconds, at 10 a second.
 
@@ -75,11 +75,8 @@ def main(what: str, count: int) -> dict[str, float]:
             return timed(app.send_stamp, paced(count - 1, RATE_PER_S, 0.0))
         case "naps":
             return timed(app.send_nap, (() for _ in range(count)))
-        case "mixed":
-            limited = ((number,) for number in range(count // 50))
-            for number in range(count):
-                each(*((app.send_limited, [next(limited)]) if number % 50 == 0 else (app.send, [(number,)])))
-            return {}
+        case "limited":
+            return timed(app.send_limited, ((number,) for number in range(count)))
         case "eta":
             return timed(app.send_later, ((3600.0,) for _ in range(count)))
         case "due":
@@ -88,4 +85,6 @@ def main(what: str, count: int) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(sys.argv[1], int(sys.argv[2]))))
+    print(json.dumps(main(sys.argv[1], int(sys.argv[2]))), flush=True)
+    if hasattr(app, "disconnect"):
+        each(app.disconnect, [()])

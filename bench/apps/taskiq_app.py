@@ -41,6 +41,10 @@ async def connect():
     await broker.startup()
 
 
+async def disconnect():
+    await broker.shutdown()
+
+
 async def send(number):
     await noop.kiq(number)
 
