@@ -89,15 +89,15 @@ class Server(ABC):
 class RedisServer(Server):
     """Debian's redis-server or a Valkey, database 0, append-only file on: what it has answered survives a SIGKILL.
 
-    lasting False keeps nothing on disk, for benchmarks.
+    lasting False keeps nothing on disk, for benchmarks. databases: how many it has.
     """
 
     name = "redis"
 
-    def __init__(self, *, lasting: bool = True) -> None:
+    def __init__(self, *, lasting: bool = True, databases: int = 16) -> None:
         self.program = self._program()
         super().__init__()
-        self.lasting = lasting
+        self.lasting, self.databases = lasting, databases
 
     def _program(self) -> str:
         program = shutil.which("redis-server")
@@ -120,6 +120,7 @@ class RedisServer(Server):
             "bind": "127.0.0.1",
             "dir": str(self.directory),
             "save": "",
+            "databases": str(self.databases),
             "appendonly": "yes" if self.lasting else "no",
             "appendfsync": "always",  # what it has answered survives a SIGKILL; with everysec a slow disk may hold a write back
             "daemonize": "no",

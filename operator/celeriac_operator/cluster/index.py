@@ -70,7 +70,7 @@ class ClusterIndex:
             self._last_event_at = time.monotonic()
             self._versions[uid] = (kind, metadata["namespace"], str(metadata.get("resourceVersion", "")))
             if kind == KIND:
-                return self._put_pool(uid, pool_of(body))
+                return self._put_pool(uid, pool_of(body, self._pools.get(uid)))
             if kind == "Pod":
                 return self._put_pod(uid, pod_of(body))
             return self._put_workload(uid, workload_of({**body, "kind": kind}))
@@ -192,8 +192,11 @@ class ClusterIndex:
                 del owned[owner]
 
 
-def pool_of(body: Mapping[str, Any]) -> Pool:
-    """The pool that a WorkerPool object describes, however wrong its spec: `WorkerPoolSpec.parse` judges that."""
+def pool_of(body: Mapping[str, Any], before: Pool | None = None) -> Pool:
+    """The pool that a WorkerPool object describes, however wrong its spec: `WorkerPoolSpec.parse` judges that.
+
+    before   the pool as it was: most news is of its status, and the spec of one generation need not be judged twice.
+    """
     metadata, spec = body["metadata"], body.get("spec")
     spec = spec if isinstance(spec, Mapping) else {}
     record = PoolRecord(
@@ -211,7 +214,7 @@ def pool_of(body: Mapping[str, Any]) -> Pool:
         record=record,
         target=(str(target.get("kind") or "Deployment"), record.namespace, str(target.get("name") or "")),
         created_at=str(metadata.get("creationTimestamp") or ""),
-        valid=_is_valid(spec),
+        valid=before.valid if before and before.record.generation == record.generation > 0 else _is_valid(spec),
     )
 
 
