@@ -94,7 +94,7 @@ def test_a_quorum_queue_is_used_as_it_is_and_counts_its_deliveries_itself(broker
     consumer = broker.consumer(prefetch=2)
     first = claim(consumer, 2)
     assert consumer.claim(1) == []
-    consumer.allow(3)
+    consumer.allow(1)
     assert numbers([*first, *claim(consumer, 1)]) == [0, 1, 2]
 
     consumer.reconnect()
@@ -116,23 +116,41 @@ def test_an_exchange_of_another_kind_with_the_queues_name_is_left_alone(broker: 
     assert numbers(claim(broker.consumer(), 1)) == ["sent"]
 
 
-def test_the_prefetch_count_follows_what_is_allowed_without_a_new_consumer(broker: Broker) -> None:
-    broker.publish(*range(6))
+def test_no_more_is_pushed_than_is_allowed_beyond_what_is_claimed(broker: Broker) -> None:
+    broker.publish(*range(8))
     consumer = broker.consumer(prefetch=2)
     claimed = claim(consumer, 2)
-    consumer.allow(4)
+    consumer.allow(2)
     claimed += claim(consumer, 2)
     time.sleep(0.1)
     assert consumer.claim(1) == []
-    consumer.allow(1)
-    consumer.settle([Settled(delivery) for delivery in claimed])
+    consumer.settle([Settled(delivery) for delivery in claimed])  # room for four more
+    [delivery] = claim(consumer, 1)
+    broker.publish("one too many")
 
-    assert numbers(claim(consumer, 1)) == [4]
+    consumer.allow(0)
+    consumer.settle([Settled(delivery)])
+
+    assert numbers(claim(consumer, 3)) == [5, 6, 7]
     time.sleep(0.1)
     assert consumer.claim(1) == []
-    consumers = broker.server.node.evaluate(f"rabbit_amqqueue:consumers_all({vhost_of(broker)}).")
-    assert "test@here.1" in consumers
-    assert "test@here.2" not in consumers
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_a_consumer_at_rest_is_pushed_nothing_when_it_acknowledges(broker: Broker, kind: str) -> None:
+    declare(broker, **{"x-queue-type": kind})
+    broker.publish("runs", "is for others")
+    consumer = broker.consumer(prefetch=1)
+    [delivery] = claim(consumer, 1)
+
+    consumer.rest()
+    consumer.settle([Settled(delivery)])
+
+    other = broker.consumer()
+    other.settle([Settled(each) for each in claim(other, 1)])
+    other.close()
+    broker.publish("next")
+    assert numbers(claim(consumer, 1)) == ["next"]
 
 
 def test_two_queues_share_the_prefetch_count(broker: Broker) -> None:
@@ -330,7 +348,7 @@ def test_what_a_client_or_a_worker_parks_comes_at_its_time(delays: Broker) -> No
 
     consumer.park([(delivery, due["worker's"]) for delivery in found])
 
-    assert consumer.open_claims() == 0
+    wait_until(lambda: consumer.sweep() == consumer.open_claims() == 0, timeout_s=5)
     while due:
         [delivery] = claim(consumer, 1)
         assert 0 <= time.time() - due.pop(str(number_of(delivery))) < 1.5

@@ -48,7 +48,7 @@ def test_a_delivery_is_what_was_written() -> None:
 
     assert at == len(data)
     assert arrival == Arrival(
-        b"w.1", 7, True,
+        "w.1", 7, True,
         {"content_type": "application/json", "content_encoding": "utf-8", "delivery_mode": 2, "priority": 5, "correlation_id": "c", "reply_to": "r"},
         HEADERS, b"body",
     )  # fmt: skip

@@ -91,7 +91,10 @@ class FakeConsumer:
     def pause(self) -> None:
         """It pushes nothing."""
 
-    def allow(self, count: int) -> None:
+    def rest(self) -> None:
+        """It pushes nothing."""
+
+    def allow(self, more: int) -> None:
         if self._trace.failing["allow"]:
             self._trace("allow")
 

@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,6 +29,8 @@ _DELIVERIES = "x-delivery-count"
 _CONFIRM_S = 5.0
 #: Until what was not confirmed, or refused, is asked for again.
 _AGAIN_S = 1.0
+#: More than this may not be under way at once.
+_MOST_UNDER_WAY = 1000
 _MOST_PREFETCH = 65535
 #: Up to here the prefetch count is kept exactly; above, a change of a quarter is not worth a message to the broker.
 _EXACT = 16
@@ -67,10 +69,12 @@ class AmqpConsumer:
         #: What is published in place of a message, which is acknowledged as soon as that is confirmed; by (generation, tag).
         self._moving: dict[Claim, Sequence[Outgoing]] = {}
         self._move_again_at = 0.0
-        #: Queues whose consumer the broker has ended.
-        self._ended: set[str] = set()
+        #: Queues that are consumed now, and whether the broker has ended a consumer since they were.
+        self._consumed: set[str] = set()
+        self._interrupted = False
+        #: Consumer tags by queue, once it is declared; and queues by tag, old ones included.
         self._tags: dict[str, str] = {}
-        self._queue_of: dict[bytes, str] = {}
+        self._queue_of: dict[str, str] = {}
         self._numbers = 0
         self._trouble = ""
         self._connection: kombu.Connection
@@ -81,11 +85,12 @@ class AmqpConsumer:
     def claim(self, limit: int, *, free: int | None = None) -> list[Delivery]:
         with self._guarded():
             self._move_on()
-            if self._ended or not self._tags:
+            if not self._consumed:
                 self._consume()
             if len(self._ready) < limit:
                 self._stream.read()
-                if self._ended:
+                if self._interrupted:
+                    self._interrupted = False
                     self._consume()
             ready = self._ready
             taken = [ready.popleft() for _ in range(min(limit, len(ready)))]
@@ -141,8 +146,9 @@ class AmqpConsumer:
         """A message too large to be cut out of one read: py-amqp has put it together."""
         info, properties = message.delivery_info, dict(message.properties)
         headers = properties.pop("application_headers", None) or {}
-        consumer = info["consumer_tag"].encode()
-        self._arrived(Arrival(consumer, info["delivery_tag"], info["redelivered"], properties, headers, message.body))
+        self._arrived(
+            Arrival(info["consumer_tag"], info["delivery_tag"], info["redelivered"], properties, headers, message.body)
+        )
 
     # -- settling
 
@@ -175,24 +181,33 @@ class AmqpConsumer:
 
     def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         with self._guarded():
-            self._move({each.claim: [_copy(each, due_at=due_at)] for each, due_at in deliveries if self._mine(each)})
+            moves = {each.claim: [_copy(each, due_at=due_at)] for each, due_at in deliveries if self._mine(each)}
+            # Nobody waits for these: with many, their confirmations come in batches meanwhile.
+            self._move(moves, wait_s=0.0 if len(self._moving) < _MOST_UNDER_WAY else _CONFIRM_S)
 
-    def _move(self, moves: Mapping[Claim, Sequence[Outgoing]]) -> None:
+    def _move(self, moves: Mapping[Claim, Sequence[Outgoing]], *, wait_s: float = _CONFIRM_S) -> None:
         """Publish what comes in place of messages, and acknowledge those for which all of it is confirmed.
 
         The others stay under way: an alarm may hold back what follows, or a full queue refuse it. `_move_on` asks again.
         """
         if moves:
             self._moving.update(moves)
-            confirmed = self._producer.deliver(moves, timeout_s=_CONFIRM_S)
-            for claim in confirmed:
-                del self._moving[claim]
-            self._acknowledge([tag for _, tag in confirmed])
+            self._moved(self._producer.deliver(moves, timeout_s=wait_s))
             self._move_again_at = time.monotonic() + _AGAIN_S
 
     def _move_on(self) -> None:
-        if self._moving and time.monotonic() >= self._move_again_at:
-            self._move(dict(self._moving))
+        """Acknowledge what has been confirmed since; now and then, publish again what was refused or lost its connection."""
+        if self._moving:
+            self._moved(self._producer.confirmed(self._moving))
+            if self._moving and time.monotonic() >= self._move_again_at:
+                self._move(dict(self._moving), wait_s=0.0)
+
+    def _moved(self, confirmed: Iterable[Claim]) -> None:
+        tags = []
+        for claim in confirmed:
+            del self._moving[claim]
+            tags.append(claim[1])
+        self._acknowledge(tags)
 
     def _acknowledge(self, tags: Sequence[int]) -> None:
         if tags:
@@ -206,16 +221,16 @@ class AmqpConsumer:
 
     # -- what the broker may push
 
-    def allow(self, count: int) -> None:
-        wanted = max(1, min(_MOST_PREFETCH, count))
+    def allow(self, more: int) -> None:
+        wanted = max(1, min(_MOST_PREFETCH, len(self._open) - len(self._ready) + more))
         now = self._prefetch
-        if wanted == now or (self._one_limit and wanted > _EXACT and 0.75 * now < wanted <= now):
+        if wanted == now or (self._one_limit and wanted > _EXACT and 0.75 * now < wanted < now):
             return
-        if not self._one_limit and now // 2 < wanted <= now:
-            return  # near enough: a change means a new consumer
+        if not self._one_limit and now // 2 < wanted < now:
+            return  # near enough: a change means new consumers
         with self._guarded():
             self._prefetch = wanted
-            if not self._tags:
+            if not self._consumed:
                 return
             if self._one_limit:  # the answer is not waited for
                 self._channel.send_method(spec.Basic.Qos, "lBb", (0, wanted, True))
@@ -223,9 +238,16 @@ class AmqpConsumer:
                 self._cancel()
                 self._consume()
 
+    def rest(self) -> None:
+        with self._guarded():
+            # Nothing is waited for: the broker takes this before the acknowledgements that follow, which would make room for more.
+            for queue in self._consumed:
+                self._channel.send_method(spec.Basic.Cancel, "sb", (self._tags[queue], True))
+            self._consumed.clear()
+
     def pause(self) -> None:
         with self._guarded():
-            if self._tags:
+            if self._consumed or self._ready:
                 self._cancel()
                 ready = list(self._ready)
                 self._ready.clear()
@@ -238,38 +260,54 @@ class AmqpConsumer:
             self._consume()
 
     def _consume(self) -> None:
-        """Start consumers of the queues that have none. Queues that are missing are declared; others are used as they are."""
-        for queue in sorted(self._ended):
-            log.warning(
-                "RabbitMQ has ended our consumer of the queue %s (was it deleted, or its node lost?): starting another",
-                queue,
-            )
-        self._ended.clear()
+        """Start consumers of the queues that have none. A queue that is missing is declared; another is used as it is."""
         channel = self._channel
-        if self._one_limit or not self._tags:
+        if self._one_limit or not self._consumed:
             # A limit of each consumer holds for those that are started after it was set.
-            channel.basic_qos(0, self._prefetch, self._one_limit)
+            channel.send_method(spec.Basic.Qos, "lBb", (0, self._prefetch, self._one_limit))
         for queue in self._queues:
-            if queue in self._tags:
+            if queue in self._consumed:
                 continue
-            declare_queue(channel, queue)
-            self._numbers += 1
-            tag = f"{self._node[:200]}.{self._numbers}"
-            self._tags[queue] = tag
-            self._queue_of[tag.encode()] = queue
-            channel.basic_consume(queue, tag, callback=self._arrived_in_parts, on_cancel=self._cancelled)
+            known = queue in self._tags
+            if not known:
+                declare_queue(channel, queue)
+            channel.basic_consume(
+                queue, self._new_tag(queue), callback=self._arrived_in_parts, on_cancel=self._cancelled, nowait=known
+            )
+            self._consumed.add(queue)
+
+    def _new_tag(self, queue: str) -> str:
+        """A consumer tag that was never used: RabbitMQ's quorum queues cannot bear one of which messages are still out.
+
+        What was pushed under the last one may still come, so that is known until the next.
+        """
+        self._numbers += 1
+        last, tag = self._tags.get(queue), f"{self._node[:200]}.{self._numbers}"
+        for old in [old for old, of in self._queue_of.items() if of == queue and old != last]:
+            del self._queue_of[old]
+            self._channel.callbacks.pop(old, None)
+            self._channel.cancel_callbacks.pop(old, None)
+        self._tags[queue] = tag
+        self._queue_of[tag] = queue
+        return tag
 
     def _cancel(self) -> None:
         """End all consumers; what has been pushed until then is ready."""
-        tags, self._tags = self._tags, {}
-        for tag in tags.values():
-            self._channel.basic_cancel(tag)
+        consumed, self._consumed = self._consumed, set()
+        for queue in consumed:
+            self._channel.basic_cancel(self._tags[queue])
 
     def _cancelled(self, tag: str) -> None:
-        queue = self._queue_of[tag.encode()]
-        if self._tags.get(queue) == tag:
-            del self._tags[queue]
-            self._ended.add(queue)
+        """The broker has ended a consumer."""
+        queue = self._queue_of[tag]
+        if queue in self._consumed:
+            log.warning(
+                "RabbitMQ has ended our consumer of the queue %s: was it deleted, or its node lost? Starting another",
+                queue,
+            )
+            self._consumed.discard(queue)
+            del self._tags[queue]  # it has to be declared
+            self._interrupted = True
 
     # -- life
 
@@ -283,6 +321,8 @@ class AmqpConsumer:
         return []
 
     def sweep(self) -> int:
+        with self._guarded():
+            self._move_on()
         return 0
 
     def open_claims(self) -> int:
@@ -321,7 +361,7 @@ class AmqpConsumer:
         self._trouble = ""
         self._generation += 1
         self._producer.abandon(self._moving)
-        for of_the_old_one in (self._open, self._ready, self._uncounted, self._moving, self._ended, self._tags):
+        for of_the_old_one in (self._open, self._ready, self._uncounted, self._moving, self._consumed, self._tags):
             of_the_old_one.clear()
         self._connection = connect(self._address)
         with self._guarded():

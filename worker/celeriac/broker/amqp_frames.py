@@ -37,7 +37,7 @@ _MOST_NAMES = 4096
 class Arrival(NamedTuple):
     """One delivered message. consumer: its consumer tag. properties: py-amqp's names, without the headers."""
 
-    consumer: bytes
+    consumer: str
     tag: int
     redelivered: bool
     properties: dict[str, Any]
@@ -94,11 +94,9 @@ def deliveries(buffer: bytes, at: int, found: list[Arrival]) -> tuple[int, bool]
         name_end = at + 12 + tag_length
         delivery_tag, redelivered = _tag(buffer, name_end)
         properties, headers = properties_of(buffer, head + 19, flags)
-        found.append(
-            Arrival(
-                buffer[at + 12 : name_end], delivery_tag, redelivered != 0, properties, headers, buffer[body + 7 : end - 1] if body_size else b""
-            )
-        )  # fmt: skip
+        content = buffer[body + 7 : end - 1] if body_size else b""
+        name = buffer[at + 12 : name_end].decode()
+        found.append(Arrival(name, delivery_tag, redelivered != 0, properties, headers, content))
         at = end
 
 

@@ -85,6 +85,10 @@ class _Confirms:
         """Whether any message of the key is unconfirmed."""
         return self._count.get(key, 0) > 0
 
+    def through(self, key: Hashable) -> bool:
+        """Whether all messages of the key were confirmed."""
+        return self._count.get(key) == 0 and key not in self._failed
+
     def end(self, key: Hashable) -> str:
         """Forget a key that no longer waits: "" when all its messages were confirmed, else what happened to one."""
         self._count.pop(key, None)
@@ -188,6 +192,23 @@ class AmqpProducer:
                     continue
             time.sleep(pause_s)
             pause_s = min(_MOST_PAUSE_S, pause_s + 0.2)
+
+    def confirmed(self, keys: Iterable[K]) -> set[K]:
+        """Those of which everything is confirmed by now. Waits for nothing and publishes nothing; raises nothing either."""
+        with self._lock:
+            if self._stream is None:
+                return set()
+            try:
+                self._stream.read()
+            except recoverable() as error:
+                log.debug("what is under way will be published again: %s", error)
+                self._drop()
+                return set()
+            confirms = self._confirms
+            done = {key for key in keys if confirms.through(key)}
+            for key in done:
+                confirms.end(key)
+        return done
 
     def abandon(self, keys: Iterable[Hashable]) -> None:
         """Wait for these no longer."""

@@ -127,8 +127,11 @@ class Consumer(Protocol):
     def pause(self) -> None:
         """Let the broker push nothing more, and return what it has pushed and nobody has claimed; the next claim resumes."""
 
-    def allow(self, count: int) -> None:
-        """Let the broker hand out up to `count` unacknowledged messages: slots, what is claimed ahead, and what the worker holds."""
+    def allow(self, more: int) -> None:
+        """Let the broker hand out up to `more` messages beyond those that are claimed and not settled."""
+
+    def rest(self) -> None:
+        """Let the broker hand out nothing until the next claim, even if messages are settled before that."""
 
     def renew(self) -> list[Delivery]:
         """Renew all leases; the deliveries that are no longer ours."""

@@ -103,8 +103,11 @@ class MemoryConsumer:
     def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         raise NotSupported("memory keeps nothing back: the worker holds what is not due")
 
-    def allow(self, count: int) -> None:
+    def allow(self, more: int) -> None:
         """Nothing pushes here: `claim` takes what it is asked for, and not more."""
+
+    def rest(self) -> None:
+        """Nothing pushes here."""
 
     def pause(self) -> None:
         with self._lock:

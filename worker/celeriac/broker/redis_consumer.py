@@ -234,8 +234,11 @@ class RedisConsumer:
 
     # -- time
 
-    def allow(self, count: int) -> None:
+    def allow(self, more: int) -> None:
         """Claims say how many: nothing to do."""
+
+    def rest(self) -> None:
+        """Nothing is pushed: nothing to do."""
 
     def pause(self) -> None:
         self._stand_down()

@@ -220,6 +220,8 @@ class Intake:
         if not jobs:
             return False
         try:
+            if room == slots:  # nothing may be claimed ahead of what takes long: an acknowledgement must bring nothing new
+                self._consumer.rest()
             self._consumer.settle([Settled(job.delivery) for job in jobs])
         except BaseException:
             self._reserved.extendleft(reversed(jobs))

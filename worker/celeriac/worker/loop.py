@@ -173,7 +173,7 @@ class Loop:
         size = claim_size(
             free=free, slots=self._pool.slots, run_s=self._totals.recent_run_s, multiplier=self._multiplier
         )
-        self._consumer.allow(size + running + self.intake.held())
+        self._consumer.allow(max(0, size - waiting))
         if size <= waiting or waiting > size // 4:
             return 0, 0
         return size - waiting, max(0, free - waiting)
