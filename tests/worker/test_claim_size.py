@@ -31,6 +31,21 @@ def test_so_many_are_claimed(free: int, slots: int, run_s: float | None, multipl
     assert claim_size(free=free, slots=slots, run_s=run_s, multiplier=multiplier) == size
 
 
+@pytest.mark.parametrize(
+    ("held", "passing", "size"),
+    [
+        pytest.param(0, 0, 160, id="eight slots of 1 ms tasks"),
+        pytest.param(7, 0, 20, id="seven of them held by long bodies: what the eighth will start"),
+        pytest.param(8, 0, 0, id="all of them held"),
+        pytest.param(8, 50, 100, id="nothing of the last claim took a slot: twice as many"),
+        pytest.param(0, 50, 160, id="no fewer than without"),
+        pytest.param(0, 400, 500, id="never more than the bound"),
+    ],
+)
+def test_long_bodies_and_messages_that_pass_change_what_is_claimed_ahead(held: int, passing: int, size: int) -> None:
+    assert claim_size(free=0, slots=8, run_s=0.001, multiplier=None, held=held, passing=passing) == size
+
+
 @given(
     free=st.integers(0, 200),
     slots=st.integers(1, 200),

@@ -934,6 +934,41 @@ def test_messages_that_wait_behind_long_bodies_cost_nothing() -> None:
     assert spent_s < 0.1
 
 
+def test_what_waits_behind_long_bodies_goes_back_so_that_others_may_run_it() -> None:
+    worker = Worker(slots=2)
+    worker.totals.recent_run_s = 0.001  # it has run nothing but short ones
+    gate = threading.Event()
+    worker.app.task(lambda: gate.wait(5), name="long", ignore_result=True)
+    short = [delivery("note", [number], id=f"s{number}") for number in range(10)]
+    worker.send(delivery("long"), delivery("long"), *short)
+
+    with worker.running() as loop:
+        began = time.monotonic()
+        wait_until(lambda: len(worker.consumer.ready) == 10 and len(loop.running()) == 2)
+        took_s = time.monotonic() - began
+        time.sleep(0.2)
+        assert (len(worker.consumer.ready), loop.intake.reserved()) == (10, 0)  # and is not claimed again at once
+        gate.set()
+        wait_until(ended(worker, 12))
+
+    assert took_s < 1.0
+    assert worker.ran == list(range(10))
+
+
+def test_messages_that_are_not_due_do_not_pass_one_by_one() -> None:
+    worker = Worker()
+    later = "2100-01-01T00:00:00+00:00"
+    worker.send(
+        *(delivery("note", [number], id=f"m{number}", eta=later) for number in range(400)), delivery("note", ["now"])
+    )
+
+    with worker.running(until=ended(worker, 1)):
+        """Until the one that is due has run."""
+
+    assert len(worker.consumer.parked) == 400
+    assert len(worker.trace.of("park")) <= 12
+
+
 def test_the_loop_claims_no_more_than_its_slots_while_it_knows_no_run_time() -> None:
     worker = Worker(slots=3)
     gate = threading.Event()

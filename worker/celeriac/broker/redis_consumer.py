@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 
 #: An idle worker looks this often, whether it was woken or not: whoever should have woken it may have died just then.
 LOOK_S = 1.0
+#: So many due messages move in one script, which holds up everybody else at the server; and so many scripts run in one sweep.
+RELEASED = 500
+RELEASES = 20
 _STRATEGIES = ("round_robin", "priority", "sorted")
 
 _CLAIM, _SETTLE, _STAND_DOWN = (script_sha(script) for script in (CLAIM, SETTLE, STAND_DOWN))
@@ -275,7 +278,11 @@ class RedisConsumer:
         moved = 0
         with broker_errors(self._address):
             for name in self._plan:
-                moved += self._queues.release_due(name)[0]
+                for _ in range(RELEASES):
+                    released = self._queues.release_due(name, RELEASED)[0]
+                    moved += released
+                    if released < RELEASED:
+                        break
             if time.monotonic() >= self._restore_from:
                 for name in self._plan:
                     moved += self._restore(name)

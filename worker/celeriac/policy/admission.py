@@ -68,12 +68,16 @@ def _unknown(headers: Mapping[str, Any]) -> Unreadable:
 
 
 def claim_size(
-    *, free: int, slots: int, run_s: float | None, multiplier: int | None, ahead_s: float = 0.02, most: int = 500
-) -> int:
+    *, free: int, slots: int, run_s: float | None, multiplier: int | None, held: int = 0, passing: int = 0,
+    ahead_s: float = 0.02, most: int = 500,
+) -> int:  # fmt: skip
     """How many messages to claim now.
 
     free        idle slots. slots: all of them. run_s: the measured mean run time of what this worker runs, None when unknown.
     multiplier  messages ahead per slot, when the user set one.
+    held        slots whose body has run for long already: nothing will start there soon, whatever ran before.
+    passing     how many came with the last claim, when none of them took a slot: not due, throttled, revoked. The next may be as many
+                again and as many more: a thousand messages that are not due yet must not pass one by one.
 
     Beyond free slots only what will start within `ahead_s`; unknown run time: nothing ahead.
     """
@@ -82,5 +86,5 @@ def claim_size(
     elif run_s is None:
         ahead = 0
     else:
-        ahead = int(slots * ahead_s / max(run_s, 1e-6))
-    return max(0, min(most, free + ahead))
+        ahead = int(max(0, slots - held) * ahead_s / max(run_s, 1e-6))
+    return max(0, min(most, free + max(ahead, 2 * passing)))

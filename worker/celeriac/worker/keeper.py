@@ -11,15 +11,13 @@ import time
 
 from celeriac.broker.consumer import Consumer
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable
-from celeriac.worker.loop import SLICE_S, Loop
+from celeriac.worker.loop import LONG_S, SLICE_S, Loop
 from celeriac.worker.pool import Pool
 
 log = logging.getLogger(__name__)
 
 #: Between two looks for what is due: a due task starts within a second.
 SWEEP_S = 0.5
-#: A body that runs longer than this lets go of what was claimed behind it.
-LONG_S = 0.05
 
 
 class Keeper:

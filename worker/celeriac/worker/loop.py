@@ -14,7 +14,7 @@ from typing import Any
 from celeriac import signals
 from celeriac.app.base import Celeriac
 from celeriac.backends.base import ResultBackend
-from celeriac.broker.consumer import Consumer
+from celeriac.broker.consumer import Consumer, Delivery
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, ImproperlyConfigured
 from celeriac.policy import drain as drain_policy
 from celeriac.policy import shutdown
@@ -36,6 +36,8 @@ SLICE_S = 0.005
 #: The longest sleep: a bound on how late a flag set by another thread is seen.
 NAP_S = 1.0
 MAX_PAUSE_S = 10.0
+#: A body that runs longer than this lets go of what was claimed behind it.
+LONG_S = 0.05
 
 
 class Loop:
@@ -75,6 +77,11 @@ class Loop:
         self.broker_up = True
         self._again_at = 0.0
         self._pause_s = 0.0
+        #: Slots whose body has run for longer than LONG_S, and when to count them again.
+        self._long = 0
+        self._count_at = 0.0
+        #: How many the last claim brought, when none of them took a slot.
+        self._passing = 0
         #: What other threads want done here, each with where its outcome goes.
         self._asked: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.turned_at = time.monotonic()
@@ -113,7 +120,9 @@ class Loop:
             self._rested = ""
             taken = self._settler.take_claimed()
             if taken:
-                self.intake.received(taken)
+                self._received(taken)
+            if now >= self._count_at:
+                moved |= self._let_go(now)
             moved |= self.intake.release(now)
             moved |= self._claim()
         elif self.phase == shutdown.RUNNING:
@@ -162,8 +171,31 @@ class Loop:
         deliveries = self._consumer.claim(limit, free=free)
         if not deliveries:
             return False
-        self.intake.received(deliveries)
+        self._received(deliveries)
         return True
+
+    def _received(self, deliveries: Sequence[Delivery]) -> None:
+        before = self._taken()
+        self.intake.received(deliveries)
+        self._passing = len(deliveries) if self._taken() == before else 0
+
+    def _taken(self) -> int:
+        """Jobs that run, or wait to."""
+        return self._settler.outstanding + self.intake.reserved() - self._pool.waiting()
+
+    def _let_go(self, now: float) -> bool:
+        """Give back what waits behind long bodies, so that others may run it; whether anything did. In a body's own thread the keeper does."""
+        self._count_at = now + LONG_S / 2
+        if self._pool.in_caller or self._multiplier is not None or not self._settler.outstanding:
+            self._long = 0
+            return False
+        self._long = sum(now - run.started > LONG_S for run in self._pool.running())
+        waiting = self.intake.reserved()
+        if not self._long or not waiting or waiting <= claim_size(
+            free=0, slots=self._pool.slots, run_s=self._totals.recent_run_s, multiplier=None, held=self._long
+        ):  # fmt: skip
+            return False
+        return self.intake.give_back_waiting() > 0
 
     def _room(self) -> tuple[int, int]:
         """(how many messages to claim now, slots that are free for them); nothing while enough of what was claimed waits."""
@@ -171,8 +203,9 @@ class Loop:
         running = self._settler.outstanding - self._pool.waiting()
         free = max(0, self._pool.slots - running)
         size = claim_size(
-            free=free, slots=self._pool.slots, run_s=self._totals.recent_run_s, multiplier=self._multiplier
-        )
+            free=free, slots=self._pool.slots, run_s=self._totals.recent_run_s, multiplier=self._multiplier,
+            held=self._long, passing=self._passing,
+        )  # fmt: skip
         self._consumer.allow(max(0, size - waiting))
         if size <= waiting or waiting > size // 4:
             return 0, 0
@@ -298,6 +331,8 @@ class Loop:
         if now < self._again_at:
             until = min(until, self._again_at)
         claiming = self._claiming(now) and self.broker_up and now >= self._again_at
+        if claiming and self._multiplier is None and self.intake.reserved():
+            until = min(until, max(now, self._count_at))
         free = self._pool.slots > self._settler.outstanding
         fd = None
         if claiming and (free or not self._consumer.keeps_delayed):
