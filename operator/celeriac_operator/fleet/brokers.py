@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from celeriac.broker.connection import BrokerAddress, redacted
+from celeriac.broker.coordination import Coordination
 from celeriac.broker.depth import DepthProbe, QueueDepth
 from celeriac.broker.eventbus import EventReceiver
 from celeriac.broker.mailbox import Mailbox
@@ -75,6 +76,7 @@ class BrokerSide:
     """The three conversations. Each object is used by one thread only.
 
     management     what RabbitMQ tells besides, where its URL was given.
+    rates          where the broker keeps rates for all workers; None where it cannot.
     certificates   the directory their TLS files are in, while there are any.
     """
 
@@ -82,6 +84,7 @@ class BrokerSide:
     receiver: Receiver
     post: Post
     management: Management | None = None
+    rates: Coordination | None = None
     certificates: tempfile.TemporaryDirectory[str] | None = None
 
     def close(self) -> None:
@@ -90,6 +93,8 @@ class BrokerSide:
         self.post.close()
         if self.management is not None:
             self.management.close()
+        if self.rates is not None:
+            self.rates.close()
         if self.certificates is not None:
             self.certificates.cleanup()
 
@@ -112,12 +117,18 @@ def connect(target: BrokerTarget) -> BrokerSide:
             receiver=EventReceiver(target.url, transport_options=options, ssl=ssl, ping_every_s=PING_EVERY_S),
             post=Mailbox(target.url, transport_options=options, ssl=ssl),
             management=management,
+            rates=_rates(BrokerAddress(url=target.url, transport_options=options, ssl=ssl)),
             certificates=certificates,
         )
     except BaseException:
         if certificates is not None:
             certificates.cleanup()
         raise
+
+
+def _rates(address: BrokerAddress) -> Coordination | None:
+    """Where the broker keeps rates. (A coordination store of the workers' own, beside RabbitMQ, is not known here.)"""
+    return Coordination(address, lease_s=30.0, revoke_ttl_s=0.0) if address.is_redis else None
 
 
 def _ssl(target: BrokerTarget, folder: Path) -> dict[str, str]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from celeriac_operator.fleet.heartbeats import Worker
 from celeriac_operator.resources.records import PodRecord
+from celeriac_operator.scaling.rates import Keeper, Kept
 from celeriac_operator.scaling.signals import PodSample
 
 
@@ -60,6 +61,20 @@ def pod_samples(
     A worker that fell silent keeps what it said, with its age: it may well be running. One that said good-bye does not.
     """
     return tuple(_sample(pod, _speakers(matched.get(pod.name, ())), now) for pod in pods)
+
+
+def keepers(workers: Iterable[Worker]) -> tuple[Keeper, ...]:
+    """The live workers of ours, with the rates that they tell."""
+    return tuple(
+        Keeper(
+            node=worker.beat.hostname,
+            slots=worker.beat.slots,
+            starts=worker.beat.state == "running",
+            rates={limit.task: Kept(limit.per_s, limit.scope, limit.by) for limit in worker.beat.limits},
+        )
+        for worker in workers
+        if worker.beat.ours and not worker.gone
+    )
 
 
 def _sample(pod: PodRecord, workers: Sequence[Worker], now: float) -> PodSample:

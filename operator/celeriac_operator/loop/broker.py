@@ -16,12 +16,13 @@ from celeriac_operator.fleet.control import end, keep_drained, lift_drain
 from celeriac_operator.fleet.gaps import HEARD_AFTER_S, gaps
 from celeriac_operator.fleet.heartbeats import Ears, Fleet, FleetTotals, Worker
 from celeriac_operator.fleet.management import ManagementUnavailable, with_facts
-from celeriac_operator.fleet.match import match, pod_samples
+from celeriac_operator.fleet.match import keepers, match, pod_samples
 from celeriac_operator.fleet.probes import limited_classes, queue_samples
 from celeriac_operator.loop.members import STUCK_S, Changes, Cluster, Drain, Key, Member, Sight, Tick, subject_of
+from celeriac_operator.loop.rates import Asked, Rates
 from celeriac_operator.metrics import FleetReading, OperatorMetrics, PoolReading
-from celeriac_operator.resources.spec import DrainTimeoutPolicy, WorkerPoolSpec
-from celeriac_operator.resources.status import status_of, worth_writing
+from celeriac_operator.resources.spec import DrainTimeoutPolicy, Mode, WorkerPoolSpec
+from celeriac_operator.resources.status import same, status_of, worth_writing
 from celeriac_operator.scaling.decision import Decision, decide
 from celeriac_operator.scaling.learning import horizon_s
 from celeriac_operator.scaling.memory import Memory
@@ -77,6 +78,7 @@ class BrokerLoop:
         self._progress_at = time.monotonic()
         self._interval_s = 5.0
         self._known: set[Key] = set()
+        self._rates = Rates(side.rates, side.post, name=name, changes=changes)
 
     def start(self) -> None:
         self._ears.start()
@@ -130,6 +132,8 @@ class BrokerLoop:
                 self._progress()
             self._stopping.wait(max(0.0, FASTEST_TICK_S - (time.monotonic() - started)))
             self._wake.wait(max(0.0, self._interval_s - (time.monotonic() - started)))
+        if self._acts():
+            self._rates.drop(self._known - {member.record.key for member in self._members()})
         self._side.close()
 
     def _progress(self) -> None:
@@ -167,6 +171,8 @@ class BrokerLoop:
             self._progress()
         if self._stopping.is_set():
             return  # whoever retired it has taken it out of the metrics
+        if self._acts():
+            self._rates.keep([_asked(sight) for sight in seen if sight.member.spec.mode not in _QUIET])
         self._forget({member.record.key for member in members})
         self._metrics.broker_ticked(
             self.name,
@@ -182,7 +188,7 @@ class BrokerLoop:
                 horizons[queue.name] = max(horizons.get(queue.name, 0.0), _horizon_s(member))
         began = time.monotonic()
         try:
-            self._side.probe.release_due(list(horizons))
+            self._side.probe.release_due([name for name in horizons if self._may_delay(name)])
             self._depths = self._side.probe.probe(horizons)
         except (BrokerUnavailable, ImproperlyConfigured) as error:
             self._metrics.broker_failed(self.name)
@@ -201,6 +207,11 @@ class BrokerLoop:
             else:
                 self._changes.worked(subject)
         return ""
+
+    def _may_delay(self, queue: str) -> bool:
+        """Whether delayed messages may lie there: what was not there a tick ago is hardly due yet."""
+        depth = self._depths.get(queue)
+        return depth is None or depth.delayed > 0 or bool(depth.error)
 
     def _ask_management(self) -> None:
         """Add what the management API knows to the depths; without it they are coarser, and the pools say so."""
@@ -226,7 +237,13 @@ class BrokerLoop:
             queues = worker.beat.queues or tuple(queue.name for queue in member.spec.queues)
             self._fleet.own(worker.id, member.record.key, queues)
         stock = sorted(w.beat.hostname for found in matched.values() for w in found if not (w.gone or w.beat.ours))
-        return Sight(member=member, target=target, pods=pod_samples(pods, matched, now), stock=tuple(stock))
+        return Sight(
+            member=member,
+            target=target,
+            pods=pod_samples(pods, matched, now),
+            stock=tuple(stock),
+            keepers=keepers(worker for found in matched.values() for worker in found),
+        )
 
     def _signals(
         self,
@@ -277,7 +294,7 @@ class BrokerLoop:
             decision = decide(signals, member.spec, state.memory, now)
             state.memory = decision.memory
             epoch = self._epoch()
-            acts = bool(epoch) and self._cluster.may_act()
+            acts = self._acts()
             self._measure(member, signals, decision, now)
             if acts:
                 state.lead(epoch)
@@ -431,13 +448,21 @@ class BrokerLoop:
                 self._progress()
         before = state.status if state.status is not None else record.status
         status = status_of(decision, signals, member.spec, before, record.generation, now)
-        if worth_writing(before, status, written_s_ago=now - state.status_at):
+        if not same(state.told, status):
+            state.told, state.told_since = status, now
+        if worth_writing(before, status, written_s_ago=now - state.status_at, settled_s=now - state.told_since):
             self._cluster.write_status(record, status)
             state.status, state.status_at = status, now
+
+    def _acts(self) -> bool:
+        """Whether this replica leads."""
+        return bool(self._epoch()) and self._cluster.may_act()
 
     def _forget(self, present: set[Key]) -> None:
         gone = self._known - present
         if gone:
+            if self._acts():
+                self._rates.drop(gone)
             self._fleet.drop(gone)
         self._known = present
 
@@ -472,6 +497,21 @@ def split_shared(sights: Sequence[Sight]) -> dict[Key, dict[str, float]]:
             for key, weight in pools.items():
                 shares.setdefault(key, {})[queue_name] = weight / whole
     return shares
+
+
+#: Modes in which a pool changes nothing.
+_QUIET = (Mode.DRY_RUN, Mode.PAUSED)
+
+
+def _asked(sight: Sight) -> Asked:
+    spec, status = sight.member.spec, sight.member.state.status or {}
+    slots = max((pod.slots for pod in sight.pods), default=1)
+    return Asked(
+        key=sight.member.record.key,
+        rates={limit.task: limit.rate_per_s for limit in spec.rate_limits},
+        keepers=sight.keepers,
+        expected_slots=slots * max(sight.target.replicas, int(status.get("desiredReplicas") or 0)),
+    )
 
 
 def _horizon_s(member: Member) -> float:

@@ -11,6 +11,7 @@ from celeriac_operator.resources.records import PodRecord, PoolRecord
 from celeriac_operator.resources.spec import WorkerPoolSpec
 from celeriac_operator.scaling.decision import Decision
 from celeriac_operator.scaling.memory import Memory
+from celeriac_operator.scaling.rates import Keeper
 from celeriac_operator.scaling.signals import PodSample, Signals, TargetSample
 
 log = logging.getLogger("celeriac_operator.loop")
@@ -93,12 +94,15 @@ class PoolState:
     """What the loop remembers of one pool between ticks; it follows the pool from broker to broker.
 
     epoch   as whose leader it knows status, fault, events and costs: another replica may have written since.
+    status  the last that was written, at status_at; told: the last tick's, the same since told_since.
     """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     memory: Memory | None = None
     status: Mapping[str, Any] | None = None
     status_at: float = 0.0
+    told: Mapping[str, Any] = field(default_factory=dict)
+    told_since: float = 0.0
     events: frozenset[tuple[str, str, str]] = frozenset()
     costs: dict[str, int] = field(default_factory=dict)
     drains: dict[str, "Drain"] = field(default_factory=dict)
@@ -130,12 +134,14 @@ class Sight:
     """What the cluster says of one member this tick, joined with its workers.
 
     stock   node names of stock Celery workers among those, which tell less than ours.
+    keepers the live ones of ours, as keepers of rates.
     """
 
     member: Member
     target: TargetSample
     pods: tuple[PodSample, ...]
     stock: tuple[str, ...] = ()
+    keepers: tuple[Keeper, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -191,8 +191,8 @@ class Fallback:
 class RateLimit:
     """At most so many starts a second of one type of task, over the whole cluster.
 
-    It caps the replicas that are ordered, and beats what workers report. It is not sent to the workers: what holds tasks
-    back is the limit that they were started with.
+    It beats what the code declares, and caps the replicas that are ordered. On Redis the broker keeps it for all workers; elsewhere
+    it is divided among those that live.
     """
 
     task: str

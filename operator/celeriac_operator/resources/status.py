@@ -14,6 +14,7 @@ from celeriac_operator.resources.spec import Mode, WorkerPoolSpec
 QUIET_WRITE_S = 30.0
 
 _HISTORY_KEPT = 10
+_LIMITS_SHOWN = 64
 
 #: Ages are told in steps of so many seconds.
 _AGE_STEP_S = 5
@@ -78,8 +79,26 @@ class Target(Protocol):
     def contested_by(self) -> str: ...
 
 
+class Limited(Protocol):
+    """What this page reads of a `scaling.signals.LimitedClass`."""
+
+    @property
+    def task(self) -> str: ...
+    @property
+    def queue(self) -> str: ...
+    @property
+    def rate_per_s(self) -> float: ...
+    @property
+    def per_worker(self) -> bool: ...
+    @property
+    def throttled(self) -> int: ...
+
+
 class Seen(Protocol):
     """What this page reads of a `scaling.signals.Signals`."""
+
+    @property
+    def limited(self) -> Sequence[Limited]: ...
 
     @property
     def pods(self) -> Sequence[Pod]: ...
@@ -118,6 +137,8 @@ def status_of(
         "learned": decision.memory.to_status(),
         "history": _history(decision, signals.target, previous_status, now),
     }
+    if signals.limited:
+        status["rateLimits"] = [_limit(limit) for limit in signals.limited[:_LIMITS_SHOWN]]
     ages = [known["oldest_age_s"] for known in decision.queues.values() if known["oldest_age_s"] is not None]
     if ages:
         status["oldest"] = f"{_stepped(max(ages))}s"
@@ -142,7 +163,7 @@ def status_of(
         status["startingReplicas"] = sum(not pod.ready and not pod.drain_state for pod in pods)
         status["drainingReplicas"] = sum(bool(pod.drain_state) for pod in pods)
         status["idleReplicas"] = sum(pod.ready and pod.heartbeat_age_s is not None and pod.busy == 0 for pod in pods)
-    if _without_time(status) == _without_time(previous_status):
+    if same(status, previous_status):
         status["decision"]["time"] = previous_status["decision"]["time"]
     return status
 
@@ -172,9 +193,66 @@ def noticeable(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     return _face(before) != _face(after)
 
 
-def worth_writing(before: Mapping[str, Any], after: Mapping[str, Any], *, written_s_ago: float) -> bool:
-    """Whether to write `after` over `before`: at once when a person would notice, other differences twice a minute."""
-    return noticeable(before, after) or (written_s_ago >= QUIET_WRITE_S and dict(before) != dict(after))
+def worth_writing(
+    before: Mapping[str, Any], after: Mapping[str, Any], *, written_s_ago: float, settled_s: float
+) -> bool:
+    """Whether to write `after` over `before`: at once when a person would notice, else twice a minute at the most.
+
+    settled_s   for so long every tick has told `after` and nothing else. Figures of steady traffic go up and down, and are
+                written when they have moved beyond that, or when they have come to rest.
+    """
+    if noticeable(before, after):
+        return True
+    return written_s_ago >= QUIET_WRITE_S and (
+        moved(before, after) or (settled_s >= QUIET_WRITE_S and dict(before) != dict(after))
+    )
+
+
+def same(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
+    """Whether two statuses say the same, but for when."""
+    return _without_time(before) == _without_time(after)
+
+
+def moved(before: Any, after: Any) -> bool:
+    """Whether two statuses differ by more than the noise of steady traffic: in a word, in a count of pods, or in a figure by a
+    quarter and by three.
+
+    Sentences and times are left out: they repeat the figures and the conditions.
+    """
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        names = (before.keys() | after.keys()) - _RETOLD
+        return any(
+            before.get(name) != after.get(name) if name in _PODS else moved(before.get(name), after.get(name))
+            for name in names
+        )
+    if isinstance(before, Sequence) and isinstance(after, Sequence) and not isinstance(before, str):
+        return len(before) != len(after) or any(map(moved, before, after))
+    if before is None and after is None:
+        return False
+    old, new = _figure(before), _figure(after)
+    if old is None or new is None:
+        return bool(before != after)
+    return abs(new - old) > max(_NOISE, 0.25 * max(abs(old), abs(new)))
+
+
+#: Counts in which one more or less is news.
+_PODS = frozenset({"readyReplicas", "startingReplicas", "drainingReplicas", "desiredReplicas"})
+#: Fields that only say in words, or with a time, what others say.
+_RETOLD = frozenset({"summary", "message", "time"})
+#: Messages, seconds or slots by which a figure of steady traffic goes up and down.
+_NOISE = 3.0
+
+
+def _figure(value: object) -> float | None:
+    """A count, or a number that is kept as text: "0.25", "45s"; what is not there is nothing."""
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    try:
+        return float(value.removesuffix("s")) if isinstance(value, str) else float(value)
+    except ValueError:
+        return None
 
 
 def _face(status: Mapping[str, Any]) -> tuple[object, ...]:
@@ -205,14 +283,24 @@ def _queue(name: str, known: Mapping[str, Any]) -> dict[str, Any]:
     queue: dict[str, Any] = {
         "name": name,
         **{count: known[count] for count in ("ready", "reserved", "running", "delayed", "throttled", "dead")},
-        "arrivalRate": _two_digits(known["arrivals_per_s"]),
-        "completionRate": _two_digits(known["completions_per_s"]),
+        "arrivalRate": _rate(known["arrivals_per_s"]),
+        "completionRate": _rate(known["completions_per_s"]),
         "serviceSeconds": _two_digits(known["service_s"]),
         "slots": f"{known['slots']:.1f}",
     }
     if known["oldest_age_s"] is not None:
         queue["oldestAgeSeconds"] = _stepped(known["oldest_age_s"])
     return queue
+
+
+def _limit(limit: Limited) -> dict[str, Any]:
+    return {
+        "task": limit.task,
+        "queue": limit.queue,
+        "perSecond": f"{limit.rate_per_s:.4g}",
+        "scope": "worker" if limit.per_worker else "cluster",
+        "throttled": limit.throttled,
+    }
 
 
 def _history(
@@ -250,6 +338,11 @@ def _without_time(status: Mapping[str, Any]) -> dict[str, Any]:
 def _list(status: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
     value = status.get(name)
     return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, (list, tuple)) else []
+
+
+def _rate(per_s: float) -> str:
+    """Two digits; what is left of traffic that ended is soon none."""
+    return _two_digits(per_s) if per_s >= 0.005 else "0"
 
 
 def _two_digits(value: float) -> str:

@@ -84,6 +84,21 @@ class Coordination:
         left = {flat[n].decode(): self._revoke_ttl_s - float(flat[n + 1]) for n in range(0, len(flat), 2)}
         return {task_id: now + left_s for task_id, left_s in left.items() if left_s > 0}
 
+    # -- rates that the operator keeps
+
+    def set_rate(self, task: str, per_s: float | None, by: str) -> None:
+        """Have every worker keep this rate for the cluster, those included that start later; None lifts what the same `by` has set."""
+        self._call("set_rate", task, "" if per_s is None else repr(float(per_s)), by)
+
+    def rates(self) -> dict[str, tuple[float, str]]:
+        """task -> (starts a second, who set it)."""
+        flat = [part.decode() for part in self._call("rates")]
+        found: dict[str, tuple[float, str]] = {}
+        for task, value in zip(flat[::2], flat[1::2], strict=True):
+            per_s, _, by = value.partition(" ")
+            found[task] = (float(per_s), by)
+        return found
+
     # -- rates and places
 
     def take(self, asks: Sequence[TokenAsk], now: float) -> list[Granted]:
@@ -122,7 +137,15 @@ class Coordination:
             if not self._scripts:
                 import redis  # an extra
 
-                from celeriac.broker.transport.limits import RELEASE_PLACES, RENEW_PLACES, REVOKE, REVOKED_SINCE, TAKE
+                from celeriac.broker.transport.limits import (
+                    RATES,
+                    RELEASE_PLACES,
+                    RENEW_PLACES,
+                    REVOKE,
+                    REVOKED_SINCE,
+                    SET_RATE,
+                    TAKE,
+                )
 
                 connection = connect(self._address)
                 channel = connection.default_channel
@@ -133,6 +156,7 @@ class Coordination:
                 self._connection = connection
                 texts = {
                     "revoke": REVOKE, "revoked": REVOKED_SINCE, "take": TAKE, "renew": RENEW_PLACES, "release": RELEASE_PLACES,
+                    "rates": RATES, "set_rate": SET_RATE,
                 }  # fmt: skip
                 self._scripts = {name: client.register_script(text) for name, text in texts.items()}
             return self._scripts

@@ -122,10 +122,13 @@ def undrain(*, epoch: int, destination: Sequence[str]) -> Command:
     return Command(method="undrain", arguments={"epoch": epoch}, destination=destination)
 
 
-def rate_limit(*, task: str, rate: str | float | None, destination: Sequence[str] | None = None) -> Command:
-    """Celery's own command: set a task type's rate, per worker unless `scope` says cluster. rate None lifts it."""
-    return Command(
-        method="rate_limit",
-        arguments={"task_name": task, "rate_limit": 0 if rate is None else rate},
-        destination=destination,
-    )
+def rate_limit(
+    *, task: str, per_s: float | None, scope: str, by: str, destination: Sequence[str] | None = None
+) -> Command:
+    """Celery's own command, with two arguments of ours: keep a rate per worker or for the cluster, told by `by`.
+
+    per_s   starts a second; None: what the code declares.
+    """
+    rate = "declared" if per_s is None else per_s
+    arguments = {"task_name": task, "rate_limit": rate, "scope": scope, "by": by}
+    return Command(method="rate_limit", arguments=arguments, destination=destination)

@@ -61,11 +61,15 @@ class TaskTotals:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RateLimit:
-    """A limit in force: `per_s` starts a second for `task`, for this worker alone or the whole cluster."""
+    """A limit in force: `per_s` starts a second for `task`, for this worker alone or the whole cluster.
+
+    by   who set it while the worker ran: an operator's pool as "namespace/name"; empty: the code, or a person.
+    """
 
     task: str
     per_s: float
     scope: str = "worker"  # worker | cluster
+    by: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -68,6 +68,7 @@ class Heart:
     def beat(self) -> Heartbeat:
         """The worker's state now."""
         loop = self._loop
+        set_rates = loop.intake.set_rates()
         running = loop.running()
         drain = loop.drain_state()
         return Heartbeat(
@@ -97,7 +98,12 @@ class Heart:
             queue_totals=self._totals.queue_totals([(job.delivery.queue, seconds) for job, seconds in running]),
             task_totals=self._totals.task_totals(),
             limits=tuple(
-                RateLimit(task=name, per_s=limit.per_s, scope="cluster" if limit.shared else "worker")
+                RateLimit(
+                    task=name,
+                    per_s=limit.per_s,
+                    scope="cluster" if limit.shared else "worker",
+                    by=set_rates[name].by if name in set_rates else "",
+                )
                 for name, limit in loop.intake.limits().items()
                 if not limit.rate_keyed  # a rate for each key says nothing of the whole type
             ),

@@ -29,6 +29,7 @@ from celeriac.wire.result import ResultMeta
 from celeriac.worker.executor import Done, Job
 from celeriac.worker.limits import Bounded, BrokerLimits, HeldLimits, Limits, Places
 from celeriac.worker.pool import Pool
+from celeriac.worker.rates import SetRate, SetRates
 from celeriac.worker.revokes import Revokes
 from celeriac.worker.settling import UNKNOWN, Settler
 
@@ -70,6 +71,7 @@ class Intake:
         )
         self._multiplier: int | None = app.conf.worker_prefetch_multiplier
         self._revokes = Revokes(app.coordination, app.conf.task_revoke_expires)
+        self._set_rates = SetRates(app.coordination)
         #: Admitted, to be acknowledged before they run, and not yet: only what is about to start is.
         self._reserved: deque[Job] = deque()
         #: (due time, number, delivery) of what is not due, on brokers that keep nothing back.
@@ -343,6 +345,9 @@ class Intake:
         """Renew the places of running calls, and read what others have revoked; the keeper calls it. Raises BackendUnavailable."""
         self._places.renew(now)
         self._revokes.look(now)
+        for task, rate in self._set_rates.look(now).items():
+            if task in self._types:
+                self._set(task, rate)
 
     # -- types
 
@@ -365,10 +370,25 @@ class Intake:
             found[name] = _Type(task, rules, ignoring, not task.acks_late, bool(task.track_started), throttle, limits)
         return found
 
-    def set_rate_limit(self, task: str, rate: Any, scope: str | None = None) -> None:
-        """Change a type's limit from now on; 0 or None lifts it. Raises KeyError, ValueError."""
+    def set_rate_limit(self, task: str, rate: Any, scope: str | None = None, by: str = "") -> None:
+        """Change a type's limit from now on; 0 or None lifts it, "declared" is what the code says. Raises KeyError, ValueError.
+
+        by: who set it; told in heartbeats.
+        """
+        if task not in self._types:
+            raise KeyError(task)
+        self._set(task, None if rate == "declared" else SetRate(parse_rate(rate), scope, by))
+
+    def _set(self, task: str, rate: SetRate | None) -> None:
         entry = self._types[task]
-        throttle = throttle_of(task, _Bounds(entry.task, parse_rate(rate), scope))
+        if rate is None:
+            self._set_rates.by_task.pop(task, None)
+            throttle = throttle_of(task, entry.task, rates=not self._app.conf.worker_disable_rate_limits)
+        else:
+            self._set_rates.by_task[task] = rate
+            throttle = throttle_of(task, _Bounds(entry.task, rate.per_s, rate.scope))
+        if throttle == entry.throttle:
+            return
         self._types[task] = entry._replace(throttle=throttle)
         self._throttles = {name: entry.throttle for name, entry in self._types.items() if entry.throttle is not None}
         self._bounds.change(self._throttles, task)
@@ -376,6 +396,10 @@ class Intake:
     def set_time_limits(self, task: str, hard: float | None, soft: float | None) -> None:
         """Limit the seconds that calls of a type may run, for those that start from now on and ask for nothing else. Raises KeyError."""
         self._types[task] = self._types[task]._replace(limits=limits_of((hard, soft), UNLIMITED))
+
+    def set_rates(self) -> dict[str, SetRate]:
+        """Rates that were set while this worker ran, by task."""
+        return self._set_rates.by_task.copy()
 
     def limits(self) -> dict[str, Throttle]:
         """The rates in force, by task."""

@@ -51,5 +51,18 @@ def heed(node: str, said: Any, hostname: str, incarnation: str, intake: Intake, 
         )  # fmt: skip
     if isinstance(said.get("clock"), int):
         clock.adjust(said["clock"])
+    for task, rate in (said.get("rates") or {}).items() if isinstance(said.get("rates"), dict) else ():
+        _take_over(intake, task, rate)
     if isinstance(said.get("revoked"), list) and said["revoked"]:
         intake.hear_revoked([str(one) for one in said["revoked"]])
+
+
+def _take_over(intake: Intake, task: str, rate: Any) -> None:
+    """Keep the rate that another worker was told by the operator, until it tells this one."""
+    known = intake.set_rates()
+    if task in known or not isinstance(rate, list) or len(rate) != 3:
+        return
+    try:
+        intake.set_rate_limit(task, *rate)
+    except (KeyError, ValueError) as error:
+        log.debug("the rate %r of %s is not for this worker: %r", rate, task, error)

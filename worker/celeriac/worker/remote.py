@@ -103,14 +103,18 @@ class Remote:
         except BackendUnavailable as problem:
             log.warning("REVOKED could not be stored for %s: %s", ", ".join(ids), problem)
 
-    def rate_limit(self, task_name: str = "", rate_limit: Any = None, scope: str | None = None, **_: Any) -> Any:
-        """Change a task type's limit. scope: worker or cluster; unset: as it was."""
+    def rate_limit(
+        self, task_name: str = "", rate_limit: Any = None, scope: str | None = None, by: str = "", **_: Any
+    ) -> Any:
+        """Change a task type's limit; "declared" is what the code says. scope: worker or cluster; unset: as declared. by: who asks."""
         try:
-            self._loop.set_rate_limit(task_name, rate_limit, scope)
+            self._loop.set_rate_limit(task_name, rate_limit, scope, by)
         except KeyError:
             return {"error": "unknown task"}
         except ValueError as error:
             return {"error": f"Invalid rate limit string: {error!r}"}
+        if by:
+            self._beat()
         return {"ok": "new rate limit set successfully" if rate_limit else "rate limit disabled successfully"}
 
     def time_limit(self, task_name: str = "", hard: float | None = None, soft: float | None = None, **_: Any) -> Any:
@@ -199,7 +203,8 @@ class Remote:
             return {"incarnation": self._incarnation} if incarnation not in {"", self._incarnation} else None
         if revoked:
             self._loop.intake.hear_revoked(_listed(list(revoked)))
-        return {"revoked": list(self._loop.intake.revoked), "clock": self._clock.forward()}
+        rates = {task: list(rate) for task, rate in self._loop.intake.set_rates().items() if rate.by}
+        return {"revoked": list(self._loop.intake.revoked), "clock": self._clock.forward(), "rates": rates}
 
     def election(self, **_: Any) -> Any:
         """Nothing: our workers elect nobody."""
