@@ -1,5 +1,6 @@
 """Pools: who runs bodies, how many at once, and what can still be taken back."""
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -83,8 +84,8 @@ def test_solo_tells_another_thread_what_runs_and_since_when(bench: Bench) -> Non
 
     def look() -> None:
         wait_until(pool.running)
-        [(running, since)] = pool.running()
-        seen.append((running is job, 0 <= time.monotonic() - since < 5, pool.waiting()))
+        [(running, since, pid)] = pool.running()
+        seen.append((running is job, 0 <= time.monotonic() - since < 5, pid == os.getpid(), pool.waiting()))
         gate.set()
 
     looking = threading.Thread(target=look)
@@ -92,7 +93,7 @@ def test_solo_tells_another_thread_what_runs_and_since_when(bench: Bench) -> Non
     pool.run(0.0001)
     looking.join()
 
-    assert seen == [(True, True, 1)]
+    assert seen == [(True, True, True, 1)]
     assert pool.running() == []
 
 

@@ -155,6 +155,8 @@ class Task:
         try:
             try:
                 value = self(*args, **kwargs) if self._overrides_call else self.run(*args, **kwargs)
+                if inspect.iscoroutine(value):
+                    value = _awaited(value)
             except self.autoretry_for as error:
                 if not isinstance(error, (Retry, Ignore, Reject)):
                     self.autoretry(error)
@@ -327,6 +329,8 @@ class Task:
         hooks = ("before_start", "on_success", "on_retry", "on_failure", "after_return")
         cls._hooked = frozenset(hook for hook in hooks if getattr(cls, hook) is not getattr(Task, hook))
         cls._overrides_call = cls.__call__ is not Task.__call__
+        body = cls.__call__ if cls._overrides_call else getattr(cls, "run", None)
+        cls._is_async = inspect.iscoroutinefunction(body)
         keys = {RATE_KEY: cls.rate_limit_key, CONCURRENCY_KEY: cls.concurrency_key}
         cls._keys = {header: spec for header, spec in keys.items() if spec is not None}
         if (cls.typing or cls._keys) and hasattr(cls, "run"):
@@ -345,6 +349,8 @@ class Task:
     #: Header -> what it is worked out from, for each call, by the client.
     _keys: ClassVar[Mapping[str, KeySpec]] = {}
     _key_signature: ClassVar[inspect.Signature | None] = None
+    #: Whether calling it gives a coroutine, and runs nothing yet.
+    _is_async: ClassVar[bool] = False
 
     def get_logger(self, **_: Any) -> logging.Logger:
         """A logger named after the task (the guide's way)."""
@@ -376,6 +382,20 @@ def task_class(
             "__wrapped__": staticmethod(function), "__qualname__": getattr(function, "__qualname__", function.__name__), **options,
         },
     )  # fmt: skip
+
+
+def _awaited(coroutine: Any) -> Any:
+    """What a coroutine returns, when there is nobody to await it: in a loop of its own, beside one that runs here."""
+    import asyncio  # only for who has coroutines: a client is light
+    from concurrent.futures import ThreadPoolExecutor
+    from contextvars import copy_context
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(copy_context().run, asyncio.run, coroutine).result()
 
 
 def moment(value: Any, now: datetime) -> datetime | None:

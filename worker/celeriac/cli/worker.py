@@ -17,7 +17,7 @@ from celeriac.telemetry.logs import set_up
     help="Node name; %h is the host, %n its short name, %d its domain. [celeriac@%h]",
 )
 @click.option("-Q", "--queues", metavar="A,B", help="Queues to consume. [the app's default queue]")
-@click.option("-P", "--pool", metavar="POOL", help="How bodies run: prefork, threads or solo.")
+@click.option("-P", "--pool", metavar="POOL", help="How bodies run: prefork, threads, asyncio or solo.")
 @click.option("-c", "--concurrency", metavar="N", help="Bodies run at once; auto: the CPUs this worker may use.")
 @click.option("-l", "--loglevel", default="warning", show_default=True, help="debug, info, warning, error or critical.")
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")

@@ -36,6 +36,8 @@ def limits_of(asked: Any, otherwise: Limits) -> Limits:
     if not isinstance(asked, list | tuple) or len(asked) != 2:
         return otherwise
     hard, soft = _seconds(asked[0]), _seconds(asked[1])
+    if hard is None and soft is None:
+        return otherwise
     return Limits(otherwise.hard if hard is None else hard, otherwise.soft if soft is None else soft)
 
 
@@ -53,7 +55,7 @@ def next_step(limits: Limits, *, ran_s: float, told: bool) -> Step:
 def _seconds(value: Any) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:  # nan is not, either
         return None
-    return float(value)
+    return value
 
 
 __all__ = ["HARD", "NOTHING", "SOFT", "UNASKED", "UNLIMITED", "Limits", "Step", "limits_of", "next_step"]

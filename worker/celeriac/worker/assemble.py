@@ -22,6 +22,7 @@ from celeriac.policy.throttle import throttle_of
 from celeriac.telemetry.endpoint import Endpoint
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Totals
+from celeriac.worker.aio import AsyncioPool
 from celeriac.worker.executor import Executor
 from celeriac.worker.heartbeat import Heart
 from celeriac.worker.inspection import Inspection
@@ -35,7 +36,6 @@ from celeriac.worker.wake import Wake
 log = logging.getLogger("celeriac.worker")
 
 #: Pools that need what is not there yet, and what to use instead.
-_POOLS_TO_COME = {"asyncio": "threads"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,10 +93,6 @@ def run_worker(app: Celeriac, options: Options) -> int:
     if not app.tasks:
         log.warning("no task is registered: is -A right, and do `imports` and `include` name the modules with tasks?")
 
-    limited = sorted(name for name, task in app.tasks.items() if task.time_limit or task.soft_time_limit)
-    if limited:
-        log.warning("time limits are not enforced by the %s pool yet; set on: %s", pool_name, ", ".join(limited))
-
     _check_coordination(app, address)
     if options.statedb is not None:
         log.warning(_NO_STATEDB, options.statedb)
@@ -127,8 +123,16 @@ def run_worker(app: Celeriac, options: Options) -> int:
         enabled=conf.worker_send_task_events if options.events is None else options.events,
     )
     wake = Wake()
-    executor = Executor(app, hostname=hostname, accept=accept, encode=backend.encode if backend.keeps_results else None)
+    kept = backend.keeps_results
+    executor = Executor(
+        app,
+        hostname=hostname,
+        accept=accept,
+        encode=backend.encode if kept else None,
+        store=backend.store if kept else None,
+    )
     pool = pool or _pool(pool_name, executor, slots, wake)
+    _say_how_limits_hold(app, pool)
     loop = Loop(
         app=app, consumer=consumer, backend=backend, pool=pool, totals=totals, events=events, hostname=hostname, queues=queues,
         grace_s=conf.worker_shutdown_grace_s, wake=wake,
@@ -203,7 +207,7 @@ def _end(
     if os.getpid() in pool.pids():
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
     signals.worker_shutdown.send(sender=hostname)
-    left = len(pool.running())
+    left = len(pool.running()) + pool.lost
     pool.stop()
     log.info("%s ended%s", hostname, f"; {left} bodies were cut off" if left else "")
     if left:  # threads cannot be ended: leave without waiting for them
@@ -246,13 +250,32 @@ def _pool(name: str, executor: Executor, slots: int, wake: Wake) -> Pool:
         return SoloPool(executor)
     if name == "threads":
         return ThreadPool(executor, slots, wake.done)
+    if name == "asyncio":
+        return AsyncioPool(executor, slots, wake.done)
     if name in {"gevent", "eventlet"}:
         raise NotSupported(
             f"-P {name} is not supported: write `async def` tasks for the asyncio pool, or use -P threads"
         )
-    if name in _POOLS_TO_COME:
-        raise NotSupported(f"-P {name} is not there yet; use -P {_POOLS_TO_COME[name]}")
-    raise ImproperlyConfigured(f"pool {name!r} does not exist; choose prefork, threads or solo")
+    raise ImproperlyConfigured(f"pool {name!r} does not exist; choose prefork, threads, asyncio or solo")
+
+
+#: What becomes of a time limit where bodies share the worker's process.
+_LIMITS = {
+    "solo": "a body is interrupted at its limits, but not inside C code that holds the interpreter",
+    "threads": "an exception is raised in the body's thread, which sees it when a call it waits in, such as a sleep or a read, returns",
+    "asyncio": "an exception is raised where a coroutine awaits; a plain function's thread sees it when a call it waits in returns",
+}
+
+
+def _say_how_limits_hold(app: Celeriac, pool: Pool) -> None:
+    limits = (app.conf.task_time_limit, app.conf.task_soft_time_limit)
+    limited = sorted(name for name, task in app.tasks.items() if task.time_limit or task.soft_time_limit)
+    if pool.name in _LIMITS and (limited or any(limits)):
+        log.warning(
+            "the %s pool cannot kill: %s. A body that does not come back after its hard limit has failed all the same, and its slot is lost"
+            " until it ends; only -P prefork kills. Limits: %s",
+            pool.name, _LIMITS[pool.name], "of all tasks" if any(limits) else ", ".join(limited),
+        )  # fmt: skip
 
 
 def _check_backend(backend: ResultBackend) -> None:
@@ -330,6 +353,8 @@ def liveness(loop: Loop, keeper: Keeper, control: ControlNode | None, now: float
         return False, "the keeper thread has ended"
     if control is not None and not control.alive and loop.state != "stopping":
         return False, "the control thread has ended"
+    if loop.lost and not loop.slots:
+        return False, f"no slot is left: {loop.lost} bodies did not come back after their hard time limit"
     turned_s = now - loop.turned_at
     if turned_s > STUCK_S and not loop.running():
         return False, f"the loop has not turned for {turned_s:.0f} s"

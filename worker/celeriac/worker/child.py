@@ -54,8 +54,9 @@ class Child:
             hostname=self.hostname,
             accept=self.accept,
             encode=backend.encode if backend.keeps_results else None,
+            store=backend.store if backend.keeps_results else None,
         )
-        soft = _SoftLimit(place)
+        soft = _SoftLimit(place, executor)
         signal.signal(signal.SIGUSR1, soft.heard)
         copy = _Copy()
         os.register_at_fork(after_in_child=copy.made)
@@ -112,14 +113,15 @@ class _Copy:
 class _SoftLimit:
     """Raises SoftTimeLimitExceeded in the body whose limit is over, and in no other. body: the job that runs, 0 between two."""
 
-    def __init__(self, place: Place) -> None:
-        self._place = place
+    def __init__(self, place: Place, executor: Executor) -> None:
+        self._place, self._executor = place, executor
         self.body = 0
 
     def heard(self, signum: int, frame: FrameType | None) -> None:
         if self.body and self._place.soft == self.body:
             self._place.soft = 0
-            raise SoftTimeLimitExceeded
+            if not self._executor.tell_coroutine(SoftTimeLimitExceeded):
+                raise SoftTimeLimitExceeded
 
 
 def _executed(executor: Executor, job: Job) -> Done:

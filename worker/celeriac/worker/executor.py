@@ -3,11 +3,16 @@
 Knows no broker, no store and no metrics; `encode` is given, so that a result that cannot be written is the task's failure.
 """
 
+import asyncio
 import logging
+import os
+import threading
 import time
 import traceback as tracebacks
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from contextvars import copy_context
 from datetime import UTC, datetime
+from types import CoroutineType, FrameType
 from typing import Any, NamedTuple
 
 from celeriac import signals, states
@@ -16,12 +21,24 @@ from celeriac.app.context import Request, current
 from celeriac.app.task import Task, moment
 from celeriac.broker.codec import decode, encode
 from celeriac.broker.consumer import Delivery, payload
-from celeriac.exceptions import ContentDisallowed, DecodeError, EncodeError, Ignore, NotSupported, Reject, Retry
-from celeriac.policy.outcome import Failed, Ignored, Outcome, Rejected, RetryAsked, Succeeded, Unreadable
-from celeriac.policy.settlement import Rules, success_meta
+from celeriac.exceptions import (
+    ContentDisallowed,
+    DecodeError,
+    EncodeError,
+    Ignore,
+    NotSupported,
+    Reject,
+    Retry,
+    SoftTimeLimitExceeded,
+    TimeLimitExceeded,
+)
+from celeriac.policy.outcome import Failed, Ignored, Outcome, Rejected, RetryAsked, Revoked, Succeeded, Unreadable
+from celeriac.policy.settlement import Rules, settle, success_meta
 from celeriac.policy.timelimit import UNLIMITED, Limits
 from celeriac.wire.message import TaskMessage, split_body
 from celeriac.wire.result import ResultMeta
+from celeriac.worker import interrupt
+from celeriac.worker.interrupt import Forks, Run, SoftInCoroutine, Steered, in_coroutines, leave_copy
 from celeriac.worker.successors import after_failure, after_success
 
 log = logging.getLogger(__name__)
@@ -39,12 +56,13 @@ class Job(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A job that has run. started_at: seconds since the epoch; run_s: seconds the body took."""
+    """A job that has run. started_at: seconds since the epoch; run_s: seconds the body took; stored: its record is written already."""
 
     job: Job
     outcome: Outcome
     started_at: float
     run_s: float
+    stored: bool = False
 
 
 class ExceptionInfo:
@@ -62,20 +80,90 @@ class ExceptionInfo:
 
 
 class Executor:
-    """Runs jobs in the calling thread."""
+    """Runs jobs in the calling thread, or, `execute_async`, in the running loop.
+
+    encode   makes a SUCCESS record's bytes. store writes a record at once, for tasks whose hooks may look for it; None: nothing is kept.
+    """
 
     def __init__(
-        self, app: Celeriac, *, hostname: str, accept: frozenset[str], encode: Callable[[ResultMeta], bytes] | None
-    ) -> None:
+        self, app: Celeriac, *, hostname: str, accept: frozenset[str], encode: Callable[[ResultMeta], bytes] | None,
+        store: Callable[[Sequence[tuple[ResultMeta, bytes | None]]], list[Exception | None]] | None = None,
+    ) -> None:  # fmt: skip
         self._app = app
         self._hostname = hostname
         self._accept = accept
         self._encode = encode
+        self._store = store
+        self._here = threading.local()
 
-    def execute(self, job: Job) -> Done:
-        """Run one job. The broad `except` here is the only one on a task's road: a task's error is an outcome."""
-        task, delivery, rules, *_ = job
+    # -- the two roads of a job: they differ in how the body is called, and in nothing else
+
+    def execute(self, job: Job, run: Run | None = None) -> Done:
+        """Run one job. run: given where it may be interrupted. The broad `except` here is the one on a task's road: its error is an outcome."""
         wall, started = time.time(), time.monotonic()
+        request = self._request(job)
+        if isinstance(request, Unreadable):
+            return Done(job, request, wall, 0.0)
+        task = job.task
+        token = current.set(request)
+        try:
+            if task._hooked or signals.task_prerun.receivers:
+                _before(task, request)
+            value, forked = None, Forks.count
+            try:
+                body = task if task._overrides_call else task.run
+                value = (
+                    body(*request.args, **request.kwargs)
+                    if run is None
+                    else run.call(body, request.args, request.kwargs)
+                )
+                if type(value) is CoroutineType:
+                    value = self._awaited(value, run)
+                outcome = self._returned(job, request, value)
+            except BaseException as error:  # noqa: BLE001 - a task's error is an outcome; exit() ends the task, not the worker
+                outcome = self._raised(job, request, error)
+            if Forks.count != forked:
+                leave_copy(0 if isinstance(outcome, Succeeded) else 1)
+            if run is not None and run.settled:
+                outcome = _too_late(job)
+            stored = _listens(task) and self._tell(job, request, outcome, value, run)
+        finally:
+            current.reset(token)
+        return Done(job, outcome, wall, time.monotonic() - started, stored)
+
+    async def execute_async(self, job: Job, run: Run) -> Done:
+        """As `execute`, for a task whose body is a coroutine function. Hooks and receivers of signals, which may block, run in a thread."""
+        wall, started = time.time(), time.monotonic()
+        request = self._request(job)
+        if isinstance(request, Unreadable):
+            return Done(job, request, wall, 0.0)
+        task = job.task
+        current.set(request)  # in the context of this asyncio task
+        if task._hooked or signals.task_prerun.receivers:
+            await asyncio.to_thread(_before, task, request)
+        value = None
+        try:
+            body = task if task._overrides_call else task.run
+            run.steered = Steered(body(*request.args, **request.kwargs))
+            if run.terminated is not None:
+                run.steered.throw(asyncio.CancelledError)
+            value = await run.steered
+            outcome = self._returned(job, request, value)
+        except BaseException as error:  # noqa: BLE001 - as above
+            outcome = self._raised(job, request, error)
+        if run.settled:
+            outcome = _too_late(job)
+        elif run.terminated is not None and isinstance(outcome, Failed):
+            outcome = Revoked("terminated", None, run.terminated)
+        stored = False
+        if _listens(task):
+            stored = await asyncio.to_thread(self._tell, job, request, outcome, value, run)
+        return Done(job, outcome, wall, time.monotonic() - started, stored)
+
+    # -- the steps
+
+    def _request(self, job: Job) -> Request | Unreadable:
+        delivery = job.delivery
         headers = delivery.headers
         try:
             body = decode(
@@ -89,61 +177,94 @@ class Executor:
             if embed.get("chord"):
                 raise NotSupported("chords are not supported yet: run this task's group on a Celery worker")
         except ContentDisallowed as error:
-            return Done(job, Unreadable(error, "content_disallowed"), wall, 0.0)
+            return Unreadable(error, "content_disallowed")
         except NotSupported as error:
-            return Done(job, Unreadable(error, "unsupported"), wall, 0.0)
+            return Unreadable(error, "unsupported")
         except (DecodeError, ValueError, TypeError) as error:
-            return Done(job, Unreadable(error, "malformed"), wall, 0.0)
+            return Unreadable(error, "malformed")
         request = Request(
-            task, headers, args=args, kwargs=kwargs, hostname=self._hostname, properties=delivery.properties, embed=embed,
+            job.task, headers, args=args, kwargs=kwargs, hostname=self._hostname, properties=delivery.properties, embed=embed,
             delivery_info={
                 "exchange": "", "routing_key": delivery.queue, "priority": delivery.properties.get("priority"), "redelivered": delivery.redelivered
             },
         )  # fmt: skip
-        request.awaits_call = task._overrides_call
-        token = current.set(request)
-        try:
-            outcome = self._run(task, request, rules, delivery.queue)
-        finally:
-            current.reset(token)
-        return Done(job, outcome, wall, time.monotonic() - started)
+        request.awaits_call = job.task._overrides_call
+        return request
 
-    def _run(self, task: Task, request: Request, rules: Rules, queue: str) -> Outcome:
-        args, kwargs = request.args, request.kwargs
-        if task._hooked:
-            _hook(task, "before_start", request.id, args, kwargs)
-        if signals.task_prerun.receivers:
-            signals.task_prerun.send(sender=task, task_id=request.id, task=task, args=args, kwargs=kwargs)
+    def _awaited(self, coroutine: Coroutine[Any, Any, Any], run: Run | None) -> Any:
+        """What a coroutine returns, in this thread's own loop, which is kept: what a body keeps in it, say a connection, is there for the next."""
+        here = self._here
+        runner = getattr(here, "runner", None)
+        if runner is None:
+            runner = here.runner = asyncio.Runner()
+        here.steered = steered = Steered(coroutine)
         try:
-            try:
-                value = task(*args, **kwargs) if task._overrides_call else task.run(*args, **kwargs)
-            except task.autoretry_for as error:
-                if isinstance(error, (Retry, Ignore, Reject)):
-                    raise
-                task.autoretry(error)
-                raise
-            if request.retry_asked is not None:
-                raise request.retry_asked
-            outcome: Outcome = self._succeeded(task, request, value, rules, queue)
-        except Retry as asked:
-            outcome = self._next_try(task, request, asked, rules)
-        except Ignore:
-            outcome = Ignored()
-        except Reject as error:
-            outcome = Rejected(str(error.reason) if error.reason is not None else "rejected by the task", error.requeue)
-        except BaseException as error:  # noqa: BLE001 - a task's error is an outcome; exit() ends the task, not the worker
-            again = request.retry_asked  # with throw=False: the retry happens all the same
-            outcome = (
-                self._failed(task, request, error) if again is None else self._next_try(task, request, again, rules)
+            if run is None:
+                return runner.run(_steer(steered), context=copy_context())
+            run.steered = steered
+            return run.call(runner.run, (_steer(steered),), {"context": copy_context()})
+        finally:
+            here.steered = None
+            if (
+                not steered.ended
+            ):  # the loop was left by something that was raised in it: no later body shall find this one there
+                self.leave_thread()
+
+    def tell_coroutine(self, kind: type[BaseException]) -> bool:
+        """Raise this inside the coroutine that runs in this thread, where it waits; whether one runs. For a signal's handler."""
+        steered = getattr(self._here, "steered", None)
+        if steered is not None:
+            steered.throw(in_coroutines(kind))
+        return steered is not None
+
+    def leave_thread(self) -> None:
+        """Close what this thread keeps for its coroutines: before it ends."""
+        runner = getattr(self._here, "runner", None)
+        if runner is not None:
+            del self._here.runner
+            runner.close()
+
+    def _returned(self, job: Job, request: Request, value: Any) -> Outcome:
+        """The outcome of a body that has returned. Raises what else it asked for, and what it cannot return."""
+        if request.retry_asked is not None:
+            raise request.retry_asked
+        rules, record = job.rules, None
+        if not rules.ignore_result and self._encode is not None:
+            meta = success_meta(
+                request._headers, states.SUCCESS, value, None, rules, job.delivery.queue, self._hostname, time.time()
             )
-        if (
-            task._hooked
-            or signals.task_postrun.receivers
-            or signals.task_failure.receivers
-            or signals.task_retry.receivers
-        ):
-            self._tell(task, request, outcome)
-        return outcome
+            record = self._encode(meta)
+        embed = request.embed
+        follow: tuple[TaskMessage, ...] = ()
+        if embed.get("callbacks") or embed.get("chain"):
+            follow = after_success(self._app, request, value)
+            _check_writable(follow)
+        return Succeeded(None, record, follow)
+
+    def _raised(self, job: Job, request: Request, error: BaseException) -> Outcome:
+        """The outcome of a body that has raised. Called where the error is handled, so that what follows from it names it."""
+        task = job.task
+        if isinstance(error, task.autoretry_for) and not isinstance(error, (Retry, Ignore, Reject)):
+            try:
+                task.autoretry(error)
+            except BaseException as instead:  # noqa: BLE001 - Retry, or what stands for it when the retries are used up
+                error = instead
+        match error:
+            case Retry():
+                return self._next_try(task, request, error, job.rules)
+            case Ignore():
+                return Ignored()
+            case Reject():
+                return Rejected(
+                    str(error.reason) if error.reason is not None else "rejected by the task", error.requeue
+                )
+            case _:
+                again = request.retry_asked  # with throw=False: the retry happens all the same
+                return (
+                    self._failed(task, request, error)
+                    if again is None
+                    else self._next_try(task, request, again, job.rules)
+                )
 
     def _next_try(self, task: Task, request: Request, asked: Retry, rules: Rules) -> Outcome:
         try:
@@ -151,43 +272,44 @@ class Executor:
         except Exception as error:  # noqa: BLE001 - a next try that cannot be written is this one's failure
             return self._failed(task, request, error)
 
-    def _succeeded(self, task: Task, request: Request, value: Any, rules: Rules, queue: str) -> Outcome:
-        record = None
-        if not rules.ignore_result and self._encode is not None:
-            record = self._encode(
-                success_meta(request._headers, states.SUCCESS, value, None, rules, queue, self._hostname, time.time())
-            )
-        embed = request.embed
-        follow: tuple[TaskMessage, ...] = ()
-        if embed.get("callbacks") or embed.get("chain"):
-            follow = after_success(self._app, request, value)
-            _check_writable(follow)
-        if signals.task_success.receivers:
-            signals.task_success.send(sender=task, result=value)
-        return Succeeded(None, record, follow)
-
     def _failed(self, task: Task, request: Request, error: BaseException) -> Outcome:
+        if isinstance(error, SoftInCoroutine):
+            error = SoftTimeLimitExceeded(*error.args).with_traceback(error.__traceback__)
         text = "".join(tracebacks.format_exception(type(error), error, _own_frames_cut(error)))
         if isinstance(error, SystemExit):
             error = RuntimeError(f"the task called exit({error.code!r})")
-        follow: tuple[TaskMessage, ...] = ()
-        if request.embed.get("errbacks"):
-            try:
-                follow = after_failure(self._app, request)
-                _check_writable(follow)
-            except Exception:
-                log.exception(
-                    "%s[%s]: its error callbacks cannot be called; it failed all the same", task.name, request.id
-                )
+        follow = self._errbacks(task, request) if request.embed.get("errbacks") else ()
         return Failed(error, text, isinstance(error, task.throws), follow)
 
-    def _tell(self, task: Task, request: Request, outcome: Outcome) -> None:
-        """Hooks and signals after the body. What they raise is logged and changes nothing."""
-        task_id, args, kwargs = request.id, request.args, request.kwargs
-        status, value, info = states.SUCCESS, None, None
+    def failed(self, job: Job, error: BaseException, traceback: str, started_at: float, run_s: float) -> Done:
+        """A job that has failed without its body's saying so: its time is over, or its process is gone. With its error callbacks."""
+        request = self._request(job)
+        if isinstance(request, Unreadable):
+            return Done(job, Failed(error, traceback), started_at, run_s)
+        follow = self._errbacks(job.task, request) if request.embed.get("errbacks") else ()
+        return Done(job, Failed(error, traceback, False, follow), started_at, run_s)
+
+    def _errbacks(self, task: Task, request: Request) -> tuple[TaskMessage, ...]:
+        try:
+            follow = after_failure(self._app, request)
+            _check_writable(follow)
+        except Exception:
+            log.exception("%s[%s]: its error callbacks cannot be called; it failed all the same", task.name, request.id)
+            return ()
+        return follow
+
+    # -- hooks and signals after the body
+
+    def _tell(self, job: Job, request: Request, outcome: Outcome, value: Any, run: Run | None) -> bool:
+        """Store, then call hooks and receivers, so that they find what they are told. Whether it is stored. What they raise changes nothing."""
+        stored = (run is None or not run.settled) and self._store_now(job, outcome)
+        task, task_id, args, kwargs = job.task, request.id, request.args, request.kwargs
+        status, info = states.SUCCESS, None
         match outcome:
             case Succeeded():
-                _hook(task, "on_success", None, task_id, args, kwargs)
+                if signals.task_success.receivers:
+                    signals.task_success.send(sender=task, result=value)
+                _hook(task, "on_success", value, task_id, args, kwargs)
             case Failed(error, text):
                 status, value, info = states.FAILURE, error, ExceptionInfo(error, text)
                 _hook(task, "on_failure", error, task_id, args, kwargs, info)
@@ -207,20 +329,74 @@ class Executor:
                 _hook(task, "on_retry", error, task_id, args, kwargs, info)
                 if signals.task_retry.receivers:
                     signals.task_retry.send(sender=task, request=request, reason=error, einfo=info)
+            case Revoked():
+                status, value = states.REVOKED, None
             case _:
-                status = states.IGNORED
+                status, value = states.IGNORED, None
         _hook(task, "after_return", status, value, task_id, args, kwargs, info)
         if signals.task_postrun.receivers:
             signals.task_postrun.send(
                 sender=task, task_id=task_id, task=task, args=args, kwargs=kwargs, retval=value, state=status
             )
+        return stored
+
+    def _store_now(self, job: Job, outcome: Outcome) -> bool:
+        """Write what settling would write a moment later; whether it is written. If not, settling tries again."""
+        if self._store is None:
+            return False
+        delivery = job.delivery
+        try:
+            settlement = settle(
+                outcome, delivery.headers, job.rules, queue=delivery.queue, hostname=self._hostname, now=time.time()
+            )
+            if settlement.store is None:
+                return False
+            [error] = self._store([(settlement.store, settlement.encoded)])
+        except Exception as failed:  # noqa: BLE001 - whatever it is, settling meets it again and says what follows
+            error = failed
+        if error is not None:
+            log.warning(
+                "%s[%s]: its hooks run before its result is stored: %s",
+                job.task.name,
+                delivery.headers.get("id"),
+                error,
+            )
+        return error is None
+
+
+def _listens(task: Task) -> bool:
+    """Whether a hook or a receiver wants to know how this task has ended."""
+    return bool(
+        task._hooked
+        or signals.task_postrun.receivers
+        or signals.task_success.receivers
+        or signals.task_failure.receivers
+        or signals.task_retry.receivers
+    )
+
+
+def _before(task: Task, request: Request) -> None:
+    """Hooks and signals before the body. What they raise is logged."""
+    _hook(task, "before_start", request.id, request.args, request.kwargs)
+    if signals.task_prerun.receivers:
+        signals.task_prerun.send(sender=task, task_id=request.id, task=task, args=request.args, kwargs=request.kwargs)
+
+
+def _too_late(job: Job) -> Failed:
+    """What hooks are told of a body that has ended after its hard limit, whatever it says itself."""
+    error = TimeLimitExceeded(job.limits.hard)
+    return Failed(error, f"{error!r}: the body came back after it was settled\n")
+
+
+async def _steer(steered: Steered) -> Any:
+    return await steered
 
 
 def _hook(task: Task, name: str, *args: Any) -> None:
     if name in task._hooked:
         try:
             getattr(task, name)(*args)
-        except (Exception, SystemExit):
+        except BaseException:  # exit() in a hook is no reason to end the worker, either
             log.exception("%s.%s raised; the task's outcome stands", task.name, name)
 
 
@@ -250,9 +426,18 @@ def _check_writable(messages: Iterable[TaskMessage]) -> None:
 def _own_frames_cut(error: BaseException) -> Any:
     """The traceback from the task's own first frame on."""
     frames = error.__traceback__
-    while frames is not None and frames.tb_frame.f_code.co_filename == __file__:
+    while frames is not None and frames.tb_frame.f_code.co_filename.startswith(_NOT_THE_TASKS):
         frames = frames.tb_next
     return frames or error.__traceback__
 
+
+def body_frames(frames: Sequence[FrameType]) -> list[FrameType]:
+    """The task's own, of frames with the outermost first: those below the last one of ours that calls bodies."""
+    ours = [place for place, frame in enumerate(frames) if frame.f_code.co_filename == interrupt.__file__]
+    return list(frames[ours[-1] + 1 :] if ours else frames)
+
+
+#: Files whose frames stand above a body's: ours, and the event loop's.
+_NOT_THE_TASKS = (__file__, interrupt.__file__, os.path.dirname(asyncio.__file__) + os.sep)
 
 __all__ = ["Done", "EncodeError", "ExceptionInfo", "Executor", "Job"]

@@ -1,7 +1,7 @@
 """The keeper: a thread that does what must be done in time even while a body holds the main thread.
 
 It renews leases, releases what is due, restores what dead workers left, settles outcomes that a long body would keep waiting, gives
-back what was claimed behind it, and ends a shutdown whose grace is over.
+back what was claimed behind it, enforces its time limits, and ends a shutdown whose grace is over.
 """
 
 import logging
@@ -60,6 +60,8 @@ class Keeper:
                     if self._loop.broker_up:
                         self._consumer.sweep()
                     sweep_at = now + SWEEP_S
+                    if self._pool.lost and not self._pool.slots and self._pool.waiting():
+                        self._loop.intake.give_back_waiting()  # nobody here would ever run them
                 if self._pool.in_caller:
                     self._relieve(now)
             except (BrokerUnavailable, BackendUnavailable) as error:
@@ -82,10 +84,11 @@ class Keeper:
 
     def _relieve(self, now: float) -> None:
         """What the main thread would do if a body did not hold it."""
+        self._pool.tend(now)
         running = self._pool.running()
-        if not running:
+        if not running and not self._pool.lost:
             return
-        held_s = now - running[0].started
+        held_s = now - running[0].started if running else LONG_S
         if self._loop.overdue(now):
             self._loop.abandon()
             log.warning("the grace is over: ending")

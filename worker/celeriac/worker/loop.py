@@ -367,6 +367,11 @@ class Loop:
         """Bodies that can run at once."""
         return self._pool.slots
 
+    @property
+    def lost(self) -> int:
+        """Slots whose body has not come back after its hard time limit."""
+        return self._pool.lost
+
     def set_queues(self, queues: Sequence[str]) -> None:
         """Consume these from now on. Raises ImproperlyConfigured for none."""
         if not queues:

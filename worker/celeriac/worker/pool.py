@@ -1,6 +1,7 @@
 """Where bodies run: in the main thread (solo), or in threads. A pool takes jobs, runs them, and hands back what was done."""
 
 import os
+import signal
 import threading
 import time
 from collections import deque
@@ -8,7 +9,10 @@ from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from celeriac.exceptions import NotSupported
+from celeriac.policy.timelimit import UNLIMITED
 from celeriac.worker.executor import Done, Executor, Job
+from celeriac.worker.interrupt import INTERRUPT, Run
+from celeriac.worker.limited import Limited
 
 NEVER = float("inf")
 
@@ -25,11 +29,16 @@ class Pool(Protocol):
     """What the loop needs of a pool. Called under the settler's lock or from the loop; `running`, `unstarted` and `waiting` from any thread."""
 
     name: str
-    slots: int
-    #: Slots whose body does not come back: threads that cannot be ended.
-    lost: int
     #: Whether bodies run in the thread that calls run().
     in_caller: bool
+
+    @property
+    def slots(self) -> int:
+        """Bodies that can run at once."""
+
+    @property
+    def lost(self) -> int:
+        """Slots whose body has not come back after its hard time limit; `slots` does not count them."""
 
     def submit(self, jobs: list[Job]) -> None:
         """Queue jobs to be run, in order."""
@@ -75,21 +84,24 @@ class Pool(Protocol):
 
 
 class SoloPool:
-    """One body at a time, in the caller's thread."""
+    """One body at a time, in the caller's thread. Another thread tends it."""
 
     name = "solo"
-    slots = 1
-    lost = 0
     in_caller = True
 
     def __init__(self, executor: Executor) -> None:
+        self.slots = 1
+        self.lost = 0
+        self._executor = executor
         self._execute = executor.execute
         self._jobs: deque[Job] = deque()
         self._done: deque[Done] = deque()
         self._current: tuple[Job, float] | None = None
+        self._limited = Limited(executor)
 
     def submit(self, jobs: list[Job]) -> None:
         self._jobs.extend(jobs)
+        self._limited.expect(jobs)
 
     def run(self, for_s: float) -> None:
         jobs, done, execute, monotonic = self._jobs, self._done, self._execute, time.monotonic
@@ -101,16 +113,30 @@ class SoloPool:
             except IndexError:
                 break
             self._current = (job, now)
-            done.append(execute(job))
+            if job.limits is UNLIMITED:
+                done.append(execute(job))
+            else:
+                self._run_limited(job, now)
             now = monotonic()
         self._current = None
+
+    def _run_limited(self, job: Job, now: float) -> None:
+        run = Run(now)
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(INTERRUPT, run.on_signal)
+        self._limited.begin(0, job, run)
+        done = self._execute(job, run)
+        if self._limited.end(0, run):
+            self._done.append(done)
+        else:
+            self.slots, self.lost = 1, 0
 
     def finished(self) -> list[Done]:
         done = self._done
         return [done.popleft() for _ in range(len(done))]
 
     def take_back(self) -> list[Job]:
-        return _emptied(self._jobs)
+        return emptied(self._jobs)
 
     def waiting(self) -> int:
         return len(self._jobs)
@@ -120,19 +146,26 @@ class SoloPool:
 
     def running(self) -> list[Running]:
         current = self._current
-        return [Running(*current, os.getpid())] if current is not None else []
+        return [Running(*current, os.getpid())] if current is not None and not self.lost else []
 
     def fileno(self) -> int | None:
         return None
 
     def tend(self, now: float) -> float:
-        return NEVER
+        if now < self._limited.look_at:
+            return self._limited.look_at
+        self._limited.enforce(now, self._jobs, self._lose)
+        return self._limited.look_at
+
+    def _lose(self, _slot: int, done: Done) -> None:
+        self.slots, self.lost = 0, 1
+        self._done.append(done)
 
     def resize(self, slots: int) -> None:
         raise NotSupported("the solo pool runs one body at a time; use threads, prefork or asyncio for more")
 
     def terminate(self, task_id: str, signum: int) -> bool:
-        raise NotSupported("the solo pool cannot end a body; only prefork can")
+        raise NotSupported("the solo pool cannot end a body; only prefork can, and asyncio cancels coroutines")
 
     def pids(self) -> list[int]:
         return [os.getpid()]
@@ -141,36 +174,50 @@ class SoloPool:
         """Nothing that can be cut off."""
 
     def stop(self) -> None:
-        """No threads of its own."""
+        self._executor.leave_thread()
 
 
 class ThreadPool:
-    """`slots` threads that run bodies; `wake` is called when one is done."""
+    """Up to `slots` threads that run bodies, started when they are needed; `wake` is called when one is done."""
 
     name = "threads"
-    lost = 0
     in_caller = False
 
     def __init__(self, executor: Executor, slots: int, wake: Callable[[], None]) -> None:
         self.slots = slots
+        self.lost = 0
+        self._executor = executor
         self._execute = executor.execute
         self._wake = wake
+        self._size = slots
         self._jobs: deque[Job] = deque()
         self._done: deque[Done] = deque()
         self._running: dict[int, tuple[Job, float]] = {}
+        self._limited = Limited(executor)
         self._ready = threading.Semaphore(0)
         self._stopped = False
-        self._threads = [
-            threading.Thread(target=self._work, args=(slot,), name=f"celeriac-task-{slot}", daemon=True)
-            for slot in range(slots)
-        ]
-        for thread in self._threads:
-            thread.start()
+        #: By slot; beyond `_size` those that end when their body does. The lock holds it, `slots` and `lost`.
+        self._threads: dict[int, threading.Thread] = {}
+        self._lost: set[int] = set()
+        self._counting = threading.Lock()
 
     def submit(self, jobs: list[Job]) -> None:
         self._jobs.extend(jobs)
+        self._limited.expect(jobs)
+        if len(self._threads) < self._size:
+            self._start_threads(len(self._running) + len(self._jobs) + self.lost)
         if jobs:
-            self._ready.release(min(len(jobs), self.slots))
+            self._ready.release(min(len(jobs), self._size))
+
+    def _start_threads(self, needed: int) -> None:
+        with self._counting:
+            for slot in range(min(self._size, needed)):
+                if slot not in self._threads:
+                    thread = threading.Thread(
+                        target=self._work, args=(slot,), name=f"celeriac-task-{slot}", daemon=True
+                    )
+                    self._threads[slot] = thread
+                    thread.start()
 
     def run(self, for_s: float) -> None:
         """The threads do."""
@@ -179,25 +226,53 @@ class ThreadPool:
         jobs, running = self._jobs, self._running
         while True:
             self._ready.acquire()
-            if self._stopped:
-                return
-            while True:
+            while (slot < self._size and not self._stopped) or not self._leaves(slot):
                 try:
                     job = jobs.popleft()
                 except IndexError:
                     break
-                running[slot] = (job, time.monotonic())
-                done = self._execute(job)
-                del running[slot]
-                self._done.append(done)
+                now = time.monotonic()
+                running[slot] = (job, now)
+                if job.limits is UNLIMITED:
+                    done = self._execute(job)
+                    del running[slot]
+                    self._done.append(done)
+                else:
+                    self._run_limited(slot, job, now)
                 self._wake()
+            else:
+                self._ready.release()  # it was meant for a thread that stays
+                self._executor.leave_thread()
+                return
+
+    def _leaves(self, slot: int) -> bool:
+        if slot < self._size and not self._stopped:
+            return False
+        with self._counting:
+            if slot < self._size and not self._stopped:
+                return False
+            del self._threads[slot]
+        return True
+
+    def _run_limited(self, slot: int, job: Job, now: float) -> None:
+        self._wake()  # the loop may sleep longer than the limit
+        run = Run(now)
+        self._limited.begin(slot, job, run)
+        done = self._execute(job, run)
+        if self._limited.end(slot, run):
+            del self._running[slot]
+            self._done.append(done)
+        else:
+            with self._counting:
+                self._lost.discard(slot)
+                self._count()
 
     def finished(self) -> list[Done]:
         done = self._done
         return [done.popleft() for _ in range(len(done))]
 
     def take_back(self) -> list[Job]:
-        return _emptied(self._jobs)
+        return emptied(self._jobs)
 
     def waiting(self) -> int:
         return len(self._jobs)
@@ -213,13 +288,34 @@ class ThreadPool:
         return None
 
     def tend(self, now: float) -> float:
-        return NEVER
+        if now < self._limited.look_at:
+            return self._limited.look_at
+        self._limited.enforce(now, self._jobs, self._lose)
+        return self._limited.look_at
+
+    def _lose(self, slot: int, done: Done) -> None:
+        self._running.pop(slot)
+        with self._counting:
+            self._lost.add(slot)
+            self._count()
+        self._done.append(done)
+
+    def _count(self) -> None:
+        self.lost = len(self._lost)
+        self.slots = self._size - sum(slot < self._size for slot in self._lost)
 
     def resize(self, slots: int) -> None:
-        raise NotSupported("the threads pool cannot change its size yet")
+        with self._counting:
+            fewer = self._size - slots
+            self._size = slots
+            self._count()
+        if fewer > 0:
+            self._ready.release(fewer)  # so that idle ones see it
+        else:
+            self._start_threads(len(self._running) + len(self._jobs) + self.lost)
 
     def terminate(self, task_id: str, signum: int) -> bool:
-        raise NotSupported("the threads pool cannot end a body; only prefork can")
+        raise NotSupported("the threads pool cannot end a body; only prefork can, and asyncio cancels coroutines")
 
     def pids(self) -> list[int]:
         return [os.getpid()]
@@ -229,10 +325,11 @@ class ThreadPool:
 
     def stop(self) -> None:
         self._stopped = True
-        self._ready.release(self.slots)
+        self._ready.release(len(self._threads) + 1)
 
 
-def _emptied(jobs: deque[Job]) -> list[Job]:
+def emptied(jobs: deque[Job]) -> list[Job]:
+    """All of them, in order; another thread may take some at the same time."""
     taken = []
     while True:
         try:

@@ -136,7 +136,7 @@ class Settler:
         now = time.time()
         kept = [(done, self._settle(done, now)) for done in batch]
         # 1. store
-        refused = self._store([pair for pair in kept if pair[1].store is not None])
+        refused = self._store([pair for pair in kept if pair[1].store is not None and not pair[0].stored])
         if refused:
             out = {id(done) for done in refused}
             kept = [pair for pair in kept if id(pair[0]) not in out]
