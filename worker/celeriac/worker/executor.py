@@ -126,7 +126,15 @@ class Executor:
                 leave_copy(0 if isinstance(outcome, Succeeded) else 1)
             if run is not None and run.settled:
                 outcome = _too_late(job)
-            stored = _listens(task) and self._tell(job, request, outcome, value, run)
+            stored = False
+            if (
+                task._hooked
+                or signals.task_postrun.receivers
+                or signals.task_success.receivers
+                or signals.task_failure.receivers
+                or signals.task_retry.receivers
+            ):
+                stored = self._tell(job, request, outcome, value, run)
         finally:
             current.reset(token)
         return Done(job, outcome, wall, time.monotonic() - started, stored)
@@ -155,9 +163,7 @@ class Executor:
             outcome = _too_late(job)
         elif run.terminated is not None and isinstance(outcome, Failed):
             outcome = Revoked("terminated", None, run.terminated)
-        stored = False
-        if _listens(task):
-            stored = await asyncio.to_thread(self._tell, job, request, outcome, value, run)
+        stored = await asyncio.to_thread(self._tell, job, request, outcome, value, run) if _listens(task) else False
         return Done(job, outcome, wall, time.monotonic() - started, stored)
 
     # -- the steps

@@ -101,7 +101,10 @@ class SoloPool:
 
     def submit(self, jobs: list[Job]) -> None:
         self._jobs.extend(jobs)
-        self._limited.expect(jobs)
+        for job in jobs:
+            if job.limits is not UNLIMITED:
+                self._limited.expect(jobs)
+                break
 
     def run(self, for_s: float) -> None:
         jobs, done, execute, monotonic = self._jobs, self._done, self._execute, time.monotonic
@@ -203,7 +206,10 @@ class ThreadPool:
 
     def submit(self, jobs: list[Job]) -> None:
         self._jobs.extend(jobs)
-        self._limited.expect(jobs)
+        for job in jobs:
+            if job.limits is not UNLIMITED:
+                self._limited.expect(jobs)
+                break
         if len(self._threads) < self._size:
             self._start_threads(len(self._running) + len(self._jobs) + self.lost)
         if jobs:
