@@ -138,6 +138,11 @@ def run_worker(app: Celeriac, options: Options) -> int:
         grace_s=conf.worker_shutdown_grace_s, wake=wake,
     )  # fmt: skip
 
+    try:
+        loop.intake.keep(time.monotonic())  # nothing that was revoked before may run
+    except BackendUnavailable as error:
+        log.warning("%s; revokes of before are heard as soon as it is there", error)
+
     # 3. What goes on beside it: the keeper, remote control with heartbeats, the HTTP endpoint.
     keeper = Keeper(loop=loop, consumer=consumer, pool=pool, lease_s=conf.task_lease)
     heart = Heart(

@@ -75,7 +75,7 @@ class Places:
     def __init__(self, store: Store, lease_s: float) -> None:
         self.store = store
         self._renew_s = lease_s / 3
-        self._renewed_at = 0.0
+        self._renewed_at = float("-inf")
         self._lock = threading.Lock()
         self._held: dict[Any, Place] = {}
         #: To be released, and the store was away.

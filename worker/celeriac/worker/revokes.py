@@ -22,7 +22,7 @@ class Revokes:
         self._store = store
         self._ttl_s = ttl_s
         self._lock = threading.Lock()
-        self._looked_at = 0.0
+        self._looked_at = float("-inf")
         #: id -> seconds since the epoch until which it is revoked.
         self.ids: dict[str, float] = {}
         #: Stamp's name -> its revoked values.
