@@ -214,14 +214,17 @@ RELEASE = """
 local t = redis.call('TIME')
 local now = t[1] + t[2] / 1000000
 local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, ARGV[1])
+local lists = {}
 for i = 1, #due do
   local first = string.find(due[i], ' ', 1, true)
   local space = string.find(due[i], ' ', first + 1, true)
-  local step, key = string.sub(due[i], 1, first - 1), KEYS[2]
-  for s = 2, #ARGV do if ARGV[s] == step then key = KEYS[s] end end
-  redis.call('LPUSH', key, string.sub(due[i], space + 1))
-  redis.call('ZREM', KEYS[1], due[i])
+  local step, key = string.sub(due[i], 1, first - 1), 2
+  for s = 2, #ARGV do if ARGV[s] == step then key = s end end
+  lists[key] = lists[key] or {}
+  table.insert(lists[key], string.sub(due[i], space + 1))
 end
+for key, envelopes in pairs(lists) do redis.call('LPUSH', KEYS[key], unpack(envelopes)) end
+if #due > 0 then redis.call('ZREMRANGEBYRANK', KEYS[1], 0, #due - 1) end  -- they are the first ones: one by one would take ten times as long
 local next = redis.call('ZRANGE', KEYS[1], 0, 0, 'WITHSCORES')
 return {#due, next[2] and tostring(next[2] - now) or ''}
 """
@@ -314,7 +317,7 @@ class RedisQueues:
         """What stands before a worker's id in the name of the channel on which it is rung."""
         return f"{self.prefix}celeriac.bell{SEP}"
 
-    def release_due(self, queue: str, most: int = 1000) -> tuple[int, float | None]:
+    def release_due(self, queue: str, most: int = 500) -> tuple[int, float | None]:
         """(messages moved to their lists, seconds until the next is due or None)."""
         keys = [self.delayed_key(queue), *self.list_keys(queue)]
         moved, next_s = self.release_script(keys=keys, args=[most, *self.steps])
