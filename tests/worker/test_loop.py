@@ -592,6 +592,19 @@ def test_a_limit_may_be_changed_while_messages_wait_for_it() -> None:
         assert loop.intake.limits() == {}
 
 
+def test_a_limit_that_was_set_is_lifted_to_what_the_code_declares() -> None:
+    worker = Worker(keeps_waiting=False)
+    worker.app.task(lambda: None, name="slow", rate_limit="100/s")
+
+    with worker.running() as loop:
+        loop.set_rate_limit("slow", 7, "worker", "shop/pool")
+        assert loop.intake.limits()["slow"].per_s == 7
+        assert loop.intake.set_rates()["slow"].by == "shop/pool"
+        loop.set_rate_limit("slow", "declared")
+        assert loop.intake.limits()["slow"].per_s == 100
+        assert loop.intake.set_rates() == {}
+
+
 def test_all_limits_may_be_switched_off() -> None:
     worker = Worker(worker_disable_rate_limits=True)
     worker.app.task(lambda: worker.ran.append("slow"), name="slow", rate_limit="1/h")
