@@ -7,16 +7,20 @@ import click
 
 
 class Commands(click.Group):
-    """The commands; `up` is imported when it is asked for, since only a laptop needs what it needs."""
+    """The commands; `up` and `simulate` are imported when they are asked for: only a laptop needs what they need."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted([*super().list_commands(ctx), "up"])
+        return sorted([*super().list_commands(ctx), "simulate", "up"])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name == "up":
             from celeriac_operator.local.command import up
 
             return up
+        if cmd_name == "simulate":
+            from celeriac_operator.simulate.command import simulate
+
+            return simulate
         return super().get_command(ctx, cmd_name)
 
 

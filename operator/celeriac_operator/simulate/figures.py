@@ -85,9 +85,16 @@ def run_all(
         yield from pool.map(run, *zip(*jobs, strict=True), chunksize=max(1, len(settings) // (2 * processes)))
 
 
-def grid(scenario: Scenario) -> list[KedaSettings]:
+def grid(scenario: Scenario, *, ready_only: bool = False) -> list[KedaSettings]:
+    """Every setting of KEDA that ours is compared with."""
     return [
-        KedaSettings(value=value, min_replicas=least, max_replicas=scenario.spec.max_replicas, down_window_s=window_s)
+        KedaSettings(
+            value=value,
+            min_replicas=least,
+            max_replicas=scenario.spec.max_replicas,
+            down_window_s=window_s,
+            ready_only=ready_only,
+        )
         for window_s in GRID_WINDOWS_S
         for least in GRID_MINIMUMS
         for value in GRID_VALUES

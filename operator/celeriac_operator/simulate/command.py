@@ -1,0 +1,242 @@
+"""`celeriac-operator simulate`: what a load would cost under our operator, and under KEDA."""
+
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+from celeriac_operator import clock
+from celeriac_operator.errors import OperatorError, SetupError
+from celeriac_operator.local.manifest import read_manifest
+from celeriac_operator.resources.spec import WorkerPoolSpec, seconds_of
+from celeriac_operator.simulate import plot
+from celeriac_operator.simulate.figures import Figures, grid, run, run_all
+from celeriac_operator.simulate.keda import KedaSettings
+from celeriac_operator.simulate.recorded import Record, query_prometheus, read_csv
+from celeriac_operator.simulate.report import Row, as_json, best, rows, table
+from celeriac_operator.simulate.scenario import Pods, Scenario, built_in, pool_spec, read_scenario
+
+#: The values of KEDA that are shown beside ours without --grid: its defaults for Redis and RabbitMQ, and a large one.
+_USUAL_VALUES = (5, 20, 100)
+
+#: What --scenario all stands for.
+_ALL = ("a", "b", "c", "d", "e")
+
+
+def _checked_seeds(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[int, ...]:
+    first, dash, last = value.partition("-")
+    try:
+        seeds = tuple(range(int(first), int(last or first) + 1)) if dash else tuple(map(int, value.split(",")))
+    except ValueError:
+        seeds = ()
+    if not seeds:
+        raise click.BadParameter(f"{value!r} is neither a number, nor a list such as 1,2,5, nor a range such as 1-5")
+    return seeds
+
+
+def _checked_seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
+    try:
+        return None if value is None else seconds_of(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+
+
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.option("--scenario", "names", multiple=True, metavar="NAME", help="A built-in one: A to E, all, daily, ...")
+@click.option("--describe", type=_FILE, help="A scenario in a YAML file.")
+@click.option(
+    "--csv", "csv_file", type=_FILE, help="A recorded load: rows of at,seconds or of at,count; queue optional."
+)
+@click.option("--prometheus", metavar="URL", help="A Prometheus that has recorded a load; needs --query.")
+@click.option("--query", help="PromQL for arrivals a second, with a label queue where there are several.")
+@click.option("--since", default="24h", show_default=True, callback=_checked_seconds, help="How far back to query.")
+@click.option("--step", default="60s", show_default=True, callback=_checked_seconds, help="Resolution of the query.")
+@click.option("--service-time", callback=_checked_seconds, help="Mean run time of tasks, where the record has none.")
+@click.option("--pool", type=_FILE, help="A manifest with the WorkerPool to simulate, as `up` reads it.")
+@click.option("--objective", type=click.IntRange(1), help="spec.objective.seconds.")
+@click.option("--max", "most", type=click.IntRange(1), help="spec.maxReplicas.")
+@click.option("--min", "least", type=click.IntRange(0), help="spec.minReplicas.")
+@click.option("--slots", type=click.IntRange(1), help="Slots of a pod.")
+@click.option("--cold-start", callback=_checked_seconds, help="From the order for a pod to its first heartbeat.")
+@click.option("--grace", callback=_checked_seconds, help="terminationGracePeriodSeconds, which KEDA's victims have.")
+@click.option("--seeds", default="1", show_default=True, callback=_checked_seeds, help="Draws of chance, such as 1-5.")
+@click.option("--keda", "values", multiple=True, type=float, help="KEDA's target values.  [default: 5, 20 and 100]")
+@click.option("--keda-metric", type=click.Choice(["messages", "ready"]), default="messages", show_default=True,
+              help="What KEDA counts: all messages, or (Redis lists, AMQP) those that wait.")  # fmt: skip
+@click.option("--grid", "whole_grid", is_flag=True, help="All values from 1 to 1000, min 0 and 1, window 60 and 300 s.")
+@click.option("--jobs", type=click.IntRange(1), default=os.cpu_count() or 1, show_default=True, help="Processes.")
+@click.option("--json", "as_text", flag_value=False, default=True, help="Print JSON.")
+@click.option("--plot", "plot_file", type=click.Path(dir_okay=False, path_type=Path), help="Write a PNG.")
+def simulate(
+    *,
+    names: tuple[str, ...],
+    describe: Path | None,
+    csv_file: Path | None,
+    prometheus: str | None,
+    query: str | None,
+    since: float,
+    step: float,
+    service_time: float | None,
+    pool: Path | None,
+    objective: int | None,
+    most: int | None,
+    least: int | None,
+    slots: int | None,
+    cold_start: float | None,
+    grace: float | None,
+    seeds: tuple[int, ...],
+    values: tuple[float, ...],
+    keda_metric: str,
+    whole_grid: bool,
+    jobs: int,
+    as_text: bool,
+    plot_file: Path | None,
+) -> None:
+    """Replay a load through this operator's decisions and through KEDA's and the HPA's, and compare.
+
+    Prints for each: the 95th percentile of waits, the part of tasks that waited for longer than the objective,
+    pod-hours, tasks killed by scale-in, and writes of /scale.
+    """
+    sources = [bool(names), describe is not None, csv_file is not None, prometheus is not None]
+    if sum(sources) != 1:
+        raise click.UsageError("give one of --scenario, --describe, --csv and --prometheus")
+    if (prometheus is None) != (query is None):
+        raise click.UsageError("--prometheus and --query need each other")
+    try:
+        if plot_file is not None:
+            plot.require_matplotlib()
+        if names:
+            scenarios = [read_scenario(path) for path in _named(names)]
+        elif describe is not None:
+            scenarios = [read_scenario(describe)]
+        elif csv_file is not None:
+            scenarios = [_recorded(csv_file.stem, read_csv(csv_file, service_time))]
+        else:
+            record = query_prometheus(
+                prometheus or "", query or "", end_at=clock.now(), since_s=since, step_s=step, service_s=service_time
+            )
+            scenarios = [_recorded("prometheus", record)]
+        scenarios = [
+            _adapted(
+                scenario,
+                pool=None if pool is None else _pool_of(pool),
+                objective_s=objective,
+                most=most,
+                least=least,
+                pods=_pods(scenario.pods, slots, cold_start, grace),
+            )
+            for scenario in scenarios
+        ]
+    except OperatorError as error:
+        raise click.ClickException(str(error)) from error
+
+    documents, panels = [], []
+    for scenario in scenarios:
+        settings = _settings(scenario, values, whole_grid=whole_grid, ready_only=keda_metric == "ready")
+        began = time.monotonic()
+        figures = list(run_all(scenario, [None, *settings], seeds, processes=jobs))
+        took_s = time.monotonic() - began
+        found = rows(figures)
+        documents.append(as_json(scenario, found, figures))
+        if as_text:
+            click.echo("\n".join([*table(scenario, found), f"  {len(figures)} runs in {took_s:.0f} s", ""]))
+        if plot_file is not None:
+            panels.append((scenario, _drawn(scenario, found, seeds[0]), found))
+    if not as_text:
+        click.echo(json.dumps(documents, indent=2))
+    if plot_file is not None:
+        plot.draw(plot_file, panels)
+        click.echo(f"{plot_file} is written", err=True)
+
+
+def _named(names: Sequence[str]) -> list[Path]:
+    known = built_in()
+    wanted = [name for given in names for name in (_ALL if given.lower() == "all" else (given.lower(),))]
+    for name in wanted:
+        if name not in known:
+            raise SetupError(f"there is no scenario {name}; there are {', '.join(known)}, and all for A to E")
+    return [known[name] for name in wanted]
+
+
+def _pool_of(manifest: Path) -> WorkerPoolSpec:
+    pools = read_manifest(manifest).pools
+    if len(pools) > 1:
+        raise SetupError(f"{manifest} holds {len(pools)} WorkerPools; --pool needs a file with one")
+    return WorkerPoolSpec.parse(pools[0].spec)
+
+
+def _recorded(name: str, record: Record) -> Scenario:
+    return Scenario(
+        name=name,
+        title="recorded load",
+        spec=pool_spec({}, [load.name for load in record.loads]),
+        loads=record.loads,
+        duration_s=record.duration_s,
+        pods=Pods(),
+    )
+
+
+def _adapted(
+    scenario: Scenario,
+    *,
+    pool: WorkerPoolSpec | None,
+    objective_s: int | None,
+    most: int | None,
+    least: int | None,
+    pods: Pods,
+) -> Scenario:
+    """The scenario with what was said on the command line. A pool must consume all of the scenario's queues."""
+    spec = scenario.spec
+    if pool is not None:
+        known = {queue.name: queue for queue in pool.queues}
+        missing = [queue.name for queue in spec.queues if queue.name not in known]
+        if missing:
+            raise SetupError(f"the pool consumes {', '.join(known)}, but the load is on {', '.join(missing)}")
+        spec = replace(pool, queues=tuple(known[queue.name] for queue in spec.queues))
+    if objective_s is not None:
+        spec = replace(spec, objective=replace(spec.objective, seconds=objective_s))
+    if most is not None:
+        spec = replace(spec, max_replicas=most)
+    if least is not None:
+        spec = replace(spec, min_replicas=least)
+    if spec.min_replicas > spec.max_replicas:
+        raise SetupError(f"minReplicas is {spec.min_replicas}, above maxReplicas {spec.max_replicas}")
+    return replace(scenario, spec=spec, pods=pods)
+
+
+def _pods(pods: Pods, slots: int | None, cold_start_s: float | None, grace_s: float | None) -> Pods:
+    return Pods(
+        slots=pods.slots if slots is None else slots,
+        cold_start_s=pods.cold_start_s if cold_start_s is None else cold_start_s,
+        grace_s=pods.grace_s if grace_s is None else grace_s,
+    )
+
+
+def _settings(scenario: Scenario, values: Sequence[float], *, whole_grid: bool, ready_only: bool) -> list[KedaSettings]:
+    if whole_grid:
+        return grid(scenario, ready_only=ready_only)
+    return [
+        KedaSettings(
+            value=value,
+            min_replicas=scenario.spec.min_replicas,
+            max_replicas=scenario.spec.max_replicas,
+            ready_only=ready_only,
+        )
+        for value in values or _USUAL_VALUES
+    ]
+
+
+def _drawn(scenario: Scenario, found: Sequence[Row], seed: int) -> list[Figures]:
+    """Ours, and the KEDA setting that is nearest to it, once more with samples."""
+    shown = best(found)
+    return [
+        run(scenario, None, seed, samples=plot.SAMPLES),
+        *([] if shown is None else [run(scenario, shown.keda, seed, samples=plot.SAMPLES)]),
+    ]
