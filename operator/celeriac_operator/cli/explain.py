@@ -5,8 +5,11 @@ from typing import Any
 
 import click
 
+from celeriac_operator import clock
 from celeriac_operator.cli.root import cli, kubeconfig_options
 from celeriac_operator.errors import NotFound, OperatorError
+from celeriac_operator.resources.spec import SpecError, WorkerPoolSpec
+from celeriac_operator.scaling.whatif import GUARDS, alternatives
 
 
 @cli.command()
@@ -14,7 +17,7 @@ from celeriac_operator.errors import NotFound, OperatorError
 @kubeconfig_options
 @click.option("--json", "as_json", is_flag=True, help="Print the whole status as JSON.")
 def explain(*, pool: str, kubeconfig: str | None, context: str | None, as_json: bool) -> None:
-    """Say in words why a WorkerPool has the replicas it has, from its status."""
+    """Say in words why a WorkerPool has the replicas it has, and what would change that; from its status."""
     from celeriac_operator.cluster.client import KubeClient, load_configuration
 
     namespace, slash, name = pool.partition("/")
@@ -30,8 +33,26 @@ def explain(*, pool: str, kubeconfig: str | None, context: str | None, as_json: 
     if as_json:
         click.echo(json.dumps(found.get("status") or {}, indent=2))
         return
-    for line in words(pool, found):
+    for line in (*words(pool, found), *_change(found)):
         click.echo(line)
+
+
+def _change(found: dict[str, Any]) -> list[str]:
+    """What would change the number of replicas, as lines of text."""
+    status = found.get("status") or {}
+    limited_by = (status.get("decision") or {}).get("limitedBy")
+    if not limited_by:
+        return []
+    lines = ["what would change it:", f"  limited by {limited_by}: {GUARDS.get(limited_by, 'see the conditions')}"]
+    try:
+        told = alternatives(WorkerPoolSpec.parse(found.get("spec") or {}), status, clock.now())
+    except (SpecError, ValueError) as error:
+        return [*lines, f"  more cannot be told: {error}"]
+    if not told:
+        return lines
+    usual, *others = told
+    lines.append(f"  demand alone asks for {usual.replicas} now, computed from the figures above; it would ask for")
+    return [*lines, *(f"    {one.replicas} with {one.change}" for one in others)]
 
 
 def words(pool: str, found: dict[str, Any]) -> list[str]:

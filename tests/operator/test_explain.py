@@ -1,0 +1,91 @@
+"""What would change a decision: the demand of a status, computed again."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import celeriac_operator
+from celeriac_operator.cli.explain import _change
+from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.scaling.whatif import GUARDS, alternatives
+
+NOW = 1_000_000.0
+
+
+def spec(**more: Any) -> WorkerPoolSpec:
+    return WorkerPoolSpec.parse(
+        {"targetRef": {"name": "mail"}, "queues": [{"name": "mail"}], "maxReplicas": 100, **more}
+    )
+
+
+def status(**row: Any) -> dict[str, Any]:
+    queue = {
+        "name": "mail",
+        "ready": 0,
+        "reserved": 0,
+        "running": 0,
+        "delayed": 0,
+        "throttled": 0,
+        "arrivalRate": "0",
+        "serviceSeconds": "0.5",
+        **row,
+    }
+    return {
+        "replicas": 7, "readyReplicas": 7, "idleReplicas": 2, "queues": [queue],
+        "learned": {"slotsPerPod": "4", "coldStartSeconds": "20", "queues": [{"name": "mail", "serviceSeconds": "0.5", "limitedTasks": []}]},
+        "decision": {"summary": "7", "limitedBy": "none"},
+    }  # fmt: skip
+
+
+def test_steady_work_is_the_sum_of_the_specification() -> None:
+    """40/s of 0.5 s tasks on pods of 4 slots: 20 busy slots and a square root, 7 pods (research/operator.md 2.5)."""
+    found = {one.change: one.replicas for one in alternatives(spec(), status(arrivalRate="40", running=20), NOW)}
+    assert found["as it is"] == 7
+    assert found['headroom "0" instead of "1"'] == 5
+    assert found["8 slots a pod instead of 4"] == 4
+
+
+def test_a_backlog_needs_more_in_half_the_time() -> None:
+    first, *others = alternatives(spec(), status(ready=20_000), NOW)
+    found = {one.change: one.replicas for one in others}
+    assert found["objective.seconds 30 instead of 60"] > first.replicas > found["objective.seconds 120 instead of 60"]
+
+
+def test_what_changes_nothing_is_not_told() -> None:
+    assert [one.change for one in alternatives(spec(headroom="0.0"), status(), NOW)] == ["as it is"]
+
+
+def test_a_rate_limit_in_the_way_is_told() -> None:
+    limited = {
+        **status(ready=100, throttled=20_000, arrivalRate="100"),
+        "rateLimits": [{"task": "t", "queue": "mail", "perSecond": "10", "scope": "cluster", "throttled": 20_000}],
+    }
+    limited["learned"]["queues"][0]["limitedTasks"] = [{"task": "t", "share": "1.00", "serviceSeconds": "0.5"}]
+    first, *others = alternatives(spec(), limited, NOW)
+    without = next(one.replicas for one in others if one.change.startswith("without rate limits"))
+    assert without > 5 * first.replicas
+
+
+@pytest.mark.parametrize("nothing", [{}, {"queues": []}])
+def test_a_status_that_tells_nothing_changes_nothing(nothing: dict[str, Any]) -> None:
+    assert alternatives(spec(), nothing, NOW) == []
+
+
+def test_every_guard_that_may_have_the_last_word_is_explained() -> None:
+    scaling = Path(celeriac_operator.__file__).parent / "scaling"
+    told = re.search(
+        r"limited_by  the guard that had the last word: (.*?)\.\n", (scaling / "decision.py").read_text(), re.S
+    )
+    assert told
+    assert set(re.findall(r"[a-z_]+", told[1])) == set(GUARDS)
+
+
+def test_it_reads_as_lines() -> None:
+    raw = {"targetRef": {"name": "mail"}, "queues": [{"name": "mail"}]}
+    lines = _change({"spec": raw, "status": status(arrivalRate="40", running=20)})
+    assert lines[1] == "  limited by none: demand alone: nothing holds it"
+    assert '    5 with headroom "0" instead of "1"' in lines
+    assert "cannot be told" in _change({"spec": {}, "status": status()})[-1]
+    assert _change({"spec": raw}) == []
