@@ -10,7 +10,8 @@ from processes import Child, wait_until
 from celeriac.broker.depth import DepthProbe
 
 both = pytest.mark.parametrize("site", ["redis", "rabbitmq"], indirect=True)
-pools = pytest.mark.parametrize("pool", [["-P", "solo"], ["-P", "threads", "-c", "4"]], ids=["solo", "threads"])
+POOLS = {"solo": ["-P", "solo"], "threads": ["-P", "threads", "-c", "4"], "prefork": ["-P", "prefork", "-c", "4"]}
+pools = pytest.mark.parametrize("pool", list(POOLS.values()), ids=list(POOLS))
 
 
 def submit(site, count: int, seconds: float = 0.02) -> None:

@@ -27,6 +27,11 @@ from celeriac.telemetry.logs import set_up
     type=click.IntRange(0),
     help="Messages claimed ahead for each slot. [what will start within 20 ms]",
 )
+@click.option(
+    "--autoscale",
+    metavar="MAX,MIN",
+    help="Between so many slots: more while all are busy, fewer after 30 s without need.",
+)
 @click.option("--max-tasks-per-child", type=click.IntRange(1), help="Tasks after which a prefork child is replaced.")
 @click.option(
     "--max-memory-per-child",
@@ -62,6 +67,7 @@ def worker(
     log_json: bool,
     task_events: bool | None,
     prefetch_multiplier: int | None,
+    autoscale: str | None,
     max_tasks_per_child: int | None,
     max_memory_per_child: int | None,
     time_limit: float | None,
@@ -88,6 +94,7 @@ def worker(
         concurrency=slots,
         events=task_events,
         prefetch_multiplier=prefetch_multiplier,
+        autoscale=_bounds(autoscale) if autoscale else None,
         max_tasks_per_child=max_tasks_per_child,
         max_memory_per_child_kib=max_memory_per_child,
         time_limit_s=time_limit,
@@ -97,3 +104,15 @@ def worker(
         without_mingle=without_mingle,
     )
     sys.exit(run_worker(given.app(needed=True), options))
+
+
+def _bounds(text: str) -> tuple[int, int]:
+    """(most, least) of `MAX,MIN`; without MIN it is 1. Raises click.BadParameter."""
+    most, _, least = text.partition(",")
+    try:
+        found = int(most), int(least or 1)
+    except ValueError:
+        raise click.BadParameter(f"{text!r} is not MAX,MIN, for example 10,2", param_hint="--autoscale") from None
+    if not 1 <= found[1] <= found[0]:
+        raise click.BadParameter(f"{text!r}: MIN must be at least 1 and at most MAX", param_hint="--autoscale")
+    return found

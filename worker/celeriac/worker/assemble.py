@@ -23,6 +23,7 @@ from celeriac.telemetry.endpoint import Endpoint
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Totals
 from celeriac.worker.aio import AsyncioPool
+from celeriac.worker.autoscale import Autoscaler
 from celeriac.worker.executor import Executor
 from celeriac.worker.heartbeat import Heart
 from celeriac.worker.inspection import Inspection
@@ -48,6 +49,8 @@ class Options:
     concurrency: int | None = None
     events: bool | None = None
     prefetch_multiplier: int | None = None
+    #: (most, least) slots; then concurrency says nothing.
+    autoscale: tuple[int, int] | None = None
     max_tasks_per_child: int | None = None
     max_memory_per_child_kib: int | None = None
     time_limit_s: float | None = None
@@ -80,7 +83,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
             conf.pin({name: given})
     hostname = node_name(options.hostname)
     queues = list(options.queues) or [conf.task_default_queue]
-    slots = options.concurrency or conf.worker_concurrency or _cpus()
+    slots = options.autoscale[1] if options.autoscale else options.concurrency or conf.worker_concurrency or _cpus()
     if slots < 1:
         raise ImproperlyConfigured(f"worker_concurrency is {slots}: a worker needs at least one slot")
     if conf.task_lease < 1.0:
@@ -137,6 +140,8 @@ def run_worker(app: Celeriac, options: Options) -> int:
         app=app, consumer=consumer, backend=backend, pool=pool, totals=totals, events=events, hostname=hostname, queues=queues,
         grace_s=conf.worker_shutdown_grace_s, wake=wake,
     )  # fmt: skip
+    if options.autoscale is not None:
+        loop.autoscaler = Autoscaler(pool, most=options.autoscale[0], least=options.autoscale[1])
 
     try:
         loop.intake.keep(time.monotonic())  # nothing that was revoked before may run

@@ -22,6 +22,7 @@ from celeriac.policy.admission import claim_size
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Totals
 from celeriac.wire.event import TaskTotals
+from celeriac.worker.autoscale import Autoscaler
 from celeriac.worker.executor import Job
 from celeriac.worker.intake import Intake
 from celeriac.worker.limits import LocalStore, Places
@@ -66,6 +67,8 @@ class Loop:
             app=app, consumer=consumer, backend=backend, pool=pool, settler=self._settler, totals=totals, events=events,
             hostname=hostname, queues=queues, places=places,
         )  # fmt: skip
+        #: With --autoscale.
+        self.autoscaler: Autoscaler | None = None
         # Life.
         self.phase = shutdown.RUNNING
         self.started = False
@@ -105,6 +108,8 @@ class Loop:
         while self._asked:
             self._do(*self._asked.popleft())
         self._pool.tend(now)
+        if self.autoscaler is not None and self.phase == shutdown.RUNNING:
+            self.autoscaler.look(now)
         if self._pool.in_caller and self._pool.waiting():
             if self.intake.reserved() > 1:
                 self.bodies.set()  # one body alone keeps nothing waiting: the keeper need not be woken for it

@@ -9,7 +9,7 @@ from typing import Any
 
 from celeriac import states
 from celeriac.app.base import Celeriac
-from celeriac.exceptions import BackendUnavailable, CeleriacError
+from celeriac.exceptions import BackendUnavailable, CeleriacError, ImproperlyConfigured
 from celeriac.wire.control import COMMANDS
 from celeriac.wire.result import ResultMeta
 from celeriac.worker.inspection import Inspection
@@ -156,7 +156,15 @@ class Remote:
 
     def autoscale(self, max: int | None = None, min: int | None = None, **_: Any) -> Any:
         """Change the bounds of --autoscale."""
-        return {"error": "ValueError('Autoscale not enabled')"}
+        scaler = self._loop.autoscaler
+        if scaler is None:
+            return {"error": "ValueError('Autoscale not enabled')"}
+        most, least = scaler.most if max is None else int(max), scaler.least if min is None else int(min)
+        try:
+            scaler.bound(most=most, least=least)
+        except ImproperlyConfigured as error:
+            return {"error": str(error)}
+        return {"ok": f"autoscale now max={most} min={least}"}
 
     # -- queues
 
