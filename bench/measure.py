@@ -25,7 +25,7 @@ from servers import free_port
 
 RECORD = struct.Struct("=Qdd")  # as in apps/tally.py
 
-#: No measurement takes longer; most end in a few seconds.
+#: No client and no drain takes longer; most end in a few seconds.
 LIMIT_S = 120.0
 
 
@@ -236,14 +236,20 @@ class Bench:
         count, due = self._count(contender.tasks), 20
         place = self._place(contender)
         assert isinstance(place, RedisPlace)
-        kept = self._filled_by(_celerys(contender) if contender.messages else contender, "eta", count)
+        if contender.messages:
+            pattern = self._pattern(contender, "eta")
+        else:
+            kept = self._filled_by(contender, "eta", count, limit_s=400)
         place.empty()
         self._fill(contender, 1)
         with self._worker(contender) as worker:
             self._await_first(contender, worker)
             time.sleep(1)
             before, since = _memory_mb(worker.pid), time.monotonic()
-            place.put_back(kept)
+            if contender.messages:
+                place.fill([pattern], count)
+            else:
+                place.put_back(kept)
             deadline = since + 90
             while place.waiting() and time.monotonic() < deadline:
                 time.sleep(0.1)
@@ -330,14 +336,16 @@ class Bench:
             self._client(contender, "fill", count, results=results)
         self._reset_tally()
 
-    def _filled_by(self, contender: Contender, what: str, count: int, *, results: bool = False) -> dict[bytes, bytes]:
+    def _filled_by(
+        self, contender: Contender, what: str, count: int, *, results: bool = False, limit_s: float = LIMIT_S
+    ) -> dict[bytes, bytes]:
         """What the contender's client leaves in an empty Redis; made once."""
         place = self._place(contender)
         assert isinstance(place, RedisPlace)
         key = (contender.name, what, results, count)
         if key not in self._kept:
             place.empty()
-            self._client(contender, what, count, results=results)
+            self._client(contender, what, count, results=results, limit_s=limit_s)
             self._kept[key] = place.keep()
             place.empty()
         return self._kept[key]
@@ -373,14 +381,16 @@ class Bench:
         finally:
             _end(worker)
 
-    def _client(self, contender: Contender, what: str, count: int, *, results: bool = False) -> dict[str, float]:
+    def _client(
+        self, contender: Contender, what: str, count: int, *, results: bool = False, limit_s: float = LIMIT_S
+    ) -> dict[str, float]:
         self._tally_folder.mkdir(exist_ok=True)
         child = Child(
             [contender.python, APPS / "client.py", what, str(count)],
             log=self.folder / "client.log", cwd=self.folder, env=self._env(contender, results=results, metrics=False),
         )  # fmt: skip
         try:
-            code = child.wait(timeout_s=LIMIT_S)
+            code = child.wait(timeout_s=limit_s)
         except AssertionError as error:
             raise Failed(str(error)) from None
         finally:

@@ -161,7 +161,7 @@ def _table(what: str, rows: Sequence[Row]) -> str:
     head = ["", "profile", "pool", "claim", *(heading for heading, _ in columns.values())]
     if compared:
         head.append(f"× Celery ({columns[compared][0]})")
-    head.append("machine")
+    head.append("slowness / others / runs")
     lines = [head, ["---"] * 4 + ["---:"] * (len(head) - 4)]
     for row in rows:
         cells = [row["name"], row["profile"], row["pool"], row["claim"]]
@@ -175,10 +175,7 @@ def _table(what: str, rows: Sequence[Row]) -> str:
             theirs = figure(rows, what, row["broker"], row["beside"], compared)
             ours = row["figures"][compared]["median"]
             cells.append(f"{ours / theirs:.2f}" if theirs else "")
-        cells.append(
-            f"{row['slowness']:.2f} / {row['others_cpus']:.1f}"
-            + (f" ({len(row['runs'])} run{'s' * (len(row['runs']) > 1)})" if row["failed"] else "")
-        )
+        cells.append(f"{row['slowness']:.2f} / {row['others_cpus']:.1f} / {len(row['runs'])}")
         lines.append(cells)
     return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
 
