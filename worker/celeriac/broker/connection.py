@@ -2,6 +2,8 @@
 
 import logging
 import re
+import socket
+import ssl
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,7 +21,9 @@ log = logging.getLogger(__name__)
 _PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^/:@\s]*):(?P<password>[^@/\s]*)@", re.IGNORECASE)
 #: Schemes that kombu knows under another name.
 _ALIASES = {"valkey": "redis", "valkeys": "rediss"}
-REDIS_SCHEMES = frozenset({"redis", "rediss", "valkey", "valkeys", "sentinel"})
+REDIS_SCHEMES = frozenset({"redis", "rediss", "valkey", "valkeys", "redis+socket", "valkey+socket", "sentinel"})
+#: A server that takes a TLS handshake does so in less.
+_HANDSHAKE_S = 1.0
 AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 MEMORY_SCHEMES = frozenset({"memory"})
 
@@ -76,7 +80,12 @@ def connect(address: BrokerAddress) -> kombu.Connection:
         # A broker that has fallen silent must not hold a publish, a settlement or a shutdown for ever.
         options.setdefault("read_timeout", 10)
         options.setdefault("write_timeout", 10)
-    url = re.sub(r"(^|;)(valkeys?)://", lambda found: f"{found[1]}{_ALIASES[found[2]]}://", address.url)
+    url = re.sub(
+        r"(^|;)(valkeys?)(\+socket)?://",
+        lambda found: f"{found[1]}{_ALIASES[found[2]]}{found[3] or ''}://",
+        address.url,
+    )
+    _refuse_tls_to_a_plain_port(address)
     with broker_errors(address):
         connection = kombu.Connection(
             url,
@@ -96,6 +105,41 @@ def connect(address: BrokerAddress) -> kombu.Connection:
             connection.release()
             raise
         return connection
+
+
+def _refuse_tls_to_a_plain_port(address: BrokerAddress) -> None:
+    """Raise BrokerUnavailable when a Redis without TLS answers where TLS is asked for.
+
+    It would wait for the rest of what it takes for a command, and redis-py for its answer, for 20 seconds in all.
+    """
+    parts = urlsplit(address.url)
+    if ";" in address.url or address.scheme not in {"rediss", "valkeys"} or not parts.hostname:
+        return
+    port = parts.port or 6379
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = (
+        False,
+        ssl.CERT_NONE,
+    )  # only whether it speaks TLS: kombu's connection verifies
+    try:
+        with socket.create_connection((parts.hostname, port), timeout=address.connect_timeout_s) as plain:
+            plain.settimeout(_HANDSHAKE_S)
+            with context.wrap_socket(plain, server_hostname=parts.hostname):
+                return
+    except (OSError, ValueError) as error:
+        log.debug("no TLS handshake with %s:%d: %s", parts.hostname, port, error)
+    try:
+        with socket.create_connection((parts.hostname, port), timeout=address.connect_timeout_s) as plain:
+            plain.settimeout(_HANDSHAKE_S)
+            plain.sendall(b"PING\r\n")
+            answer = plain.recv(16)
+    except OSError:
+        return  # whatever it is, the connection proper tells
+    if answer[:1] in (b"+", b"-"):
+        raise BrokerUnavailable(
+            f"cannot reach the broker at {redacted(address.url)}: port {port} of {parts.hostname} is a Redis without TLS"
+            f" (use {'redis' if address.scheme == 'rediss' else 'valkey'}://, or the port on which its tls-port is set)"
+        )
 
 
 def let_go(connection: kombu.Connection) -> None:
