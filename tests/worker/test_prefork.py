@@ -301,6 +301,28 @@ def test_a_body_that_takes_its_process_with_it_is_lost_with_the_reason_and_the_n
     assert [type(done.outcome) for done in others] == [Succeeded, Succeeded]
 
 
+@pytest.mark.parametrize(
+    ("body", "limits"),
+    [pytest.param(_exits, UNLIMITED, id="lost"), pytest.param(doze, Limits(hard=0.1), id="too long")],
+)
+def test_the_error_callbacks_of_a_task_that_could_not_answer_are_called(
+    bench: Bench, body: Callable[..., Any], limits: Limits
+) -> None:
+    bench.task(body)
+    bench.task(add)
+    embed = {
+        "callbacks": None,
+        "errbacks": [{"task": "add", "args": [1], "immutable": False}],
+        "chain": None,
+        "chord": None,
+    }
+
+    outcome = bench.run(body.__name__, *([30] if body is doze else []), limits=limits, id="a1", embed=embed).outcome
+
+    assert isinstance(outcome, Failed | Lost)
+    assert [(message.headers["task"], message.body[0]) for message in outcome.follow] == [("add", ("a1", 1))]
+
+
 def test_a_copy_that_a_body_makes_of_its_process_says_nothing_when_it_comes_back(bench: Bench) -> None:
     def forks() -> int:
         return os.fork()

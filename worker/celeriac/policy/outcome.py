@@ -67,9 +67,10 @@ class Revoked(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """The process that ran the body went away under it. reason: a sentence that names the signal or the exit code."""
+    """The process that ran the body went away under it. reason: a sentence that names the signal or the exit code. follow: error callbacks."""
 
     reason: str
+    follow: tuple[TaskMessage, ...] = ()
 
 
 Outcome = Succeeded | Failed | RetryAsked | Rejected | Ignored | Unreadable | Revoked | Lost

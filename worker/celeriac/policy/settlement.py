@@ -92,8 +92,8 @@ def settle(
                 store=_error_meta(headers, states.REVOKED, error, None, rules, queue, hostname, now),
                 error=error,
             )
-        case Lost(reason):
-            return _lost(reason, headers, rules, queue=queue, hostname=hostname, now=now)
+        case Lost(reason, follow):
+            return _lost(reason, follow, headers, rules, queue=queue, hostname=hostname, now=now)
         case Unreadable(error, reason):
             detail = _UNKNOWN_TASK.format(error) if reason == "unknown_task" else str(error)
             death = _death(reason, detail, headers, queue, hostname, now)
@@ -105,7 +105,14 @@ def settle(
 
 
 def _lost(
-    reason: str, headers: Mapping[str, Any], rules: Rules, *, queue: str, hostname: str, now: float
+    reason: str,
+    follow: tuple[TaskMessage, ...],
+    headers: Mapping[str, Any],
+    rules: Rules,
+    *,
+    queue: str,
+    hostname: str,
+    now: float,
 ) -> Settlement:
     """Once more, then a dead letter, where its type says so; else it has failed."""
     error = WorkerLostError(reason)
@@ -115,10 +122,10 @@ def _lost(
         return Settlement("requeued", AGAIN, error=error)
     store = _error_meta(headers, states.FAILURE, error, None, rules, queue, hostname, now)
     if not rules.again_when_lost:
-        return Settlement("failed", store=store, error=error)
+        return Settlement("failed", store=store, publish=follow, error=error)
     detail = f"started {starts} times, and each time its process was lost; at last {reason}"
     death = {**_death("worker_lost", detail, headers, queue, hostname, now), "starts": starts}
-    return Settlement("dead_lettered", DEAD, store=store, death=death, error=error)
+    return Settlement("dead_lettered", DEAD, store=store, publish=follow, death=death, error=error)
 
 
 def next_run(asked: RetryAsked, headers: Mapping[str, Any], rules: Rules, queue: str, now: float) -> TaskMessage:

@@ -24,6 +24,7 @@ from celeriac.policy.outcome import Failed, RetryAsked, Unreadable
 from celeriac.policy.settlement import next_run
 from celeriac.worker.board import Board, Place
 from celeriac.worker.executor import Done, Executor, Job
+from celeriac.worker.interrupt import Run
 from celeriac.worker.parcel import Sent, number_of, pack_done, receive, send, unpack_job
 from celeriac.worker.settling import UNKNOWN
 
@@ -58,18 +59,16 @@ class Child:
         )
         soft = _SoftLimit(place, executor)
         signal.signal(signal.SIGUSR1, soft.heard)
-        copy = _Copy()
-        os.register_at_fork(after_in_child=copy.made)
         try:
             faulthandler.enable()  # a crash in native code shows where
         except (RuntimeError, ValueError, OSError) as error:
             log.debug("crashes of this child will not show where: %s", error)
         road = _out_of_the_way(road)
         signals.worker_process_init.send(sender=None)
-        self._run(road, place, executor, soft, copy)
+        self._run(road, place, executor, soft)
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 
-    def _run(self, road: socket.socket, place: Place, executor: Executor, soft: "_SoftLimit", copy: "_Copy") -> None:
+    def _run(self, road: socket.socket, place: Place, executor: Executor, soft: "_SoftLimit") -> None:
         tasks, ran, leaving = self.app.tasks, 0, False
         while not leaving:
             data = receive(road)
@@ -78,11 +77,12 @@ class Child:
                 return
             place.begin(number, time.monotonic())
             sent = unpack_job(data)
+            job = Job(tasks.get(sent.task, UNKNOWN), sent.delivery, sent.rules, limits=sent.limits)
+            # Only a run that may be told has to be kept apart from what follows its body.
+            run = soft.run = None if sent.limits.soft is None else Run(time.monotonic())
             soft.body = number
-            done = _executed(executor, Job(tasks.get(sent.task, UNKNOWN), sent.delivery, sent.rules))
+            done = _executed(executor, job, run)
             soft.body = 0
-            if copy.is_one:
-                os._exit(0)  # the body has forked, and the copy has come back from it: it has nothing to say
             ran += 1
             leaving = place.is_last or self._enough(ran)
             answer = _answer(sent, done, self.hostname, leaving=leaving)
@@ -101,37 +101,36 @@ class Child:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > self.max_memory_kib
 
 
-class _Copy:
-    """Whether this process is a copy that a body made of its child by os.fork."""
-
-    is_one = False
-
-    def made(self) -> None:
-        self.is_one = True
-
-
 class _SoftLimit:
-    """Raises SoftTimeLimitExceeded in the body whose limit is over, and in no other. body: the job that runs, 0 between two."""
+    """Raises SoftTimeLimitExceeded in the body whose limit is over, and in no other.
+
+    body   the job that runs, 0 between two. run: of a job that has a soft limit; another one is told only when somebody asks for it.
+    """
 
     def __init__(self, place: Place, executor: Executor) -> None:
         self._place, self._executor = place, executor
         self.body = 0
+        self.run: Run | None = None
 
     def heard(self, signum: int, frame: FrameType | None) -> None:
         if self.body and self._place.soft == self.body:
             self._place.soft = 0
-            if not self._executor.tell_coroutine(SoftTimeLimitExceeded):
+            if self._executor.tell_coroutine(SoftTimeLimitExceeded):
+                return
+            if self.run is None:
                 raise SoftTimeLimitExceeded
+            self.run.due = SoftTimeLimitExceeded
+            self.run.on_signal(signum, frame)
 
 
-def _executed(executor: Executor, job: Job) -> Done:
+def _executed(executor: Executor, job: Job, run: Run | None) -> Done:
     """What execute() gives; and should a signal's exception escape it between two of its steps, that is the task's failure."""
     started_at, started = time.time(), time.monotonic()
     if job.task is UNKNOWN:
         problem = NotRegistered(job.delivery.headers["task"])  # registered after the template was forked
         return Done(job, Unreadable(problem, "unknown_task"), started_at, 0.0)
     try:
-        return executor.execute(job)
+        return executor.execute(job, run)
     except BaseException as error:  # noqa: BLE001 - a child that ended here would lose its task
         return Done(job, Failed(error, tracebacks.format_exc()), started_at, time.monotonic() - started)
 
@@ -143,10 +142,10 @@ def _answer(sent: Sent, done: Done, hostname: str, *, leaving: bool) -> bytes:
         if isinstance(outcome, RetryAsked):
             again = next_run(outcome, delivery.headers, sent.rules, delivery.queue, time.time())
             outcome = outcome._replace(again=again)
-        return pack_done(sent.number, outcome, done.started_at, done.run_s, leaving=leaving)
+        return pack_done(sent.number, outcome, done.started_at, done.run_s, stored=done.stored, leaving=leaving)
     except (EncodeError, ValueError, TypeError, OverflowError) as error:
         failed = Failed(error, tracebacks.format_exc())
-        return pack_done(sent.number, failed, done.started_at, done.run_s, leaving=leaving)
+        return pack_done(sent.number, failed, done.started_at, done.run_s, stored=False, leaving=leaving)
 
 
 def _out_of_the_way(road: socket.socket) -> socket.socket:

@@ -28,6 +28,7 @@ from celeriac.policy.outcome import (
     Unreadable,
 )  # fmt: skip
 from celeriac.policy.settlement import Rules
+from celeriac.policy.timelimit import UNLIMITED, Limits
 from celeriac.wire.message import TaskMessage, short_repr
 from celeriac.wire.result import Described, exception_to_wire
 
@@ -49,16 +50,17 @@ class Sent(NamedTuple):
     task: str
     delivery: Delivery
     rules: Rules
+    limits: Limits
 
 
 # -- a job
 
 
-def pack_job(number: int, task: str, delivery: Delivery, rules: Rules) -> bytes:
+def pack_job(number: int, task: str, delivery: Delivery, rules: Rules, limits: Limits) -> bytes:
     """The datagram of a job. The body crosses as it came."""
     parcel: Any = (
         task, delivery.queue, delivery.headers, delivery.properties, delivery.body, delivery.content_type, delivery.content_encoding,
-        delivery.body_encoding, delivery.starts, delivery.redelivered, tuple(rules),
+        delivery.body_encoding, delivery.starts, delivery.redelivered, tuple(rules), None if limits is UNLIMITED else tuple(limits),
     )  # fmt: skip
     try:
         return _HEAD.pack(_PLAIN, number) + marshal.dumps(parcel, _VERSION)
@@ -74,26 +76,42 @@ def unpack_job(data: bytes) -> Sent:
         if kind == _PLAIN
         else pickle.loads(memoryview(data)[_HEAD.size :])
     )
-    task, queue, headers, properties, body, content_type, encoding, body_encoding, starts, redelivered, rules = parcel
+    (
+        task,
+        queue,
+        headers,
+        properties,
+        body,
+        content_type,
+        encoding,
+        body_encoding,
+        starts,
+        redelivered,
+        rules,
+        limits,
+    ) = parcel
     delivery = Delivery(
         None, queue, headers, properties, body, content_type, encoding, body_encoding, starts, redelivered=redelivered
     )
-    return Sent(number, task, delivery, Rules(*rules))
+    return Sent(number, task, delivery, Rules(*rules), UNLIMITED if limits is None else Limits(*limits))
 
 
 # -- what was done
 
 
-def pack_done(number: int, outcome: Outcome, started_at: float, run_s: float, *, leaving: bool) -> bytes:
-    """The datagram of an outcome. leaving: the child takes no other job. Raises EncodeError for a message that cannot be written."""
-    parcel = (started_at, run_s, leaving, *_flat(outcome))
+def pack_done(number: int, outcome: Outcome, started_at: float, run_s: float, *, stored: bool, leaving: bool) -> bytes:
+    """The datagram of an outcome. Raises EncodeError for a message that cannot be written.
+
+    stored   its record is written already. leaving: the child takes no other job.
+    """
+    parcel = (started_at, run_s, stored, leaving, *_flat(outcome))
     return _HEAD.pack(_PLAIN, number) + marshal.dumps(parcel, _VERSION)
 
 
-def unpack_done(data: bytes) -> tuple[Outcome, float, float, bool]:
-    """(outcome, started_at, run_s, leaving). Raises ValueError, EOFError or TypeError for what is no parcel of ours."""
-    started_at, run_s, leaving, kind, *parts = marshal.loads(memoryview(data)[_HEAD.size :])
-    return _outcome(kind, parts), started_at, run_s, leaving
+def unpack_done(data: bytes) -> tuple[Outcome, float, float, bool, bool]:
+    """(outcome, started_at, run_s, stored, leaving). Raises ValueError, EOFError or TypeError for what is no parcel of ours."""
+    started_at, run_s, stored, leaving, kind, *parts = marshal.loads(memoryview(data)[_HEAD.size :])
+    return _outcome(kind, parts), started_at, run_s, stored, leaving
 
 
 def number_of(data: bytes) -> int:
@@ -124,7 +142,7 @@ def _flat(outcome: Outcome) -> tuple[Any, ...]:
             return "unreadable", _described(error), str(reason)
         case Revoked(why, _, signum):
             return "revoked", str(why), signum
-        case Lost(reason):
+        case Lost(reason, _):
             return "lost", str(reason)
 
 

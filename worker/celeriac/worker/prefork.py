@@ -16,6 +16,7 @@ import time
 from collections import deque
 from typing import NamedTuple
 
+from celeriac.broker.codec import JSON
 from celeriac.exceptions import NotSupported, TimeLimitExceeded, WorkerLostError
 from celeriac.policy import dispatch, lost
 from celeriac.policy.outcome import Failed, Lost, Outcome, Revoked
@@ -23,7 +24,7 @@ from celeriac.policy.timelimit import HARD, SOFT, UNLIMITED, next_step
 from celeriac.worker import template as templates
 from celeriac.worker.board import Place
 from celeriac.worker.child import Child
-from celeriac.worker.executor import Done, Job
+from celeriac.worker.executor import Done, Executor, Job
 from celeriac.worker.memory import OutOfMemory
 from celeriac.worker.parcel import number_of, pack_job, receive, send, taken_back, unpack_done
 from celeriac.worker.pool import NEVER, Running
@@ -95,6 +96,8 @@ class PreforkPool:
         self.slots = slots
         self.max_tasks_per_child = child.max_tasks
         self._lock = threading.RLock()
+        #: Runs nothing here: it reads what error callbacks a lost task's message names.
+        self._executor = Executor(child.app, hostname=child.hostname, accept=child.accept, encode=None)
         self._template = templates.start(child)
         self._epoll = select.epoll()
         self._epoll.register(self._template, select.EPOLLIN)
@@ -214,7 +217,7 @@ class PreforkPool:
         self._numbers = number = self._numbers + 1
         name = job.delivery.headers["task"]
         try:
-            send(process.road, pack_job(number, name, job.delivery, job.rules))
+            send(process.road, pack_job(number, name, job.delivery, job.rules, job.limits))
         except BlockingIOError:
             return False
         process.jobs[number] = job
@@ -255,7 +258,7 @@ class PreforkPool:
                 )
                 continue
             try:
-                outcome, started_at, ran_s, leaving = unpack_done(data)
+                outcome, started_at, ran_s, stored, leaving = unpack_done(data)
             except (ValueError, EOFError, TypeError) as error:
                 log.error("a child process sent an answer that cannot be read: %r", error)
                 continue
@@ -267,7 +270,7 @@ class PreforkPool:
             if not process.load_s >= 0.0:  # inf - inf, or what was learned meanwhile
                 process.load_s = self._load_of(process)
             process.full = process.long = False
-            self._done.append(Done(job, outcome, started_at, ran_s))
+            self._done.append(Done(job, outcome, started_at, ran_s, stored))
             if leaving:
                 self._let_go(process)
 
@@ -367,7 +370,8 @@ class PreforkPool:
             if self._halted and process.ending is None:
                 self._cut.append(Running(job, last, process.pid or 0))
                 continue
-            self._done.append(Done(job, self._fate(process, number, exit_code, peak_bytes), *_since(last)))
+            fate = self._with_callbacks(job, self._fate(process, number, exit_code, peak_bytes))
+            self._done.append(Done(job, fate, *_since(last)))
         process.jobs.clear()
         if exit_code and process.ending is None and not self._halted:
             how = lost.how_it_ended(exit_code, peak_bytes=peak_bytes)
@@ -380,6 +384,14 @@ class PreforkPool:
             return process.ending.outcome
         how = lost.how_it_ended(exit_code, peak_bytes=peak_bytes, out_of_memory=self._memory.killed())
         return Lost(f"the process that ran it (pid {process.pid}) {how}")
+
+    def _with_callbacks(self, job: Job, fate: Outcome) -> Outcome:
+        """With the error callbacks that the message names. Only a body of plain JSON is read here: nothing is unpickled in the worker."""
+        if isinstance(fate, Failed | Lost) and job.delivery.content_type == JSON:
+            failed = self._executor.failed(job, WorkerLostError(), "", 0.0, 0.0).outcome
+            if isinstance(failed, Failed) and failed.follow:
+                return fate._replace(follow=failed.follow)
+        return fate
 
     def _close(self, process: _Process) -> None:
         if not process.open:
