@@ -111,3 +111,41 @@ def dozes(number: int, seconds: float) -> int:
     time.sleep(seconds)
     note("end", number)
     return number
+
+
+class Unprintable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+    def __reduce__(self) -> Any:
+        raise TypeError("never")
+
+
+@app.task
+def raises_the_unprintable() -> None:
+    raise Unprintable(1)
+
+
+@app.task
+def interrupts() -> None:
+    raise KeyboardInterrupt
+
+
+class Rude(app.Task):  # type: ignore[misc,name-defined]
+    abstract = True
+
+    def before_start(self, *_: Any) -> None:
+        raise SystemExit(1)
+
+    def on_success(self, *_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def after_return(self, *_: Any) -> None:
+        raise Unprintable(2)
+
+
+@app.task(base=Rude)
+def has_rude_hooks() -> int:
+    return 7
