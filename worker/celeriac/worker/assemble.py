@@ -24,6 +24,7 @@ from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Totals
 from celeriac.worker.aio import AsyncioPool
 from celeriac.worker.autoscale import Autoscaler
+from celeriac.worker.cpus import usable_cpus
 from celeriac.worker.executor import Executor
 from celeriac.worker.heartbeat import Heart
 from celeriac.worker.inspection import Inspection
@@ -83,7 +84,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
             conf.pin({name: given})
     hostname = node_name(options.hostname)
     queues = list(options.queues) or [conf.task_default_queue]
-    slots = options.autoscale[1] if options.autoscale else options.concurrency or conf.worker_concurrency or _cpus()
+    slots = options.autoscale[1] if options.autoscale else options.concurrency or conf.worker_concurrency or usable_cpus()
     if slots < 1:
         raise ImproperlyConfigured(f"worker_concurrency is {slots}: a worker needs at least one slot")
     if conf.task_lease < 1.0:
@@ -387,19 +388,6 @@ def node_name(given: str | None) -> str:
     if "@" not in name:
         name += "@%h"
     return name.replace("%h", host).replace("%n", short).replace("%d", domain)
-
-
-def _cpus() -> int:
-    """CPUs this process may use: its affinity, and the cgroup's quota where there is one."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        with open("/sys/fs/cgroup/cpu.max") as file:
-            quota, period = file.read().split()
-        if quota != "max":
-            count = min(count, max(1, -(-int(quota) // int(period))))
-    except (OSError, ValueError):
-        return max(1, count)  # no cgroup v2 here
-    return max(1, count)
 
 
 def _until_stopped(stop: threading.Event) -> None:
