@@ -177,7 +177,7 @@ def test_places_are_renewed_three_times_a_lease_and_cost_nothing_when_there_are_
     places = Places(store, lease_s=30.0)
     [first] = work("a")
     places.renew(NOW)
-    assert (places.any, store.asked) == (False, [])
+    assert (places.used, store.asked) == (False, [])
 
     places.hold(first, Place("work", "x"))
     for second in range(25):

@@ -222,7 +222,9 @@ class Intake:
         if not jobs:
             return False
         try:
-            if room == slots:  # nothing may be claimed ahead of what takes long: an acknowledgement must bring nothing new
+            if (
+                room == slots
+            ):  # nothing may be claimed ahead of what takes long: an acknowledgement must bring nothing new
                 self._consumer.rest()
             self._consumer.settle([Settled(job.delivery) for job in jobs])
         except BaseException:
@@ -274,11 +276,10 @@ class Intake:
         return bool(found)
 
     def _room(self) -> int:
-        """Idle slots; or as many as there are slots while bodies are so short that some are claimed ahead anyway."""
-        free = self._free()
+        """Idle slots, and what may be claimed ahead of them; there is some of that for limited calls even when others have taken it."""
         slots = self._pool.slots
         ahead = claim_size(free=0, slots=slots, run_s=self._totals.recent_run_s, multiplier=self._multiplier)
-        return max(free, min(slots, ahead))
+        return max(self._free() + ahead, min(slots, ahead))
 
     # -- give back
 
@@ -336,7 +337,7 @@ class Intake:
         self._end_places(deliveries)
 
     def _end_places(self, deliveries: Sequence[Delivery]) -> None:
-        if self._places.any:
+        if self._places.used:
             self._places.release(deliveries)
 
     # -- beside the loop

@@ -80,17 +80,15 @@ class Places:
         self._held: dict[Any, Place] = {}
         #: To be released, and the store was away.
         self._leaving: list[Place] = []
+        #: Whether a place was ever held: before that nobody needs to ask.
+        self.used = False
         #: Whether places have become free since this was last looked at; and whether a message in the broker's lines may go on for it.
         self.freed = self.woken = False
-
-    @property
-    def any(self) -> bool:
-        """Whether there is anything to release."""
-        return bool(self._held or self._leaving)
 
     def hold(self, delivery: Delivery, place: Place) -> None:
         """This delivery runs, or is about to."""
         self._held[delivery.claim] = place
+        self.used = True
 
     def release(self, deliveries: Sequence[Delivery]) -> None:
         """These are over. Never raises: what the store did not hear now, it hears with the next renewal, or its lease ends."""
@@ -103,7 +101,7 @@ class Places:
 
     def renew(self, now: float) -> None:
         """Hold all of them on, three times a lease. now: monotonic seconds. Raises BackendUnavailable."""
-        if not self.any or now - self._renewed_at < self._renew_s:
+        if not (self._held or self._leaving) or now - self._renewed_at < self._renew_s:
             return
         with self._lock:
             self._send()

@@ -156,7 +156,7 @@ class Settler:
             out = {id(done) for done in unpublished}
             kept = [pair for pair in kept if id(pair[0]) not in out]
             refused += unpublished
-        if self._places.any:  # others may run
+        if self._places.used:  # others may run
             self._places.release([done.job.delivery for done, _ in kept])
         # 4. observe
         self._totals.settled([self._observation(done, settlement) for done, settlement in kept])
