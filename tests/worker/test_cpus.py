@@ -10,7 +10,10 @@ from celeriac.worker.cpus import cpu_quota, usable_cpus
 
 @pytest.mark.parametrize(
     ("text", "quota"),
-    [("200000 100000", 2.0), ("150000 100000", 1.5), ("50000 100000", 0.5), ("max 100000", None), ("-1 100000", None), ("", None), ("x", None), ("1 0", None)],
+    [
+        ("200000 100000", 2.0), ("150000 100000", 1.5), ("50000 100000", 0.5), ("max 100000", None), ("-1 100000", None),
+        ("", None), ("x", None), ("1 0", None),
+    ],
 )  # fmt: skip
 def test_a_quota_is_read_as_cpus(text: str, quota: float | None) -> None:
     assert cpu_quota(text) == quota
