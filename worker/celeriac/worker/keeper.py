@@ -84,6 +84,7 @@ class Keeper:
 
     def _relieve(self, now: float) -> None:
         """What the main thread would do if a body did not hold it."""
+        self._loop.announce_end()
         self._pool.tend(now)
         running = self._pool.running()
         if not running and not self._pool.lost:

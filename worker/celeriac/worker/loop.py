@@ -73,7 +73,7 @@ class Loop:
         self.phase = shutdown.RUNNING
         self.started = False
         self._asked_at: float | None = None
-        self._cold = False
+        self._cold = self._announced = False
         self._heeded = drain_policy.Heeded()
         #: The drain mark under which the loop has seen that nothing is left here.
         self._rested = ""
@@ -111,7 +111,7 @@ class Loop:
         if self.autoscaler is not None and self.phase == shutdown.RUNNING:
             self.autoscaler.look(now)
         if self._pool.in_caller and self._pool.waiting():
-            if self.intake.reserved() > 1:
+            if self._settler.outstanding > 1 or self.intake.reserved() > 1:
                 self.bodies.set()  # one body alone keeps nothing waiting: the keeper need not be woken for it
             self._pool.run(SLICE_S)
             self.bodies.clear()
@@ -180,13 +180,9 @@ class Loop:
         return True
 
     def _received(self, deliveries: Sequence[Delivery]) -> None:
-        before = self._taken()
+        before = self.intake.admitted
         self.intake.received(deliveries)
-        self._passing = len(deliveries) if self._taken() == before else 0
-
-    def _taken(self) -> int:
-        """Jobs that run, or wait to."""
-        return self._settler.outstanding + self.intake.reserved() - self._pool.waiting()
+        self._passing = len(deliveries) if self.intake.admitted == before else 0
 
     def _let_go(self, now: float) -> bool:
         """Give back what waits behind long bodies, so that others may run it; whether anything did. In a body's own thread the keeper does."""
@@ -229,6 +225,16 @@ class Loop:
         if self._pool.in_caller:
             self.bodies.set()  # the keeper watches the grace from now on
 
+    def announce_end(self) -> None:
+        """Say once that a shutdown was asked for; whoever hears of it first: a body may hold the main thread for long."""
+        if self._asked_at is None or self._announced:
+            return
+        self._announced = True
+        bodies = len(self._pool.running())
+        log.warning(
+            "shutting down: %d bodies run and have %.0f s to end%s", bodies, self._grace_s, "; ask again to end at once" if bodies else ""
+        )  # fmt: skip
+
     def _shutdown(self, now: float) -> None:
         if self._asked_at is None:
             return
@@ -243,7 +249,7 @@ class Loop:
         if step.phase == self.phase:
             return
         if self.phase == shutdown.RUNNING:
-            log.info("shutting down: %d bodies run, %.0f s grace", len(self._pool.running()), self._grace_s)
+            self.announce_end()
             if signals.worker_shutting_down.receivers:
                 signals.worker_shutting_down.send(
                     sender=self.hostname, sig="TERM", how="Cold" if self._cold else "Warm", exitcode=0
