@@ -36,6 +36,7 @@ class Bench:
         self.children: dict[str, Any] = {}
         self.slots = 2
         self._pool: PreforkPool | None = None
+        self.got: list[Done] = []
 
     @property
     def pool(self) -> PreforkPool:
@@ -57,34 +58,40 @@ class Bench:
         self.pool.submit([self.job(name, *args, **options)])
         return self.collect(1)[0]
 
+    def turn(self) -> float:
+        """What the loop does in one of its turns; when the next is due."""
+        look_at = self.pool.tend(time.monotonic())
+        self.got += self.pool.finished()
+        return look_at
+
     def collect(self, count: int, timeout_s: float = 10.0) -> list[Done]:
         """What is done, once there are so many; as the loop would."""
-        done: list[Done] = []
         until = time.monotonic() + timeout_s
-        while len(done) < count:
+        while True:
+            look_at = self.turn()
+            if len(self.got) >= count:
+                done, self.got = self.got, []
+                return done
             now = time.monotonic()
-            assert now < until, f"{len(done)} of {count} done"
-            look_at = self.pool.tend(now)
-            done += self.pool.finished()
-            if len(done) < count:
-                poll = select.poll()
-                poll.register(self.pool.fileno() or 0, select.POLLIN)
-                poll.poll(max(0.0, min(look_at, until, now + 0.05) - now) * 1000 + 1)
-        return done
+            assert now < until, f"{len(self.got)} of {count} done"
+            poll = select.poll()
+            poll.register(self.pool.fileno() or 0, select.POLLIN)
+            poll.poll(max(0.0, min(look_at, until, now + 0.05) - now) * 1000 + 1)
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Turn until it holds."""
+        wait_until(lambda: (self.turn(), condition())[1], timeout_s=5, every_s=0.005)
 
     def await_children(self) -> list[int]:
-        """Their pids, once all of them live."""
-        wait_until(lambda: self.collect(0) == [] and self._look() and len(self.pool.pids()) >= self.slots, timeout_s=5)
+        """Their pids, once all of them live and listen."""
+        self.until(lambda: len(self.pool.pids()) >= self.slots and all(p.ready for p in self.pool._processes.values()))
         return self.pool.pids()
 
     def await_begun(self, count: int) -> None:
-        """Return once so many bodies have begun."""
-        wait_until(lambda: sum(bool(process.place.begun) for process in self.pool._processes.values()) == count)
-
-    def _look(self) -> bool:
-        self.pool.tend(time.monotonic())
-        assert self.pool.finished() == []
-        return True
+        """Return once so many bodies run."""
+        self.until(
+            lambda: sum(process.place.begun in process.jobs for process in self.pool._processes.values()) == count
+        )
 
     def close(self) -> None:
         if self._pool is not None:
@@ -450,7 +457,7 @@ def test_terminate_ends_the_body_that_runs_under_the_id_and_no_other(bench: Benc
     bench.await_begun(2)
 
     assert not bench.pool.terminate("unknown", signal.SIGTERM)
-    wait_until(lambda: bench._look() and bench.pool.terminate("ended", signal.SIGTERM), timeout_s=2)
+    bench.until(lambda: bench.pool.terminate("ended", signal.SIGTERM))
 
     outcomes = {done.job.delivery.headers["id"]: done.outcome for done in bench.collect(2)}
     assert outcomes["ended"] == Revoked("terminated", None, signal.SIGTERM)
@@ -462,7 +469,7 @@ def test_sigusr1_raises_the_soft_limit_from_outside(bench: Bench) -> None:
     bench.await_children()
     bench.pool.submit([bench.job("doze", 30, id="told")])
 
-    wait_until(lambda: bench.pool.terminate("told", signal.SIGUSR1), timeout_s=2)
+    bench.until(lambda: bench.pool.terminate("told", signal.SIGUSR1))
 
     outcome = bench.collect(1)[0].outcome
     assert isinstance(outcome, Failed)
@@ -474,6 +481,7 @@ def test_sigusr1_raises_the_soft_limit_from_outside(bench: Bench) -> None:
 
 def test_a_job_waits_behind_no_body_of_unknown_length(bench: Bench) -> None:
     bench.task(doze)
+    bench.await_children()
     bench.pool.submit([bench.job("doze", 0.1) for _ in range(6)])
 
     assert bench.pool.waiting() == 4
@@ -504,9 +512,12 @@ def test_what_is_taken_back_does_not_run_and_what_runs_is_not_taken_back(bench: 
     bench.task(doze)
     bench.pool.submit([bench.job("doze", 0) for _ in range(10)])
     bench.collect(10)
-    jobs = [bench.job("doze", 0.2), bench.job("doze", 0.2), *[bench.job("doze", 0) for _ in range(10)]]
+    bench.await_children()
+    jobs = [bench.job("doze", 0.5), bench.job("doze", 0.5), *[bench.job("doze", 0) for _ in range(10)]]
     bench.pool.submit(jobs)
-    time.sleep(0.05)
+    wait_until(
+        lambda: sum(process.place.begun in process.jobs for process in bench.pool._processes.values()) == 2, timeout_s=5
+    )
 
     back = bench.pool.take_back()
 
@@ -570,13 +581,13 @@ def test_the_pool_grows_and_shrinks_without_cutting_anything_off(bench: Bench) -
     bench.await_children()
     bench.pool.submit([bench.job("doze", 0.3) for _ in range(4)])
     bench.pool.resize(4)
-    wait_until(lambda: bench._look() and len(bench.pool.running()) == 4, timeout_s=3)
+    bench.until(lambda: len(bench.pool.running()) == 4)
 
     bench.pool.resize(1)
     done = bench.collect(4)
 
     assert [type(one.outcome) for one in done] == [Succeeded] * 4
-    wait_until(lambda: bench._look() and len(bench.pool.pids()) == 1, timeout_s=3)
+    bench.until(lambda: len(bench.pool.pids()) == 1)
     assert isinstance(bench.run("doze", 0).outcome, Succeeded)
 
 
@@ -610,6 +621,25 @@ def test_a_child_that_ends_between_two_tasks_is_replaced_and_nothing_is_lost(ben
 
     assert isinstance(done.outcome, Succeeded)
     assert child not in bench.pool.pids()
+
+
+def test_a_child_that_takes_its_time_to_begin_gets_nothing_before_it_listens(bench: Bench, tmp_path: Path) -> None:
+    def slow_for_the_second(**_: Any) -> None:
+        try:
+            (tmp_path / "first").touch(exist_ok=False)
+        except FileExistsError:
+            time.sleep(3)
+
+    signals.worker_process_init.connect(slow_for_the_second, weak=False)
+    try:
+        bench.task(add)
+        started = time.monotonic()
+        bench.pool.submit([bench.job("add", 1, 2) for _ in range(4)])
+        bench.collect(4)
+    finally:
+        signals.worker_process_init.disconnect(slow_for_the_second)
+
+    assert time.monotonic() - started < 2.5
 
 
 def test_a_child_begins_with_its_signals_and_its_chance_its_own(bench: Bench) -> None:
@@ -650,13 +680,13 @@ def test_when_it_is_halted_what_had_answered_counts_and_what_ran_is_told(bench: 
     bench.task(doze)
     bench.await_children()
     bench.pool.submit([bench.job("doze", 0, id="done"), bench.job("doze", 30, id="cut")])
-    bench.await_begun(2)
-    time.sleep(0.05)
+    bench.await_begun(1)
+    time.sleep(0.1)
     pids = bench.pool.pids()
 
     bench.pool.halt()
 
-    assert [done.job.delivery.headers["id"] for done in bench.pool.finished()] == ["done"]
+    assert [done.job.delivery.headers["id"] for done in bench.collect(1)] == ["done"]
     assert [run.job.delivery.headers["id"] for run in bench.pool.running()] == ["cut"]
     assert not any(alive(pid) for pid in pids)
 

@@ -25,7 +25,7 @@ from celeriac.policy.settlement import next_run
 from celeriac.worker.board import Board, Place
 from celeriac.worker.executor import Done, Executor, Job
 from celeriac.worker.interrupt import Run
-from celeriac.worker.parcel import Sent, number_of, pack_done, receive, send, unpack_job
+from celeriac.worker.parcel import READY, Sent, number_of, pack_done, receive, send, unpack_job
 from celeriac.worker.settling import UNKNOWN
 
 log = logging.getLogger(__name__)
@@ -65,6 +65,7 @@ class Child:
             log.debug("crashes of this child will not show where: %s", error)
         road = _out_of_the_way(road)
         signals.worker_process_init.send(sender=None)
+        send(road, READY)
         self._run(road, place, executor, soft)
         signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
 

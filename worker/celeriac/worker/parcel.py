@@ -39,6 +39,8 @@ ROOM_BYTES = MOST_BYTES + 64
 _ANCILLARY_BYTES = socket.CMSG_SPACE(4)
 _HEAD = struct.Struct("<cQ")
 _PLAIN, _PICKLED, _FILE = b"j", b"p", b"f"
+#: What a child sends when it has begun to listen.
+READY = _HEAD.pack(b"r", 0)
 #: marshal without references: these values have none, and it is the fastest.
 _VERSION = 2
 

@@ -26,7 +26,7 @@ from celeriac.worker.board import Place
 from celeriac.worker.child import Child
 from celeriac.worker.executor import Done, Executor, Job
 from celeriac.worker.memory import OutOfMemory
-from celeriac.worker.parcel import number_of, pack_job, receive, send, taken_back, unpack_done
+from celeriac.worker.parcel import READY, number_of, pack_job, receive, send, taken_back, unpack_done
 from celeriac.worker.pool import NEVER, Running
 
 log = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ class _Process:
     """One child, from the request to fork it until it is gone. jobs: sent to it and not answered, by number, in order."""
 
     __slots__ = (
-        "at", "ending", "failures", "full", "jobs", "leaving", "load_s", "long", "open", "pid", "place", "road", "stopped_at",
+        "at", "ending", "failures", "full", "jobs", "leaving", "load_s", "long", "open", "pid", "place", "ready", "road", "stopped_at",
         "told", "twin",
     )  # fmt: skip
 
@@ -66,6 +66,8 @@ class _Process:
         self.load_s = 0.0
         #: It takes no further job: full until it answers; long while its body is; leaving when it was told to end, or said so.
         self.full = self.long = self.leaving = False
+        #: Whether it has begun to listen: receivers of worker_process_init may take their time.
+        self.ready = False
         self.open = True
         self.ending: Ending | None = None
         self.told = 0
@@ -76,9 +78,9 @@ class _Process:
         return self.load_s
 
     def takes(self) -> bool:
-        return not (self.full or self.long or self.leaving or self.stopped_at is not None) and dispatch.may_follow(
-            self.load_s, len(self.jobs)
-        )
+        if self.full or self.long or self.leaving or not self.ready or self.stopped_at is not None:
+            return False
+        return dispatch.may_follow(self.load_s, len(self.jobs))
 
 
 class PreforkPool:
@@ -197,7 +199,8 @@ class PreforkPool:
                 process.full = True
                 continue
             backlog.popleft()
-            behind = behind or len(process.jobs) > 1 or job.limits is not UNLIMITED
+            if job.limits is not UNLIMITED or len(process.jobs) > 1:
+                behind = True
         if behind and self._look_at > now + LOOK_S:
             self._look_at = now + LOOK_S
         self._rest(now)
@@ -251,8 +254,12 @@ class PreforkPool:
                 return  # it ended with jobs unread in its socket: we have its end, too, so this is only said once
             if not data:
                 return
-            job = jobs.get(number_of(data))
+            number = number_of(data)
+            job = jobs.get(number)
             if job is None:
+                if data == READY:
+                    process.ready = True
+                    continue
                 log.error(
                     "a child process sent what is no answer (does a task write to the worker's sockets?): %r", data[:40]
                 )
@@ -262,7 +269,7 @@ class PreforkPool:
             except (ValueError, EOFError, TypeError) as error:
                 log.error("a child process sent an answer that cannot be read: %r", error)
                 continue
-            del jobs[number_of(data)]
+            del jobs[number]
             name = job.delivery.headers["task"]
             known_s = run_s.get(name, dispatch.UNKNOWN)
             run_s[name] = dispatch.learned(known_s, ran_s)

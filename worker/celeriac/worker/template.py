@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 _FORK, _KILL = 1, 2
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15
-#: Signals that end the worker in an orderly way are for the worker alone; a terminal sends them to all its processes.
-_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)
+#: Signals that end the worker in an orderly way are for the worker alone; a terminal sends them to all its processes. SIGUSR1 is for children.
+_IGNORED = (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 _DEFAULT = (signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP, signal.SIGCHLD)
 #: Added to a child's score with the kernel's out-of-memory killer: better one body than the worker.
 _OOM_SCORE = 200
