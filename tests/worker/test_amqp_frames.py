@@ -15,7 +15,8 @@ from celeriac.broker.amqp_frames import MOST_BYTES, Arrival, acknowledgement, ac
 
 HEADERS = {
     "lang": "py", "id": "stra\u00dfe", "eta": None, "retries": 3, "big": 2**40, "timelimit": [None, 1.5], "ignore_result": True,
-    "stamps": {"a": {"b": [1, {}]}}, "at": 12.5, "price": Decimal("1.5"), "when": datetime(2026, 1, 2), "": "no name",
+    "stamps": {"a": {"b": [1, {}]}}, "at": 12.5, "price": Decimal("1.5"), "": "no name",
+    "when": datetime.fromisoformat("2026-01-02"),  # py-amqp reads times without an offset
 }  # fmt: skip
 
 
