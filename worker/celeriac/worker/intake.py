@@ -222,10 +222,8 @@ class Intake:
         if not jobs:
             return False
         try:
-            if (
-                room == slots
-            ):  # nothing may be claimed ahead of what takes long: an acknowledgement must bring nothing new
-                self._consumer.rest()
+            if room == slots and not self._consumer.leased:
+                self._consumer.rest()  # an acknowledgement must bring nothing new behind what takes long
             self._consumer.settle([Settled(job.delivery) for job in jobs])
         except BaseException:
             self._reserved.extendleft(reversed(jobs))
