@@ -24,8 +24,8 @@ import yaml
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
-#: Runs a second of each worker, and seconds of each: constant traffic that asks for three workers of one slot.
-RATE_PER_S, RUN_S = 4.7, 0.1
+#: Runs a second of each worker, and seconds of each: constant traffic that the least replicas, which are all there are, can take.
+RATE_PER_S, RUN_S = 3.0, 0.1
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -136,7 +136,13 @@ def serve_api(options: argparse.Namespace) -> None:
             secret = {"name": f"broker-{database}", "key": "url"}
             api.put(
                 "workerpools",
-                worker_pool(name, target=name, queues=[{"name": name}], broker={"urlFrom": {"secretKeyRef": secret}}),
+                worker_pool(
+                    name,
+                    target=name,
+                    queues=[{"name": name}],
+                    broker={"urlFrom": {"secretKeyRef": secret}},
+                    minReplicas=options.workers,
+                ),
             )
         _say({"url": api.url})
         for _ in sys.stdin:

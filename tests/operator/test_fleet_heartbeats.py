@@ -10,8 +10,8 @@ from celeriac.broker.depth import QueueDepth
 from celeriac.exceptions import BrokerUnavailable
 from celeriac.wire.event import DrainState, Heartbeat, QueueTotals, RateLimit, TaskTotals, heartbeat_to_wire
 from celeriac_operator.fleet.heartbeats import NOBODY, Ears, Fleet, FleetTotals
-from celeriac_operator.fleet.match import match, pod_samples
-from celeriac_operator.fleet.probes import limited_classes, queue_samples
+from celeriac_operator.fleet.match import crews_of, match, pod_samples
+from celeriac_operator.fleet.probes import consumers_of, limited_classes, queue_samples
 from celeriac_operator.resources.records import PodRecord
 
 T0 = 1_000_000.0
@@ -217,7 +217,7 @@ def test_a_worker_is_matched_to_its_pod(fields, found):
     fleet = Fleet(started_at=T0)
     fleet.hear(beat(1, at=T0 + 5, up_s=4, **{"hostname": "celery@elsewhere", **fields}), T0 + 5)
 
-    matched = match([POD], fleet.workers(T0 + 5), namespace="shop")
+    matched = match([POD], crews_of(fleet.workers(T0 + 5)), namespace="shop")
 
     assert set(matched) == ({"mails-1"} if found else set())
 
@@ -227,7 +227,7 @@ def test_of_two_processes_in_a_pod_the_living_one_speaks():
     fleet.hear(beat(1, at=T0 + 5, up_s=4, pod_uid="uid-1", busy=1), T0 + 5)
     fleet.hear(beat(0, at=T0 + 9, up_s=1, pod_uid="uid-1", incarnation="two"), T0 + 9)
 
-    (sample,) = pod_samples([POD], match([POD], fleet.workers(T0 + 9), namespace="shop"), T0 + 9)
+    (sample,) = pod_samples([POD], match([POD], crews_of(fleet.workers(T0 + 9)), namespace="shop"), T0 + 9)
 
     assert (sample.busy, sample.first_heartbeat_at) == (0, T0 + 9)
 
@@ -245,7 +245,7 @@ def test_all_workers_of_a_pod_count(nodes):
             T0 + at,
         )  # fmt: skip
 
-    (sample,) = pod_samples([POD], match([POD], fleet.workers(T0 + 7), namespace="shop"), T0 + 7)
+    (sample,) = pod_samples([POD], match([POD], crews_of(fleet.workers(T0 + 7)), namespace="shop"), T0 + 7)
 
     assert (sample.slots, sample.busy, sample.reserved, sample.stopping) == (6, 2, 1, False)
     assert set(sample.queues) == {"mails", "bulk"}
@@ -269,7 +269,7 @@ def test_a_pod_is_drained_when_all_its_workers_are(first, second, expected):
             beat(1, at=T0 + 5, up_s=4, hostname=f"{name}@p", pod_uid="uid-1", incarnation=name, drain=drain), T0 + 5
         )
 
-    (sample,) = pod_samples([POD], match([POD], fleet.workers(T0 + 5), namespace="shop"), T0 + 5)
+    (sample,) = pod_samples([POD], match([POD], crews_of(fleet.workers(T0 + 5)), namespace="shop"), T0 + 5)
 
     assert (sample.drain_state, sample.drain_id) == expected
 
@@ -281,7 +281,7 @@ def test_one_worker_of_two_that_has_left_does_not_hide_the_other():
         beat(1, at=T0 + 5, up_s=3, hostname="b@p", pod_uid="uid-1", incarnation="two", kind="worker-offline"), T0 + 5
     )
 
-    (sample,) = pod_samples([POD], match([POD], fleet.workers(T0 + 5), namespace="shop"), T0 + 5)
+    (sample,) = pod_samples([POD], match([POD], crews_of(fleet.workers(T0 + 5)), namespace="shop"), T0 + 5)
 
     assert (sample.busy, sample.stopping, sample.nodes) == (1, False, ("a@p",))
 
@@ -298,7 +298,7 @@ def test_a_pod_shows_the_mark_its_worker_echoes_with_the_time_it_has_left():
     fleet = Fleet(started_at=T0)
     fleet.hear(beat(1, at=T0 + 5, up_s=4, pod_uid="uid-1", slots=8, drain=mark("drained")), T0 + 5)
 
-    (sample,) = pod_samples([POD], match([POD], fleet.workers(T0 + 6), namespace="shop"), T0 + 6)
+    (sample,) = pod_samples([POD], match([POD], crews_of(fleet.workers(T0 + 6)), namespace="shop"), T0 + 6)
 
     assert (sample.drain_state, sample.drain_id) == ("drained", "m1")
     assert (sample.drain_expires_in_s, sample.heartbeat_age_s, sample.slots) == (59.0, 1.0, 8)
@@ -308,9 +308,9 @@ def test_a_silent_worker_keeps_its_claims_and_one_that_said_good_bye_has_none():
     fleet = Fleet(started_at=T0)
     fleet.hear(beat(1, at=T0 + 5, up_s=4, pod_uid="uid-1", busy=2), T0 + 5)
 
-    (silent,) = pod_samples([POD], match([POD], fleet.workers(T0 + 30), namespace="shop"), T0 + 30)
+    (silent,) = pod_samples([POD], match([POD], crews_of(fleet.workers(T0 + 30)), namespace="shop"), T0 + 30)
     fleet.hear(beat(1, at=T0 + 31, up_s=30, pod_uid="uid-1", busy=2, kind="worker-offline"), T0 + 31)
-    (offline,) = pod_samples([POD], match([POD], fleet.workers(T0 + 31), namespace="shop"), T0 + 31)
+    (offline,) = pod_samples([POD], match([POD], crews_of(fleet.workers(T0 + 31)), namespace="shop"), T0 + 31)
 
     assert (silent.busy, silent.heartbeat_age_s, silent.stopping) == (2, 25.0, False)
     assert (offline.busy, offline.stopping) == (0, True)
@@ -331,7 +331,7 @@ def test_work_in_flight_is_leased_or_held_and_beyond_the_slots_it_is_reserved(de
     fleet = Fleet(started_at=T0)
     fleet.hear(beat(1, at=T0 + 5, up_s=4, slots=4, busy=busy, reserved=reserved), T0 + 5)
 
-    sample = queue_samples({"mails": depth}, fleet.workers(T0 + 5), fleet.totals(), T0 + 5)["mails"]
+    sample = queue_samples({"mails": depth}, consumers_of(fleet.workers(T0 + 5)), fleet.totals(), T0 + 5)["mails"]
 
     assert (sample.leased, sample.reserved) == expected
     assert sample.consumers == 1
@@ -349,7 +349,7 @@ def test_what_a_worker_of_two_queues_holds_is_split_between_them(leased, expecte
     fleet.hear(beat(0, at=T0 + 5, up_s=4, busy=4, queues=("mails", "bulk")), T0 + 5)
     depths = {"mails": QueueDepth(leased=leased[0]), "bulk": QueueDepth(leased=leased[1])}
 
-    samples = queue_samples(depths, fleet.workers(T0 + 5), fleet.totals(), T0 + 5)
+    samples = queue_samples(depths, consumers_of(fleet.workers(T0 + 5)), fleet.totals(), T0 + 5)
 
     assert (samples["mails"].leased, samples["bulk"].leased) == expected
 
@@ -357,7 +357,7 @@ def test_what_a_worker_of_two_queues_holds_is_split_between_them(leased, expecte
 def test_the_oldest_age_is_unknown_when_the_broker_cannot_tell_it():
     totals = FleetTotals(by_queue={}, owned={}, owned_tasks={})
 
-    samples = queue_samples({"a": QueueDepth(oldest_sent_at=T0 - 30), "b": QueueDepth(ready=1)}, [], totals, T0)
+    samples = queue_samples({"a": QueueDepth(oldest_sent_at=T0 - 30), "b": QueueDepth(ready=1)}, {}, totals, T0)
 
     assert (samples["a"].oldest_age_s, samples["b"].oldest_age_s) == (30.0, None)
 
@@ -378,7 +378,11 @@ def test_a_rate_limit_is_what_the_whole_fleet_may_start(scope, rates, expected):
     depths = {"mails": QueueDepth(throttled=6, throttled_by_task={"send": 6})}
 
     (found,) = limited_classes(
-        ["mails"], fleet.workers(T0 + 5), depths, {"send": TaskTotals(queue="mails", started=6, run_s=3.0)}, rates
+        ["mails"],
+        consumers_of(fleet.workers(T0 + 5)),
+        depths,
+        {"send": TaskTotals(queue="mails", started=6, run_s=3.0)},
+        rates,
     )
 
     assert (found.rate_per_s, found.per_worker) == expected
@@ -389,7 +393,9 @@ def test_a_limit_is_remembered_when_the_last_worker_is_gone():
     fleet = Fleet(started_at=T0)
     fleet.hear(beat(3, at=T0 + 5, up_s=4, limits=(RateLimit(task="send", per_s=2.0, scope="cluster"),)), T0 + 5)
 
-    (found,) = limited_classes(["mails"], fleet.workers(T0 + 60), {}, {"send": TaskTotals(queue="mails")}, {})
+    (found,) = limited_classes(
+        ["mails"], consumers_of(fleet.workers(T0 + 60)), {}, {"send": TaskTotals(queue="mails")}, {}
+    )
 
     assert found.rate_per_s == 2.0
 

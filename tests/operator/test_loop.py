@@ -810,6 +810,7 @@ def test_a_loop_that_was_retired_within_a_tick_serves_nobody_any_more(bench):
     assert at_it.wait(5)
 
     b.cluster.records.clear()
+    b.loop.poke("shop", "mails")
     assert b.until(lambda: bool(b.loop._retired))
     go_on.set()
 

@@ -98,7 +98,7 @@ def test_a_status_that_would_only_have_a_new_time_is_the_old_one() -> None:
     after = told(sees(), before, now=AT)
 
     assert after == before
-    assert not worth_writing(before, after, written_s_ago=3600)
+    assert not worth_writing(before, after, written_s_ago=3600, settled=True)
 
 
 @pytest.mark.parametrize(
@@ -224,8 +224,35 @@ def test_what_a_person_would_notice(change: dict[str, Any], expected: bool) -> N
     after = {**BEFORE, **change}
 
     assert noticeable(BEFORE, after) is expected
-    assert worth_writing(BEFORE, after, written_s_ago=1) is expected
-    assert worth_writing(BEFORE, after, written_s_ago=30) is bool(change)
+    assert worth_writing(BEFORE, after, written_s_ago=1, settled=False) is expected
+    assert worth_writing(BEFORE, after, written_s_ago=30, settled=True) is bool(change)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        pytest.param({"backlog": BEFORE["backlog"] + 3}, False, id="three messages more"),
+        pytest.param({"backlog": BEFORE["backlog"] + 10}, True, id="ten messages more"),
+        pytest.param({"oldest": "45s"}, False, id="the same age"),
+        pytest.param({"oldest": "90s"}, True, id="twice the age"),
+        pytest.param({"readyReplicas": 1}, True, id="one pod less"),
+        pytest.param({"queueNames": "others"}, True, id="a word"),
+        pytest.param({"replicas": 2, "predictedDrainSeconds": "900"}, True, id="a figure kept as text"),
+        pytest.param({"queues": [{**BEFORE["queues"][0], "delayed": 90}, BEFORE["queues"][1]]}, True, id="of a queue"),
+        pytest.param(
+            {"queues": [{**BEFORE["queues"][0], "delayed": 6}, BEFORE["queues"][1]]}, False, id="of one, a bit"
+        ),
+        pytest.param({"decision": {**BEFORE["decision"], "summary": "other words"}}, False, id="a sentence"),
+    ],
+)
+def test_figures_that_go_up_and_down_are_written_when_they_moved_or_came_to_rest(
+    change: dict[str, Any], expected: bool
+) -> None:
+    after = {**BEFORE, **change}
+
+    assert worth_writing(BEFORE, after, written_s_ago=30, settled=False) is expected
+    assert worth_writing(BEFORE, after, written_s_ago=29, settled=False) is False
+    assert worth_writing(BEFORE, after, written_s_ago=30, settled=True) is (after != BEFORE)
 
 
 def test_a_pool_that_cannot_be_served_keeps_what_was_known_and_says_why() -> None:

@@ -1,7 +1,7 @@
 """A pool of stock Celery workers: their heartbeats know no drain, so selection Any is how such a pool shrinks."""
 
 from celeriac_operator.fleet.heartbeats import Fleet
-from celeriac_operator.fleet.match import match, pod_samples
+from celeriac_operator.fleet.match import crews_of, match, pod_samples
 from celeriac_operator.resources.records import PodRecord
 from celeriac_operator.resources.spec import WorkerPoolSpec
 from celeriac_operator.scaling.decision import Decision, decide
@@ -52,7 +52,7 @@ def decided(selection: str) -> list[Decision]:
         signals = Signals(
             sampled_at=now,
             queues=(QueueSample(name="mails"),),
-            pods=pod_samples(pods, match(pods, workers, namespace="shop"), now),
+            pods=pod_samples(pods, match(pods, crews_of(workers), namespace="shop"), now),
             target=target,
         )
         found.append(decide(signals, spec, memory, now))

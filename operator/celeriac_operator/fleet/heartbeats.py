@@ -9,6 +9,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
+from operator import add, attrgetter, sub
 from typing import Any, Protocol, TypeVar
 
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
@@ -139,11 +140,9 @@ class Fleet:
 
     def _count(self, seen: _Incarnation) -> None:
         for queue, totals in seen.beat.queue_totals.items():
-            if totals == seen.queues.get(queue):
-                continue
-            known = self._by_queue.get(queue, QueueTotals())
-            self._by_queue[queue] = _plus(known, _grown(totals, seen.queues.get(queue)))
-            seen.queues[queue] = _most(totals, seen.queues.get(queue))
+            before = seen.queues.get(queue)
+            if totals != before:
+                self._by_queue[queue], seen.queues[queue] = _counted(self._by_queue.get(queue), totals, before)
 
     def own(self, incarnation: str, owner: Owner, queues: tuple[str, ...] = ()) -> None:
         """Say whose worker this is. queues: what its pool consumes, as stock Celery's heartbeats name none."""
@@ -167,18 +166,14 @@ class Fleet:
 
     def _credit(self, seen: _Incarnation, owner: Owner) -> None:
         for queue, totals in seen.beat.queue_totals.items():
-            if totals == seen.owned_queues.get(queue) and (owner, queue) in self._owned:
-                continue
-            known = self._owned.get((owner, queue), QueueTotals())
-            self._owned[owner, queue] = _plus(known, _grown(totals, seen.owned_queues.get(queue)))
-            seen.owned_queues[queue] = _most(totals, seen.owned_queues.get(queue))
+            at, before = (owner, queue), seen.owned_queues.get(queue)
+            if totals != before or at not in self._owned:
+                self._owned[at], seen.owned_queues[queue] = _counted(self._owned.get(at), totals, before)
         for task, counts in seen.beat.task_totals.items():
-            at = (owner, counts.queue, task)
-            if counts == seen.owned_tasks.get(task) and at in self._owned_tasks:
-                continue
-            known_counts = self._owned_tasks.get(at, TaskTotals(queue=counts.queue))
-            self._owned_tasks[at] = _plus(known_counts, _grown(counts, seen.owned_tasks.get(task)))
-            seen.owned_tasks[task] = _most(counts, seen.owned_tasks.get(task))
+            task_at, counted = (owner, counts.queue, task), seen.owned_tasks.get(task)
+            if counts != counted or task_at not in self._owned_tasks:
+                known = self._owned_tasks.get(task_at)
+                self._owned_tasks[task_at], seen.owned_tasks[task] = _counted(known, counts, counted)
 
     def workers(self, now: float) -> list[Worker]:
         """Everybody remembered, the gone included."""
@@ -262,27 +257,30 @@ def _stock(beat: Heartbeat, before: _Incarnation | None) -> Heartbeat:
     return replace(filled, queue_totals={queues[0]: totals})
 
 
-def _grown(now: Totals, before: Totals | None) -> Totals:
-    """now - before by field, never below zero."""
-    if before is None:
-        return now
-    return replace(now, **{name: max(0, getattr(now, name) - getattr(before, name)) for name in _numbers(now)})
+def _counted(known: Totals | None, now: Totals, before: Totals | None) -> tuple[Totals, Totals]:
+    """(known + what has grown from `before` to `now`, the most that was seen): field by field, never below zero.
 
-
-def _most(a: Totals, b: Totals | None) -> Totals:
-    return a if b is None else replace(a, **{name: max(getattr(a, name), getattr(b, name)) for name in _numbers(a)})
-
-
-def _plus(a: Totals, b: Totals) -> Totals:
-    return replace(a, **{name: getattr(a, name) + getattr(b, name) for name in _numbers(a)})
-
-
-def _numbers(totals: QueueTotals | TaskTotals) -> tuple[str, ...]:
-    return _QUEUE_NUMBERS if isinstance(totals, QueueTotals) else _TASK_NUMBERS
+    Called for every heartbeat, some hundred times a second: hence the tuples.
+    """
+    read, names = (_read_queue, _QUEUE_NUMBERS) if isinstance(now, QueueTotals) else (_read_task, _TASK_NUMBERS)
+    new = read(now)
+    most = now
+    if before is not None:
+        old = read(before)
+        grown = tuple(map(sub, new, old))
+        if min(grown) < 0:  # out of order, or a counter that lost something
+            grown = tuple(max(0, each) for each in grown)
+            most = replace(now, **dict(zip(names, map(max, new, old), strict=True)))
+    else:
+        grown = new
+    if known is None:
+        return replace(now, **dict(zip(names, grown, strict=True))), most
+    return replace(known, **dict(zip(names, map(add, read(known), grown), strict=True))), most
 
 
 _QUEUE_NUMBERS = tuple(spec.name for spec in fields(QueueTotals))
 _TASK_NUMBERS = tuple(spec.name for spec in fields(TaskTotals) if spec.name != "queue")
+_read_queue, _read_task = attrgetter(*_QUEUE_NUMBERS), attrgetter(*_TASK_NUMBERS)
 
 
 class Receiver(Protocol):

@@ -1,15 +1,33 @@
 """Which worker runs in which pod, and the pod as the decision sees it. Pure."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
+from celeriac.wire.event import DrainState
 from celeriac_operator.fleet.heartbeats import Worker
 from celeriac_operator.resources.records import PodRecord
 from celeriac_operator.scaling.rates import Keeper, Kept
 from celeriac_operator.scaling.signals import PodSample
 
+#: What tells whose a worker is -> the workers that tell it.
+Crews = Mapping[tuple[str, ...], Sequence[Worker]]
 
-def match(pods: Sequence[PodRecord], workers: Iterable[Worker], *, namespace: str) -> dict[str, tuple[Worker, ...]]:
+
+def crews_of(workers: Iterable[Worker]) -> Crews:
+    """Workers by what they tell of their pod: made once a tick, for all pools of a broker."""
+    crews: dict[tuple[str, ...], list[Worker]] = {}
+    for worker in workers:
+        beat = worker.beat
+        if beat.pod_uid:
+            at: tuple[str, ...] = ("uid", beat.pod_uid)
+        elif beat.pod:
+            at = ("pod", beat.namespace, beat.pod)
+        else:
+            at = ("host", beat.hostname.rpartition("@")[2])
+        crews.setdefault(at, []).append(worker)
+    return crews
+
+
+def match(pods: Sequence[PodRecord], crews: Crews, *, namespace: str) -> dict[str, tuple[Worker, ...]]:
     """Pod name -> its workers, those that are gone too. A pod that nobody answers for is missing: it is counted, and
     never drained.
 
@@ -17,21 +35,13 @@ def match(pods: Sequence[PodRecord], workers: Iterable[Worker], *, namespace: st
     downward API) by the host part of its node name, which in a pod is the pod's name: the caller hands in the pods of
     one pool, so that a namesake elsewhere cannot be taken for it.
     """
-    by_uid = {pod.uid: pod.name for pod in pods if pod.uid}
-    names = {pod.name for pod in pods}
-    found: dict[str, list[Worker]] = {}
-    for worker in workers:
-        beat = worker.beat
-        if beat.pod_uid:
-            name = by_uid.get(beat.pod_uid)
-        elif beat.pod:
-            name = beat.pod if beat.pod in names and beat.namespace in ("", namespace) else None
-        else:
-            host = beat.hostname.rpartition("@")[2]
-            name = host if host in names else None
-        if name is not None:
-            found.setdefault(name, []).append(worker)
-    return {name: tuple(sorted(known, key=_rank)) for name, known in found.items()}
+    found: dict[str, tuple[Worker, ...]] = {}
+    for pod in pods:
+        keys = (("uid", pod.uid), ("pod", namespace, pod.name), ("pod", "", pod.name), ("host", pod.name))
+        known = [worker for key in keys for worker in crews.get(key, ())]
+        if known:
+            found[pod.name] = tuple(sorted(known, key=_rank)) if len(known) > 1 else (known[0],)
+    return found
 
 
 def _rank(worker: Worker) -> tuple[bool, float, float]:
@@ -78,7 +88,24 @@ def keepers(workers: Iterable[Worker]) -> tuple[Keeper, ...]:
 
 
 def _sample(pod: PodRecord, workers: Sequence[Worker], now: float) -> PodSample:
-    sample = PodSample(
+    if not workers:
+        return PodSample(
+            name=pod.name,
+            uid=pod.uid,
+            phase=pod.phase,
+            ready=pod.ready,
+            deleting=pod.deleting,
+            created_at=pod.created_at,
+            ready_at=pod.ready_at,
+            pending_reason=pod.pending_reason,
+            revision=pod.revision,
+            running=pod.running,
+        )
+    beats = [worker.beat for worker in workers]
+    at_work = [worker.beat for worker in workers if not worker.offline]
+    heartbeat_age_s = max(max(0.0, now - worker.heard_at) for worker in workers)
+    drain_state, drain_id, drain_expires_in_s = _drain_of([beat.drain for beat in at_work], heartbeat_age_s)
+    return PodSample(
         name=pod.name,
         uid=pod.uid,
         phase=pod.phase,
@@ -89,16 +116,9 @@ def _sample(pod: PodRecord, workers: Sequence[Worker], now: float) -> PodSample:
         pending_reason=pod.pending_reason,
         revision=pod.revision,
         running=pod.running,
-    )
-    if not workers:
-        return sample
-    beats = [worker.beat for worker in workers]
-    at_work = [worker.beat for worker in workers if not worker.offline]
-    sample = replace(
-        sample,
         node=beats[-1].hostname,
         nodes=tuple(dict.fromkeys(beat.hostname for beat in beats)),
-        heartbeat_age_s=max(max(0.0, now - worker.heard_at) for worker in workers),
+        heartbeat_age_s=heartbeat_age_s,
         first_heartbeat_at=min(worker.first_heard_at if worker.born else worker.started_at for worker in workers),
         slots=sum(beat.slots for beat in beats),
         queues=tuple(dict.fromkeys(queue for beat in beats for queue in beat.queues)),
@@ -106,16 +126,19 @@ def _sample(pod: PodRecord, workers: Sequence[Worker], now: float) -> PodSample:
         busy=sum(beat.busy for beat in at_work),
         reserved=sum(beat.reserved for beat in at_work),
         longest_running_s=max((beat.longest_running_s for beat in at_work), default=0.0),
+        drain_state=drain_state,
+        drain_id=drain_id,
+        drain_expires_in_s=drain_expires_in_s,
     )
-    marks = [beat.drain for beat in at_work]
+
+
+def _drain_of(marks: Sequence[DrainState | None], heartbeat_age_s: float) -> tuple[str, str, float]:
+    """(state, id, seconds left) of the mark that a pod's workers echo; of several workers, what holds for all."""
     heard = [mark for mark in marks if mark is not None]
     if not heard:
-        return sample
+        return "", "", 0.0
     agreed = len(heard) == len(marks) and len({mark.id for mark in heard}) == 1
-    return replace(
-        sample,
-        drain_state="drained" if agreed and all(mark.state == "drained" for mark in heard) else "draining",
-        # Until all have heard the same mark it is nobody's: the operator says it again.
-        drain_id=heard[0].id if agreed else "",
-        drain_expires_in_s=max(0.0, min(mark.expires_in_s for mark in heard) - (sample.heartbeat_age_s or 0.0)),
-    )
+    state = "drained" if agreed and all(mark.state == "drained" for mark in heard) else "draining"
+    # Until all have heard the same mark it is nobody's: the operator says it again.
+    left_s = max(0.0, min(mark.expires_in_s for mark in heard) - heartbeat_age_s)
+    return state, heard[0].id if agreed else "", left_s

@@ -8,8 +8,17 @@ from celeriac_operator.fleet.heartbeats import FleetTotals, Worker
 from celeriac_operator.scaling.signals import LimitedClass, QueueSample
 
 
+def consumers_of(workers: Iterable[Worker]) -> dict[str, list[Worker]]:
+    """Queue -> the workers that consume it, those that are gone too."""
+    consumers: dict[str, list[Worker]] = {}
+    for worker in workers:
+        for queue in worker.beat.queues:
+            consumers.setdefault(queue, []).append(worker)
+    return consumers
+
+
 def queue_samples(
-    depths: Mapping[str, QueueDepth], workers: Iterable[Worker], totals: FleetTotals, now: float
+    depths: Mapping[str, QueueDepth], consumers: Mapping[str, Sequence[Worker]], totals: FleetTotals, now: float
 ) -> dict[str, QueueSample]:
     """Queue -> its sample.
 
@@ -17,9 +26,8 @@ def queue_samples(
     (RabbitMQ without its management API), and with early acks there is nothing leased while a task runs.
     What is leased beyond the live workers' slots is reserved, and so is what a dead worker held: it waits like the rest.
     """
-    live = [worker for worker in workers if not worker.gone]
     return {
-        name: _sample(name, depths, [w for w in live if name in w.beat.queues], totals.by_queue.get(name), now)
+        name: _sample(name, depths, [w for w in consumers.get(name, ()) if not w.gone], totals.by_queue.get(name), now)
         for name in depths
     }
 
@@ -66,7 +74,7 @@ def _share(worker: Worker, queue: str, depths: Mapping[str, QueueDepth]) -> floa
 
 def limited_classes(
     queues: Sequence[str],
-    workers: Iterable[Worker],
+    consumers: Mapping[str, Sequence[Worker]],
     depths: Mapping[str, QueueDepth],
     task_totals: Mapping[str, TaskTotals],
     rates: Mapping[str, float],
@@ -80,8 +88,11 @@ def limited_classes(
     With nobody alive, the last worker heard speaks for the next one, so that a pool at zero still knows its limits.
     """
     wanted = set(queues)
-    consumers = sorted((w for w in workers if wanted.intersection(w.beat.queues)), key=lambda w: w.heard_at)
-    live = [worker for worker in consumers if not worker.gone] or consumers[-1:]
+    known = {worker.id: worker for name in queues for worker in consumers.get(name, ())}.values()
+    live = [worker for worker in known if not worker.gone] or sorted(known, key=lambda w: w.heard_at)[-1:]
+    if not rates and not any(worker.beat.limits for worker in live):
+        return ()
+    live.sort(key=lambda w: w.heard_at)
     cluster: dict[str, float] = {}
     per_worker: dict[str, float] = {}
     homes: dict[str, str] = {task: totals.queue for task, totals in task_totals.items()}

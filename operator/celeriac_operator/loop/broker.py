@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 
 from celeriac.broker.depth import QueueDepth
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
@@ -16,13 +17,14 @@ from celeriac_operator.fleet.control import end, keep_drained, lift_drain
 from celeriac_operator.fleet.gaps import HEARD_AFTER_S, gaps
 from celeriac_operator.fleet.heartbeats import Ears, Fleet, FleetTotals, Worker
 from celeriac_operator.fleet.management import ManagementUnavailable, with_facts
-from celeriac_operator.fleet.match import keepers, match, pod_samples
-from celeriac_operator.fleet.probes import limited_classes, queue_samples
+from celeriac_operator.fleet.match import Crews, crews_of, keepers, match, pod_samples
+from celeriac_operator.fleet.probes import consumers_of, limited_classes, queue_samples
 from celeriac_operator.loop.members import STUCK_S, Changes, Cluster, Drain, Key, Member, Sight, Tick, subject_of
 from celeriac_operator.loop.rates import Asked, Rates
+from celeriac_operator.loop.rest import rest_of, still
 from celeriac_operator.metrics import FleetReading, OperatorMetrics, PoolReading
 from celeriac_operator.resources.spec import DrainTimeoutPolicy, Mode, WorkerPoolSpec
-from celeriac_operator.resources.status import same, status_of, worth_writing
+from celeriac_operator.resources.status import QUIET_WRITE_S, face_of, same, status_of, worth_writing
 from celeriac_operator.scaling.decision import Decision, decide
 from celeriac_operator.scaling.learning import horizon_s
 from celeriac_operator.scaling.memory import Memory
@@ -148,15 +150,16 @@ class BrokerLoop:
         error = self._probe(members)
         now = clock.now()
         workers = self._fleet.workers(now)
+        crews, consumers = crews_of(workers), consumers_of(workers)
         seen: list[Sight] = []
         for member in members:
             with self._guard(member, "reading its target and pods"):
-                seen.append(self._look(member, workers, now))
+                seen.append(self._look(member, crews, now))
             self._progress()
         self._fleet.settle(now)
         totals = self._fleet.totals()
         if not error:
-            samples = queue_samples(self._depths, workers, totals, now)
+            samples = queue_samples(self._depths, consumers, totals, now)
             # A queue that could not be read keeps its last sample, which grows old.
             kept = {name: sample for name, sample in self._samples.items() if name in self._unread}
             self._samples = {**{name: sample for name, sample in samples.items() if name not in self._unread}, **kept}
@@ -166,7 +169,7 @@ class BrokerLoop:
             if self._stopping.is_set():
                 break  # its pools may be another loop's by now
             with self._guard(sight.member, "acting for it"):
-                signals = self._signals(sight, workers, by_task, shares=shares, error=error, now=now)
+                signals = self._signals(sight, consumers, by_task, shares=shares, error=error, now=now)
                 self._serve(sight.member, signals, totals, now)
             self._progress()
         if self._stopping.is_set():
@@ -228,14 +231,15 @@ class BrokerLoop:
             self._unmanaged = ""
             self._changes.worked(subject)
 
-    def _look(self, member: Member, workers: Sequence[Worker], now: float) -> Sight:
+    def _look(self, member: Member, crews: Crews, now: float) -> Sight:
         """The member's target and pods, joined with the workers that run in them."""
         target = self._cluster.target(member.record, member.spec)
         pods = () if target.error else self._cluster.pods(member.record, member.spec)
-        matched = match(pods, workers, namespace=member.record.namespace)
+        matched = match(pods, crews, namespace=member.record.namespace)
         for worker in (worker for workers_of_pod in matched.values() for worker in workers_of_pod):
-            queues = worker.beat.queues or tuple(queue.name for queue in member.spec.queues)
-            self._fleet.own(worker.id, member.record.key, queues)
+            if worker.owner != member.record.key or not worker.beat.queues:
+                queues = tuple(queue.name for queue in member.spec.queues)
+                self._fleet.own(worker.id, member.record.key, worker.beat.queues or queues)
         stock = sorted(w.beat.hostname for found in matched.values() for w in found if not (w.gone or w.beat.ours))
         return Sight(
             member=member,
@@ -248,7 +252,7 @@ class BrokerLoop:
     def _signals(
         self,
         sight: Sight,
-        workers: Sequence[Worker],
+        consumers: Mapping[str, Sequence[Worker]],
         by_task: Mapping[str, TaskTotals],
         *,
         shares: Mapping[Key, Mapping[str, float]],
@@ -265,7 +269,7 @@ class BrokerLoop:
             queues=tuple(self._samples[name] for name in names if name in self._samples),
             limited=limited_classes(
                 names,
-                workers,
+                consumers,
                 self._depths,
                 by_task,
                 {limit.task: limit.rate_per_s for limit in spec.rate_limits},
@@ -286,17 +290,18 @@ class BrokerLoop:
         )
 
     def _serve(self, member: Member, signals: Signals, totals: FleetTotals, now: float) -> None:
-        """Decide one pool, and do what was decided."""
-        state = member.state
+        """Decide one pool, and do what was decided; or let the last decision stand, where it rests."""
+        state, epoch = member.state, self._epoch()
         with state.lock:
+            rest, state.rest = state.rest, None
             if state.memory is None:
                 state.memory = Memory.from_status(member.record.status)
-            decision = decide(signals, member.spec, state.memory, now)
+            rests = rest is not None and still(rest, signals, member.spec, epoch)
+            decision = rest.decision if rest and rests else decide(signals, member.spec, state.memory, now)
             state.memory = decision.memory
-            epoch = self._epoch()
             acts = self._acts()
             self._measure(member, signals, decision, now)
-            if acts:
+            if acts and not rests:
                 state.lead(epoch)
                 done = decision.unwritten()
                 # Report even when acting failed: a person reads there what the operator wanted.
@@ -308,6 +313,10 @@ class BrokerLoop:
                 finally:
                     self._progress()
                     self._report(member, signals, done, now)
+            if rest and rests:
+                state.rest = replace(rest, left=rest.left - 1)
+            else:
+                state.rest = rest_of(decision, signals, member.spec, epoch)
         if self._watch is not None:
             key = member.record.key
             self._watch(
@@ -446,13 +455,17 @@ class BrokerLoop:
             if event not in told:
                 self._cluster.event(record, *event)
                 self._progress()
+        face = face_of(decision, signals, member.spec, record.generation)
+        if face == state.face and now - state.looked_at < QUIET_WRITE_S:
+            return
         before = state.status if state.status is not None else record.status
         status = status_of(decision, signals, member.spec, before, record.generation, now)
-        if not same(state.told, status):
-            state.told, state.told_since = status, now
-        if worth_writing(before, status, written_s_ago=now - state.status_at, settled_s=now - state.told_since):
+        settled = same(state.looked, status)
+        if worth_writing(before, status, written_s_ago=now - state.status_at, settled=settled):
             self._cluster.write_status(record, status)
             state.status, state.status_at = status, now
+        # Only now: what could not be written is tried again at the next tick.
+        state.face, state.looked, state.looked_at = face, status, now
 
     def _acts(self) -> bool:
         """Whether this replica leads."""

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from celeriac.wire.event import QueueTotals, TaskTotals
+from celeriac_operator.loop.rest import Rest
 from celeriac_operator.resources.records import PodRecord, PoolRecord
 from celeriac_operator.resources.spec import WorkerPoolSpec
 from celeriac_operator.scaling.decision import Decision
@@ -94,15 +95,17 @@ class PoolState:
     """What the loop remembers of one pool between ticks; it follows the pool from broker to broker.
 
     epoch   as whose leader it knows status, fault, events and costs: another replica may have written since.
-    status  the last that was written, at status_at; told: the last tick's, the same since told_since.
+    status  the last that was written, at status_at; looked: the last that was thought of, at looked_at. face: the last tick's.
     """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     memory: Memory | None = None
     status: Mapping[str, Any] | None = None
     status_at: float = 0.0
-    told: Mapping[str, Any] = field(default_factory=dict)
-    told_since: float = 0.0
+    face: tuple[object, ...] = ()
+    looked: Mapping[str, Any] = field(default_factory=dict)
+    looked_at: float = 0.0
+    rest: Rest | None = None
     events: frozenset[tuple[str, str, str]] = frozenset()
     costs: dict[str, int] = field(default_factory=dict)
     drains: dict[str, "Drain"] = field(default_factory=dict)
@@ -116,6 +119,7 @@ class PoolState:
         if self.epoch != epoch:
             self.epoch = epoch
             self.status, self.status_at = None, 0.0
+            self.face = ()
             self.fault, self.events = ("", ""), frozenset()
             self.costs.clear()
 

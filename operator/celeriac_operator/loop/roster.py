@@ -21,9 +21,10 @@ from celeriac_operator.resources.status import fault_status
 
 log = logging.getLogger("celeriac_operator.loop")
 
-#: Seconds between two looks at which pools there are: at the least, and when nobody pokes.
+#: Seconds between two looks at which pools there are: at the least, and when nobody pokes. Who leads is asked in between.
 FASTEST_LOOK_S = 0.2
-ROSTER_S = 1.0
+LEAD_S = 1.0
+ROSTER_S = 5.0
 #: Seconds a Secret's value is trusted before it is read again, and before one that could not be read is tried again.
 SECRET_TTL_S = 60.0
 SECRET_RETRY_S = 5.0
@@ -66,6 +67,8 @@ class OperatorLoop:
         self._led = False
         self._ready = False
         self._progress_at = time.monotonic()
+        self._look_at = 0.0
+        self._faulted = False
         self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="operator-loop", daemon=True)
@@ -112,8 +115,15 @@ class OperatorLoop:
             self._wake.clear()
             with self._lock:
                 poked, self._poked = self._poked, set()
+            if not poked and self._cluster.may_act() == self._led and time.monotonic() < self._look_at:
+                self._wake.wait(LEAD_S)
+                continue
+            # What is wrong may be put right in a Secret, of which no watch tells.
+            self._look_at = time.monotonic() + LEAD_S
             try:
                 self.look()
+                if not (self._faulted or self._restores):
+                    self._look_at = time.monotonic() + ROSTER_S
                 for target, members in self._roster.items():
                     if any(member.record.key in poked for member in members):
                         self._loops[target].poke()
@@ -126,7 +136,6 @@ class OperatorLoop:
                 self._metrics.error("bug")
                 log.exception("looking at the pools failed; trying again in %g s", ROSTER_S)
             self._stopping.wait(FASTEST_LOOK_S)
-            self._wake.wait(ROSTER_S)
 
     def _progress(self) -> None:
         """One step is done: many slow ones in a row are no reason to restart."""
@@ -140,14 +149,17 @@ class OperatorLoop:
         now = clock.now()
         roster: dict[BrokerTarget, list[Member]] = {}
         self._secrets_used.clear()
+        faulted = False
         for record in records:
             state = self._state(record)
             try:
                 spec = _spec_of(record, state)
                 target = self._target(record, spec, now)
             except SpecError as error:
+                faulted = True
                 self._fault(record, state, "InvalidSpec", "; ".join(error.problems), now)
             except _NoBroker as error:
+                faulted = True
                 self._fault(record, state, error.reason, str(error), now)
             else:
                 roster.setdefault(target, []).append(Member(record=record, spec=spec, state=state))
@@ -155,12 +167,14 @@ class OperatorLoop:
         self._drop({record.key for record in records})
         self._end_loops(roster)
         self._restore(records, now)
+        opening = roster.keys() - self._loops.keys()
         sides = self._open_sides(roster, now)
         for members in roster.values():
             for member in members:
                 if member.state.fault != ("", ""):
                     self._changes.worked(subject_of(member.record))
                     member.state.fault = ("", "")
+        self._faulted = faulted or sides.keys() != opening
         with self._lock:
             self._roster = roster
         self._start_loops(sides)

@@ -193,19 +193,23 @@ def noticeable(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
     return _face(before) != _face(after)
 
 
-def worth_writing(
-    before: Mapping[str, Any], after: Mapping[str, Any], *, written_s_ago: float, settled_s: float
-) -> bool:
+def worth_writing(before: Mapping[str, Any], after: Mapping[str, Any], *, written_s_ago: float, settled: bool) -> bool:
     """Whether to write `after` over `before`: at once when a person would notice, else twice a minute at the most.
 
-    settled_s   for so long every tick has told `after` and nothing else. Figures of steady traffic go up and down, and are
-                written when they have moved beyond that, or when they have come to rest.
+    settled   `after` is what was seen half a minute ago too. Figures of steady traffic go up and down, and are written when
+              they have moved beyond that, or when they have come to rest.
     """
     if noticeable(before, after):
         return True
-    return written_s_ago >= QUIET_WRITE_S and (
-        moved(before, after) or (settled_s >= QUIET_WRITE_S and dict(before) != dict(after))
-    )
+    return written_s_ago >= QUIET_WRITE_S and (moved(before, after) or (settled and dict(before) != dict(after)))
+
+
+def face_of(decision: Decided, signals: Seen, spec: WorkerPoolSpec, generation: int) -> tuple[object, ...]:
+    """All of a status that `noticeable` looks at, at a hundredth of its cost: while it stays the same, nobody would notice."""
+    conditions = tuple((name, found[0], found[1]) for name, found in decision.conditions.items())
+    target = signals.target
+    counts = (target.replicas, target.error, decision.replicas)
+    return (generation, _state(decision, signals, spec), decision.limited_by, counts, conditions)
 
 
 def same(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
@@ -217,7 +221,7 @@ def moved(before: Any, after: Any) -> bool:
     """Whether two statuses differ by more than the noise of steady traffic: in a word, in a count of pods, or in a figure by a
     quarter and by three.
 
-    Sentences and times are left out: they repeat the figures and the conditions.
+    Sentences and times are left out, which repeat the figures, and what `noticeable` sees.
     """
     if isinstance(before, Mapping) and isinstance(after, Mapping):
         names = (before.keys() | after.keys()) - _RETOLD
@@ -237,8 +241,8 @@ def moved(before: Any, after: Any) -> bool:
 
 #: Counts in which one more or less is news.
 _PODS = frozenset({"readyReplicas", "startingReplicas", "drainingReplicas", "desiredReplicas"})
-#: Fields that only say in words, or with a time, what others say.
-_RETOLD = frozenset({"summary", "message", "time"})
+#: Fields that say in words, or with a time, what others say; and those whose changes are noticed at once.
+_RETOLD = frozenset({"summary", "time", "conditions", "history"})
 #: Messages, seconds or slots by which a figure of steady traffic goes up and down.
 _NOISE = 3.0
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import kombu
+import orjson
 
 from celeriac.broker.connection import BrokerAddress, broker_errors, connect, recoverable, redacted
 from celeriac.exceptions import BrokerUnavailable
@@ -120,7 +121,9 @@ class EventReceiver:
     def _received(self, message: Any) -> None:
         self._heard_at, self._unanswered = time.monotonic(), 0
         try:
-            body = message.decode()
+            # A fleet sends hundreds a second, and kombu's own JSON takes twice as long.
+            plain = message.content_type == "application/json" and message.content_encoding in ("utf-8", None)
+            body = orjson.loads(message.body) if plain else message.decode()
         except Exception as error:  # noqa: BLE001 - whatever some client has sent: events are hearsay
             log.warning("an event that cannot be decoded was passed over: %r", error)
             return

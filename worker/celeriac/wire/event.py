@@ -179,6 +179,8 @@ _KINDS: Mapping[type, Mapping[str, Any]] = {
     cls: {each.name: each.type for each in fields(cls) if each.type in (int, float, str)}
     for cls in (Heartbeat, QueueTotals, TaskTotals, RateLimit, DrainState)
 }
+#: A count beyond this is none: floats are exact up to here.
+_MOST = 2**53
 #: Numbers that may be below zero: a zone west of Greenwich, and a mark that ran out while its heartbeat was made.
 _SIGNED = frozenset({"utcoffset", "expires_in_s"})
 
@@ -202,6 +204,8 @@ def _checked(cls: type, values: Mapping[str, Any], names: Iterable[str]) -> dict
 
 
 def _number(value: Any, kind: type, *, signed: bool = False) -> Any:
+    if type(value) is kind is int and 0 <= value <= _MOST:  # nearly all: counts
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError("not a number")
     if not math.isfinite(value) or (value < 0 and not signed):

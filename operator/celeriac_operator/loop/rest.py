@@ -1,0 +1,81 @@
+"""Which pools need no new decision at a tick: a thousand steady ones would otherwise be decided two hundred times a second.
+
+A pool rests when it has what it wants and nothing but time passes. It is decided all the same at every third tick, and at
+once when work comes in, a pod changes, or its spec does: so a burst is answered as fast as ever. Pure.
+"""
+
+from dataclasses import dataclass
+
+from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.scaling.decision import Decision
+from celeriac_operator.scaling.learning import HEARTBEAT_FRESH_S
+from celeriac_operator.scaling.signals import PodSample, Signals
+
+#: Ticks in a row that a decision may stand for, its own included.
+TICKS = 3
+
+#: What may have had the last word: guards that wait for a moment to pass must be asked at each tick.
+_TIMELESS = frozenset({"none", "min", "max", "override", "paused", "dry_run"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rest:
+    """A decision that may stand, and what it stood on. left: ticks for which it may still stand."""
+
+    decision: Decision
+    spec: WorkerPoolSpec
+    epoch: int
+    seen: tuple[object, ...]
+    waiting: int
+    slots: int
+    left: int = TICKS - 1
+
+
+def rest_of(decision: Decision, signals: Signals, spec: WorkerPoolSpec, epoch: int) -> Rest | None:
+    """The rest that follows a decision, None when the next tick must decide anew."""
+    steady = decision.limited_by in _TIMELESS and decision.desired == signals.target.replicas
+    if not steady or decision.drain or decision.undrain or decision.events or not signals.broker_ok:
+        return None
+    return Rest(
+        decision=decision,
+        spec=spec,
+        epoch=epoch,
+        seen=_seen(signals),
+        waiting=_waiting(signals),
+        slots=sum(pod.slots for pod in signals.pods if pod.ready),
+    )
+
+
+def still(rest: Rest, signals: Signals, spec: WorkerPoolSpec, epoch: int) -> bool:
+    """Whether the decision stands for this tick too. Work that one more round of the pool's slots takes up is no news."""
+    return (
+        rest.left > 0
+        and rest.spec is spec
+        and rest.epoch == epoch
+        and _waiting(signals) <= rest.waiting + rest.slots
+        and _seen(signals) == rest.seen
+    )
+
+
+def _waiting(signals: Signals) -> int:
+    return sum(
+        queue.ready + queue.reserved + queue.throttled + queue.expired + queue.due_soon for queue in signals.queues
+    )
+
+
+def _seen(signals: Signals) -> tuple[object, ...]:
+    """All but figures: what of the target and the pods a decision looks at."""
+    return (
+        signals.broker_ok,
+        signals.target,
+        signals.limited and tuple((limit.task, limit.rate_per_s) for limit in signals.limited),
+        signals.share,
+        signals.queue_errors,
+        signals.missing,
+        tuple(map(_pod, signals.pods)),
+    )
+
+
+def _pod(pod: PodSample) -> tuple[object, ...]:
+    heard = pod.heartbeat_age_s is not None and pod.heartbeat_age_s <= HEARTBEAT_FRESH_S
+    return (pod.name, pod.phase, pod.ready, pod.deleting, pod.pending_reason, pod.stopping, pod.drain_state, heard)

@@ -1,0 +1,85 @@
+"""A pool that has what it wants rests for two ticks; whatever is news ends that at once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from celeriac_operator.loop.rest import Rest, rest_of, still
+from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.scaling.decision import Decision
+from celeriac_operator.scaling.signals import PodSample, QueueSample, Signals, TargetSample
+
+SPEC = WorkerPoolSpec.parse({"targetRef": {"name": "w"}, "queues": [{"name": "mails"}]})
+OTHER = WorkerPoolSpec.parse({"targetRef": {"name": "w"}, "queues": [{"name": "mails"}], "minReplicas": 1})
+
+
+def seen(ready: int = 2, pods: int = 2, *, pod: Mapping[str, Any] | None = None, **more: Any) -> Signals:
+    fields: dict[str, Any] = {"slots": 4, "heartbeat_age_s": 1.0, "queues": ("mails",), **(pod or {})}
+    return Signals(
+        queues=(QueueSample(name="mails", ready=ready, completed=ready * 100),),
+        pods=tuple(PodSample(name=f"w-{n}", **fields) for n in range(pods)),
+        **{"target": TargetSample(replicas=2, resource_version="7"), **more},
+    )
+
+
+def decided(**more: Any) -> Decision:
+    return Decision(**{"desired": 2, "unclamped": 2, "replicas": None, "summary": "", **more})
+
+
+def rest() -> Rest:
+    found = rest_of(decided(), seen(), SPEC, 7)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    "decision",
+    [
+        pytest.param({"desired": 3}, id="it wants another number"),
+        pytest.param({"limited_by": "stabilization"}, id="a guard waits for its time to pass"),
+        pytest.param({"drain": ("w-1",)}, id="a pod is drained"),
+        pytest.param({"undrain": ("w-1",)}, id="a mark is lifted"),
+        pytest.param({"events": (("Normal", "ScaledUp", ""),)}, id="something was told"),
+    ],
+)
+def test_a_pool_with_something_to_do_does_not_rest(decision: dict[str, Any]) -> None:
+    assert rest_of(decided(**decision), seen(), SPEC, 7) is None
+
+
+def test_a_pool_whose_broker_is_silent_does_not_rest() -> None:
+    assert rest_of(decided(), seen(broker_ok=False), SPEC, 7) is None
+
+
+@pytest.mark.parametrize(
+    ("signals", "stands"),
+    [
+        pytest.param(seen(), True, id="nothing"),
+        pytest.param(seen(ready=0), True, id="less waits"),
+        pytest.param(seen(ready=10), True, id="a round of the slots waits"),
+        pytest.param(seen(ready=11), False, id="more than that waits"),
+        pytest.param(seen(pod={"busy": 4, "heartbeat_age_s": 3.0}), True, id="the pods work"),
+        pytest.param(seen(pods=1), False, id="a pod went"),
+        pytest.param(seen(pod={"ready": False}), False, id="a pod is not ready"),
+        pytest.param(seen(pod={"heartbeat_age_s": 99.0}), False, id="a pod fell silent"),
+        pytest.param(seen(pod={"drain_state": "draining"}), False, id="a pod echoes a mark"),
+        pytest.param(seen(pod={"deleting": True}), False, id="a pod is deleted"),
+        pytest.param(seen(target=TargetSample(replicas=2, resource_version="8")), False, id="the target changed"),
+        pytest.param(seen(broker_ok=False), False, id="the broker is silent"),
+    ],
+)
+def test_what_ends_a_rest(signals: Signals, stands: bool) -> None:
+    assert still(rest(), signals, SPEC, 7) is stands
+
+
+def test_a_new_spec_or_a_new_term_of_leading_ends_it() -> None:
+    assert not still(rest(), seen(), OTHER, 7)
+    assert not still(rest(), seen(), SPEC, 8)
+
+
+def test_a_pool_that_sleeps_wakes_for_its_first_message() -> None:
+    asleep = rest_of(decided(desired=0), seen(ready=0, pods=0, target=TargetSample()), SPEC, 7)
+    assert asleep is not None
+
+    assert still(asleep, seen(ready=0, pods=0, target=TargetSample()), SPEC, 7)
+    assert not still(asleep, seen(ready=1, pods=0, target=TargetSample()), SPEC, 7)
