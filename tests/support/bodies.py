@@ -1,5 +1,6 @@
 """Tasks that end badly, one of each kind, for workers that must outlive them. The app is `app`; each start is a line in the ledger."""
 
+import asyncio
 import ctypes
 import os
 import resource
@@ -149,3 +150,19 @@ class Rude(app.Task):  # type: ignore[misc,name-defined]
 @app.task(base=Rude)
 def has_rude_hooks() -> int:
     return 7
+
+
+@app.task
+def sends_from_a_copy(number: int) -> None:
+    copy = os.fork()
+    fine.delay(number if copy else number + 1)
+    if copy:
+        os.waitpid(copy, 0)
+
+
+@app.task
+async def naps(number: int, seconds: float) -> int:
+    note("start", number)
+    await asyncio.sleep(seconds)
+    note("end", number)
+    return number

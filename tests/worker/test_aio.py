@@ -13,7 +13,7 @@ from processes import wait_until
 
 from celeriac import Celeriac
 from celeriac.broker.codec import content_types
-from celeriac.exceptions import NotSupported
+from celeriac.exceptions import NotSupported, TaskRevokedError
 from celeriac.policy.outcome import Failed, Outcome, RetryAsked, Revoked, Succeeded
 from celeriac.policy.settlement import Rules
 from celeriac.worker.aio import AsyncioPool
@@ -314,6 +314,27 @@ def test_eager_calls_of_coroutines_return_what_they_return_inside_a_loop_too() -
         return double.delay(4).get()
 
     assert (double.delay(3).get(), asyncio.run(within())) == (6, 8)
+
+
+# -- a whole worker
+
+
+def test_an_asyncio_worker_runs_hundreds_at_once_in_one_process_and_cancels_the_one_it_is_told_to(site: Any) -> None:
+    worker = site.worker("-P", "asyncio", "-c", "300", app="bodies")
+    client = site.client()
+    long = client.send_task("bodies.naps", [1000, 60])
+
+    started = time.monotonic()
+    results = [client.send_task("bodies.naps", [number, 1.0]) for number in range(299)]
+    assert [result.get(timeout=30) for result in results] == list(range(299))
+    took = time.monotonic() - started
+    client.control.terminate(long.id)
+    with pytest.raises(TaskRevokedError):
+        long.get(timeout=10)
+
+    assert took < 29.9  # a tenth of one by one
+    assert {line.split()[2] for line in site.ledger.path.read_text().splitlines()} == {str(worker.pid)}
+    assert worker.terminate(timeout_s=10) == 0
 
 
 # -- forks

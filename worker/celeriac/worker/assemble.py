@@ -222,9 +222,12 @@ def _end(
     pool.stop()
     log.info("%s ended%s", hostname, f"; {left} bodies were cut off" if left else "")
     if left:  # threads cannot be ended: leave without waiting for them
+        failure = sys.exc_info()[1]
+        if failure is not None:
+            log.critical("the worker has failed", exc_info=failure)
         logging.shutdown()
         sys.stdout.flush()
-        os._exit(0)
+        os._exit(0 if failure is None else 1)
     return 0
 
 

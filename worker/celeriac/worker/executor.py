@@ -95,6 +95,7 @@ class Executor:
         self._encode = encode
         self._store = store
         self._here = threading.local()
+        Forks.apps.add(app)
 
     # -- the two roads of a job: they differ in how the body is called, and in nothing else
 

@@ -11,10 +11,12 @@ import signal
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Coroutine, Generator, Mapping, Sequence
 from types import FrameType
 from typing import Any
 
+from celeriac.app.base import Celeriac
 from celeriac.exceptions import SoftTimeLimitExceeded
 
 #: What ends a sleep of the main thread. A real-time signal where there is one: SIGUSR1 belongs to users.
@@ -191,14 +193,20 @@ class Steered:
 
 
 class Forks:
-    """`count` grows in a process that was forked off: a body that sees it grow is a copy of itself."""
+    """`count` grows in a process that was forked off: a body that sees it grow is a copy of itself.
+
+    apps    leave their connections to the process that they were opened in.
+    """
 
     count = 0
+    apps: "weakref.WeakSet[Celeriac]" = weakref.WeakSet()
 
     @classmethod
     def happened(cls) -> None:
         """Count one."""
         cls.count += 1
+        for app in cls.apps:
+            app.forked()
 
 
 os.register_at_fork(after_in_child=Forks.happened)
