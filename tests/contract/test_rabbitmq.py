@@ -13,7 +13,7 @@ from processes import wait_until
 
 from celeriac.broker.connection import BrokerAddress
 from celeriac.broker.consumer import Settled, open_consumer
-from celeriac.exceptions import BrokerUnavailable
+from celeriac.exceptions import BrokerUnavailable, EncodeError
 
 pytestmark = pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
 
@@ -395,3 +395,44 @@ def test_an_expiry_does_not_cut_a_delay_short(delays: Broker) -> None:
 
     assert numbers(claim(delays.consumer(), 1)) == ["late"]
     assert time.time() >= due_at
+
+
+def test_a_broker_that_lets_us_declare_no_delay_queues_leaves_what_is_not_due_to_the_worker(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    node, vhost = broker.server.node, broker.url.rsplit("/", 1)[1]
+    node.api("PUT", "users/guarded", {"password": "secret", "tags": ""})
+    rights = {"configure": f"^{broker.queue}$", "write": ".*", "read": ".*"}
+    node.api("PUT", f"permissions/{vhost}/guarded", rights)
+    guarded = Broker(kind="rabbitmq", url=broker.url.replace("guest:guest", "guarded:secret"), queue=broker.queue)
+    with guarded.closing:
+        park(guarded, "a client's", in_s=60)
+        guarded.publish("a worker's")
+        consumer = guarded.consumer()
+        claimed = claim(consumer, 2)
+
+        consumer.park([(delivery, time.time() + 60) for delivery in claimed])
+
+        assert numbers(claimed) == ["a client's", "a worker's"]
+        assert not consumer.keeps_delayed
+        assert consumer.open_claims() == 2
+    assert "wait in workers instead" in caplog.text
+    assert "secret" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "fields", [{"headers": {"number": 2**70}}, {"headers": {"a": {1, 2}}}], ids=["too large a number", "a set"]
+)
+def test_headers_that_amqp_cannot_carry_are_an_error_at_once_and_the_next_message_goes(
+    broker: Broker, fields: dict[str, Any]
+) -> None:
+    producer = broker.producer(timeout_s=20)
+    producer.publish(broker.message("before"))
+    started_at = time.monotonic()
+
+    with pytest.raises(EncodeError, match="cannot be written"):
+        producer.publish(broker.message("bad", **fields))
+
+    assert time.monotonic() - started_at < 5
+    producer.publish(broker.message("after"))
+    assert numbers(claim(broker.consumer(), 2)) == ["before", "after"]

@@ -43,11 +43,12 @@ Claim = tuple[int, int]
 class AmqpConsumer:
     """RabbitMQ pushes; one lock guards the connection. Unacknowledged messages come back when the connection ends.
 
-    What is not due waits in the broker; what is throttled waits in the worker, with the prefetch count raised by as many.
+    What is not due waits in the broker, if it lets us declare the queues for that. What is throttled waits in the worker; it counts as
+    claimed, so that it takes no room from the others.
     node  the worker's name, for consumer tags.
     """
 
-    keeps_delayed = True
+    keeps_delayed: bool = True
     throttled = None
     leased = False
 
@@ -181,6 +182,9 @@ class AmqpConsumer:
 
     def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         with self._guarded():
+            if not self._producer.delays({delivery.queue for delivery, _ in deliveries}):
+                self.keeps_delayed = False
+                return
             moves = {each.claim: [_copy(each, due_at=due_at)] for each, due_at in deliveries if self._mine(each)}
             # Nobody waits for these: with many, their confirmations come in batches meanwhile.
             self._move(moves, wait_s=0.0 if len(self._moving) < _MOST_UNDER_WAY else _CONFIRM_S)

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import struct
 import threading
 import time
 from collections.abc import Hashable, Iterable, Mapping, Sequence
@@ -19,7 +20,7 @@ from celeriac.broker.codec import encode
 from celeriac.broker.connection import BrokerAddress, connect, let_go, recoverable, redacted, unavailable
 from celeriac.broker.delayed import bind_delays, declare_delays, delay_s, parked_under
 from celeriac.broker.topology import declare_queue
-from celeriac.exceptions import BrokerUnavailable
+from celeriac.exceptions import BrokerUnavailable, EncodeError
 from celeriac.wire.message import TaskMessage
 
 log = logging.getLogger(__name__)
@@ -137,6 +138,7 @@ class AmqpProducer:
         self._confirms = _Confirms()
         self._declared: set[str] = set()
         self._bound: set[str] = set()
+        self._no_delays = False
         self._pid = 0
 
     # -- one message
@@ -242,7 +244,38 @@ class AmqpProducer:
         with stream.corked():
             for key in new:
                 for outgoing in batch[key]:
-                    self._confirms.sent(key, _write(channel, outgoing, now))
+                    self._confirms.sent(key, self._write(channel, outgoing, now))
+
+    def _write(self, channel: Any, outgoing: Outgoing, now: float) -> str:
+        """Write one message's frames; the routing key. Raises EncodeError."""
+        exchange, routing_key = outgoing.exchange, outgoing.routing_key or outgoing.queue
+        properties = {
+            name: value
+            for name, value in outgoing.properties.items()
+            if name in _PROPERTIES and value not in (None, "")
+        }
+        delayed = outgoing.due_at is not None and outgoing.queue in self._bound
+        seconds = delay_s(outgoing.due_at or 0.0, now) if delayed and not self._no_delays else 0
+        if seconds:
+            exchange, routing_key = parked_under(outgoing.queue, seconds)
+            properties.pop("expiration", None)  # it would end the delay; who runs the task looks at its `expires`
+        message = amqp.Message(
+            outgoing.body,
+            content_type=outgoing.content_type or None,
+            content_encoding=outgoing.content_encoding or None,
+            application_headers={name: value for name, value in outgoing.headers.items() if name not in _BROKERS_OWN},
+            **properties,
+        )
+        mandatory = not outgoing.exchange  # a queue that was deleted meanwhile is declared again
+        try:
+            channel.send_method(spec.Basic.Publish, "Bssbb", (0, exchange, routing_key, mandatory, False), message)
+        except (amqp.exceptions.FrameSyntaxError, struct.error, ValueError, TypeError) as error:
+            self._drop()  # what was written before it is lost with it, and will be written again
+            raise EncodeError(
+                f"the message for queue {outgoing.queue!r} cannot be written: {error}. AMQP headers hold text, numbers, times, lists and"
+                " mappings; ids and names have at most 255 bytes"
+            ) from error
+        return routing_key
 
     def _prepare(self, channel: Any, outgoing: Outgoing) -> None:
         """See to it that the queue is there, and gets what is parked for it."""
@@ -250,11 +283,35 @@ class AmqpProducer:
         if not outgoing.exchange and queue not in self._declared:
             declare_queue(channel, queue)
             self._declared.add(queue)
-        if outgoing.parked and queue not in self._bound:
+        if outgoing.parked:
+            self._prepare_delays(queue)
+
+    def _prepare_delays(self, queue: str) -> None:
+        if queue in self._bound or self._no_delays or self._connection is None:
+            return
+        try:
             if not self._bound:
                 declare_delays(self._connection, self._address.delay_queue_type)
-            bind_delays(channel, queue)
+            bind_delays(self._connection.connection, queue)
+        except amqp.exceptions.ChannelError as error:  # no permission, or too old for such queues
+            self._no_delays = True
+            log.warning(
+                "RabbitMQ does not let us declare its delay queues: %s. Messages that are not due wait in workers instead",
+                error,
+            )
+        else:
             self._bound.add(queue)
+
+    def delays(self, queues: Iterable[str]) -> bool:
+        """Whether what is not due can wait in the broker for these queues. Raises what a broken connection raises."""
+        with self._lock:
+            channel, _ = self._open()
+            for queue in queues:
+                if queue not in self._declared:
+                    declare_queue(channel, queue)
+                    self._declared.add(queue)
+                self._prepare_delays(queue)
+            return not self._no_delays
 
     def _wait(self, batch: Mapping[K, Sequence[Outgoing]], deadline: float, patient: bool) -> None:
         """Until all of the batch is confirmed or refused; not longer than the deadline, nor, unless patient, through an alarm."""
@@ -314,28 +371,6 @@ class AmqpProducer:
                 " (see rabbitmqctl status); it may still take this one when the alarm is over"
             )
         return f"the broker at {redacted(self._address.url)} did not confirm it; it may have arrived"
-
-
-def _write(channel: Any, outgoing: Outgoing, now: float) -> str:
-    """Write one message's frames; the routing key."""
-    exchange, routing_key = outgoing.exchange, outgoing.routing_key or outgoing.queue
-    properties = {
-        name: value for name, value in outgoing.properties.items() if name in _PROPERTIES and value not in (None, "")
-    }
-    seconds = delay_s(outgoing.due_at, now) if outgoing.due_at is not None and outgoing.parked else 0
-    if seconds:
-        exchange, routing_key = parked_under(outgoing.queue, seconds)
-        properties.pop("expiration", None)  # it would end the delay; who runs the task looks at its `expires`
-    message = amqp.Message(
-        outgoing.body,
-        content_type=outgoing.content_type or None,
-        content_encoding=outgoing.content_encoding or None,
-        application_headers={name: value for name, value in outgoing.headers.items() if name not in _BROKERS_OWN},
-        **properties,
-    )
-    mandatory = not outgoing.exchange  # a queue that was deleted meanwhile is declared again
-    channel.send_method(spec.Basic.Publish, "Bssbb", (0, exchange, routing_key, mandatory, False), message)
-    return routing_key
 
 
 def outgoing_of(message: TaskMessage, *, park: bool) -> Outgoing:

@@ -122,7 +122,10 @@ class Consumer(Protocol):
         """Return messages to the back of their queues."""
 
     def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
-        """Keep messages until their due times (seconds since the epoch)."""
+        """Keep messages until their due times (seconds since the epoch).
+
+        A broker that turns out not to let us: `keeps_delayed` is False from then on, and these are still claimed.
+        """
 
     def pause(self) -> None:
         """Let the broker push nothing more, and return what it has pushed and nobody has claimed; the next claim resumes."""

@@ -53,9 +53,10 @@ def declare_delays(connection: Any, queue_type: str) -> None:
         channel.exchange_bind(DELIVERY_EXCHANGE, level_name(0), "*." * MAX_LEVEL + "0.#")
 
 
-def bind_delays(channel: Any, queue: str) -> None:
+def bind_delays(raw: Any, queue: str) -> None:
     """Let what was parked for a queue come to it.
 
     The pattern has one star for each bit. kombu's `#.<queue>` would hand what is parked for `shop.mail` to a queue named `mail` as well.
     """
-    channel.queue_bind(queue, DELIVERY_EXCHANGE, "*." * MAX_NUMBER_OF_BITS_TO_USE + queue)
+    with raw.channel() as channel:  # its own: a refusal closes it
+        channel.queue_bind(queue, DELIVERY_EXCHANGE, "*." * MAX_NUMBER_OF_BITS_TO_USE + queue)

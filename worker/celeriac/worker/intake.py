@@ -252,7 +252,7 @@ class Intake:
     def _keep_until_due(self, park: Sequence[tuple[Delivery, float]]) -> None:
         if self._consumer.keeps_delayed:
             self._consumer.park(park)
-        else:
+        if not self._consumer.keeps_delayed:
             for delivery, due_at in park:
                 heapq.heappush(self._held, (due_at, next(self._numbers), delivery))
 
