@@ -200,3 +200,27 @@ def test_a_fail_over_in_the_middle_of_work_loses_nothing_that_was_replicated(
             assert client.info("replication")["role"] == "master"
             assert (client.llen("celery"), client.llen("celery.dead")) == (0, 0)
         assert worker.terminate() == 0
+
+
+def test_in_cluster_mode_a_prefix_in_braces_keeps_all_keys_in_one_slot(
+    start: Callable[[str], Behind], tmp_path: Path
+) -> None:
+    server = start("--cluster-enabled yes --cluster-config-file nodes.conf")
+    site = Site(broker=server.url, backend=None, server=server, folder=tmp_path)
+    with site.closing, server.client() as client:
+        client.execute_command("CLUSTER ADDSLOTSRANGE", 0, 16383)
+        wait_until(lambda: client.execute_command("CLUSTER INFO")["cluster_state"] == "ok")
+        app = site.client()
+        app.conf.broker_transport_options = {"global_keyprefix": "{shop}:"}
+        worker = site.worker(
+            "-P", "solo", "-Q", "celery,other", broker_transport_options='{"global_keyprefix": "{shop}:"}'
+        )
+        app.send_task("jobs.work", (0, 0.0))
+        app.send_task("jobs.work", (1, 0.0), countdown=0.2)
+        app.send_task("jobs.work", (2, 0.0), queue="other")
+        wait_until(lambda: len(site.ledger.ends()) == 3)
+        wait_until(lambda: client.hlen("{shop}:unacked") == 0)
+        slots = {client.execute_command("CLUSTER KEYSLOT", key) for key in client.scan_iter()}
+        assert worker.terminate() == 0
+
+    assert len(slots) == 1

@@ -80,8 +80,10 @@ class RedisConsumer:
         queues, plan, line = self._queues, self._plan, self._line
         if self._armed is not None and self._armed is not plan:
             self._stand_down()
-        self._turn += 1
-        names = in_order(list(plan), self._strategy, self._turn)
+        names = list(plan)
+        if len(names) > 1:
+            self._turn += 1
+            names = in_order(names, self._strategy, self._turn)
         keys: list[str] = [queues.unacked, queues.unacked_index]
         for name in names:
             keys += plan[name][0]

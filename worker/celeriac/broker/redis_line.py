@@ -7,7 +7,7 @@ opens another.
 import hashlib
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import hiredis
@@ -18,7 +18,8 @@ log = logging.getLogger(__name__)
 
 #: What one command's parts may be.
 Part = str | bytes | int | float
-Command = Sequence[Part]
+Command = tuple[Part, ...]
+_pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub takes tuples of one
 
 
 class Line:
@@ -60,7 +61,7 @@ class Line:
 
     def _subscribe(self, channel: str) -> None:
         """The answer to SUBSCRIBE is a push, too; a refusal is an ordinary error."""
-        self._socket.sendall(_packed([("SUBSCRIBE", channel)]))
+        self._socket.sendall(_pack(("SUBSCRIBE", channel)))
         while (reply := self._reader.gets()) is False:
             self._receive()
         if isinstance(reply, hiredis.ReplyError):
@@ -91,7 +92,7 @@ class Line:
 
     def _exchange(self, commands: Sequence[Command]) -> list[Any]:
         try:
-            self._socket.sendall(_packed(commands))
+            self._socket.sendall(b"".join([_pack(command) for command in commands]))
             replies: list[Any] = []
             while True:
                 while (reply := self._reader.gets()) is not False:
@@ -142,10 +143,6 @@ class Line:
 
 class _Refused(Exception):
     """The server does not let us listen."""
-
-
-def _packed(commands: Sequence[Command]) -> bytes:
-    return b"".join([hiredis.pack_command(tuple(command)) for command in commands])  # type: ignore[arg-type]  # its stub takes pairs for one
 
 
 def script_sha(script: str) -> str:

@@ -74,6 +74,8 @@ class Intake:
         self._set_rates = SetRates(app.coordination)
         #: Admitted, to be acknowledged before they run, and not yet: only what is about to start is.
         self._reserved: deque[Job] = deque()
+        #: Jobs that were admitted so far: each takes a slot, now or soon.
+        self.admitted = 0
         #: (due time, number, delivery) of what is not due, on brokers that keep nothing back.
         self._held: list[tuple[float, int, Delivery]] = []
         #: Claimed, and with no place since the broker or the store went away: admitted again. With whether their limits let them through.
@@ -199,6 +201,7 @@ class Intake:
             left.clear()
             raise
         left.clear()
+        self.admitted += len(jobs)
         if self._events.enabled:
             for job in jobs:
                 self._events.add("task-started", job.delivery.headers)

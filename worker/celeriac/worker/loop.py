@@ -129,7 +129,8 @@ class Loop:
             if now >= self._count_at:
                 moved |= self._let_go(now)
             moved |= self.intake.release(now)
-            moved |= self._claim()
+            if not taken:
+                moved |= self._claim()
         elif self.phase == shutdown.RUNNING:
             self._consumer.pause()
             taken = self._settler.take_claimed()

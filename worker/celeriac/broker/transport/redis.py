@@ -263,6 +263,8 @@ class RedisQueues:
         #: Without kombu's prefixing client: the keys below carry the prefix themselves.
         self.client = redis.Redis(connection_pool=self.channel.pool)
         self.prefix: str = self.channel.global_keyprefix or ""
+        #: What stands before a worker's id in the name of the channel on which it is rung.
+        self.bell = f"{self.prefix}celeriac.bell{SEP}"
         self.steps: list[int] = list(self.channel.priority_steps)
         #: By priority, 0 to 9.
         self._step_of = [max((s for s in self.steps if s <= p), default=self.steps[0]) for p in range(10)]
@@ -311,11 +313,6 @@ class RedisQueues:
     def watch_keys(self, queue: str) -> list[str]:
         """Who watches a queue's lists, and who is idle beside it."""
         return [f"{self.prefix}celeriac.watch{SEP}{queue}", f"{self.prefix}celeriac.idle{SEP}{queue}"]
-
-    @property
-    def bell(self) -> str:
-        """What stands before a worker's id in the name of the channel on which it is rung."""
-        return f"{self.prefix}celeriac.bell{SEP}"
 
     def release_due(self, queue: str, most: int = 500) -> tuple[int, float | None]:
         """(messages moved to their lists, seconds until the next is due or None)."""
