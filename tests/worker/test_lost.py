@@ -1,8 +1,11 @@
 """Why a child went away, in words."""
 
+from pathlib import Path
+
 import pytest
 
 from celeriac.policy.lost import CANNOT_ANSWER, how_it_ended, restart_pause_s
+from celeriac.worker.memory import OutOfMemory
 
 
 @pytest.mark.parametrize(
@@ -35,3 +38,25 @@ def test_a_child_that_never_answers_is_forked_again_at_growing_intervals() -> No
     assert pauses[0] == 0.0
     assert pauses == sorted(pauses)
     assert pauses[-1] == 10.0
+
+
+def test_kills_for_memory_are_seen_once_each_in_the_count_of_the_group(tmp_path: Path) -> None:
+    events = tmp_path / "memory.events"
+    events.write_text("low 0\nhigh 0\nmax 7\noom 1\noom_kill 1\noom_group_kill 0\n")
+    memory = OutOfMemory(events)
+    assert not memory.killed()
+
+    events.write_text("low 0\nhigh 0\nmax 9\noom 2\noom_kill 2\noom_group_kill 0\n")
+
+    assert memory.killed()
+    assert not memory.killed()
+
+
+@pytest.mark.parametrize("text", [None, "", "oom_kill", "oom_kill x"], ids=["no file", "empty", "no number", "a word"])
+def test_without_such_a_count_nothing_is_claimed(tmp_path: Path, text: str | None) -> None:
+    events = tmp_path / "memory.events"
+    if text is not None:
+        events.write_text(text)
+
+    assert not OutOfMemory(events).killed()
+    assert not OutOfMemory(None).killed()

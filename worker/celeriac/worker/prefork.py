@@ -25,7 +25,7 @@ from celeriac.worker import template as templates
 from celeriac.worker.board import Place
 from celeriac.worker.child import Child
 from celeriac.worker.executor import Done, Executor, Job
-from celeriac.worker.memory import OutOfMemory
+from celeriac.worker.memory import OutOfMemory, own_events
 from celeriac.worker.parcel import READY, number_of, pack_job, receive, send, taken_back, unpack_done
 from celeriac.worker.pool import NEVER, Running
 
@@ -116,7 +116,7 @@ class PreforkPool:
         self._look_at = self._rest_until = 0.0
         #: (when, how many failures before) of children to be forked later.
         self._later: list[tuple[float, int]] = []
-        self._memory = OutOfMemory()
+        self._memory = OutOfMemory(own_events())
         self._halted = self._broken = False
         self._flushed = False
         for _ in range(slots):
