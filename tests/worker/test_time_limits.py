@@ -339,3 +339,23 @@ def test_a_limit_that_falls_on_a_publish_leaves_a_connection_that_works(redis_se
     assert len(waiting) == before + 10
     assert all(message["headers"]["task"] == "receiver" for message in waiting)
     assert len({message["headers"]["id"] for message in waiting}) == len(waiting)
+
+
+# -- a whole worker
+
+
+@pytest.mark.parametrize("pool", ["solo", "threads", "asyncio", "prefork"])
+def test_a_call_may_ask_for_limits_and_the_command_line_limits_the_rest(site: Any, pool: str) -> None:
+    worker = site.worker("-P", pool, "-c", "2", "--time-limit", "0.6", app="bodies")
+    client = site.client()
+
+    told = client.send_task("bodies.naps", [1, 30], soft_time_limit=0.2)
+    cut = client.send_task("bodies.naps", [2, 30])
+    patient = client.send_task("bodies.naps", [3, 0.8], time_limit=20)
+
+    with pytest.raises(SoftTimeLimitExceeded):
+        told.get(timeout=20)
+    with pytest.raises(TimeLimitExceeded, match=r"0\.6"):
+        cut.get(timeout=20)
+    assert patient.get(timeout=20) == 3
+    assert ("cannot kill" in worker.text()) is (pool != "prefork")
