@@ -13,6 +13,7 @@ import json
 import os
 import platform
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -82,6 +83,7 @@ def _commas(text: str) -> list[str]:
 
 def main() -> int:
     options = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # servers and workers are ended, as with Ctrl-C
     options.out.mkdir(exist_ok=True, parents=True)
     written = options.out / "bench.json"
     if options.only_docs:
@@ -286,7 +288,8 @@ def write_page(report: dict[str, Any], written: Path) -> int:
     if not (mark and closing):
         print(f"bench: {PAGE} lacks the marks between which the figures go", file=sys.stderr)
         return 1
-    PAGE.write_text(f"{head}{begin}\n{page(report, goal_table(report['rows']))}\n\n{end}{tail}")
+    figures = page(report, goal_table(report["rows"]))
+    PAGE.write_text(f"{head}{begin}\n![Celeriac and its peers]({PICTURE.name})\n\n{figures}\n\n{end}{tail}")
     draw(written, PICTURE)
     print(f"written: {PAGE.relative_to(ROOT)}, {PICTURE.relative_to(ROOT)}", file=sys.stderr)
     return 0

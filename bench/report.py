@@ -13,6 +13,9 @@ from contenders import Contender
 
 Row = dict[str, Any]
 
+#: With other processes on more CPUs than that, a run says so above its tables.
+BUSY_CPUS = 0.3
+
 BROKERS = {"redis": "Redis", "amqp": "RabbitMQ"}
 
 TITLES = {
@@ -199,6 +202,12 @@ def page(report: Mapping[str, Any], goals: str) -> str:
     """All figures as Markdown: what was run where, the table of goals, a table for each measurement."""
     settings = "\n".join(f"| {key} | {value} |" for key, value in report["settings"].items())
     parts = [f"| | |\n|---|---|\n{settings}"]
+    others = [row["others_cpus"] for row in report["rows"] if row["others_cpus"] is not None]
+    if others and statistics.median(others) > BUSY_CPUS:
+        parts.append(
+            f"**The machine was busy with other things ({statistics.median(others):.1f} CPUs of it): compare CPU seconds; "
+            "rates, latencies and starting times are no more than a hint.**"
+        )
     if goals:
         parts.append(f"### Goals\n\n{goals}")
     parts.append(tables(report["rows"]))

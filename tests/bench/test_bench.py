@@ -146,3 +146,13 @@ def test_goals_compare_with_the_same_run() -> None:
         "drain, Redis, solo: × the best single process of a peer": (2.5, True),  # noqa: RUF001
         "idle, solo with metrics: RSS MB": (44.0, True),
     }
+
+
+def test_a_run_on_a_busy_machine_says_so_above_its_tables() -> None:
+    from report import page
+
+    quiet = row("drain", "celery solo", "celery", per_s_norm=1_500.0)
+    busy = quiet | {"others_cpus": 1.6}
+
+    assert "The machine was busy with other things (1.6 CPUs of it)" in page({"settings": {}, "rows": [busy]}, "")
+    assert "busy" not in page({"settings": {}, "rows": [quiet]}, "")
