@@ -2,6 +2,7 @@
 
 import random
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,9 +14,10 @@ from processes import wait_until
 from servers import Missing, RedisServer, ValkeyServer
 
 from celeriac.broker import redis_consumer
-from celeriac.broker.consumer import Delivery, Settled
+from celeriac.broker.connection import BrokerAddress
+from celeriac.broker.consumer import Delivery, Settled, open_consumer
 from celeriac.broker.redis_consumer import RedisConsumer, in_order
-from celeriac.exceptions import BrokerUnavailable
+from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
 
 #: For what must not happen: a push on a connection of this machine takes well under a millisecond.
 QUIET_S = 0.1
@@ -249,6 +251,35 @@ def test_scripts_that_a_server_has_forgotten_are_given_to_it_again(fleet: Fleet)
     worker.finish()
 
     assert fleet.client.hlen("unacked") == 0
+
+
+@pytest.mark.parametrize(
+    ("strategy", "taken"),
+    [
+        pytest.param("priority", {"b": 12}, id="the first of -Q first, for as long as it holds anything"),
+        pytest.param("sorted", {"a": 12}, id="by name"),
+        pytest.param("round_robin", {"a": 6, "b": 6}, id="in turn: a full queue starves none"),
+    ],
+)
+def test_full_queues_are_emptied_in_the_order_that_was_asked_for(
+    fleet: Fleet, strategy: str, taken: dict[str, int]
+) -> None:
+    address = BrokerAddress(url=fleet.broker.url, transport_options={"queue_order_strategy": strategy})
+    consumer = open_consumer(address, ["b", "a"], node="w@h", lease_s=30.0, prefetch=1)
+    fleet.broker.closing.callback(consumer.close)
+    fleet.push("a", 100)
+    fleet.push("b", 20)
+
+    found = [delivery.queue for _ in range(6) for delivery in consumer.claim(2, free=1)]
+
+    assert Counter(found) == taken
+
+
+def test_an_order_that_does_not_exist_is_refused_where_it_is_written(fleet: Fleet) -> None:
+    address = BrokerAddress(url=fleet.broker.url, transport_options={"queue_order_strategy": "random"})
+
+    with pytest.raises(ImproperlyConfigured, match="use one of: round_robin, priority, sorted"):
+        open_consumer(address, ["q"], node="w@h", lease_s=30.0, prefetch=1)
 
 
 @pytest.mark.parametrize(
