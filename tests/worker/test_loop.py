@@ -55,6 +55,7 @@ class FakeConsumer:
         self._trace = trace
         self.ready: deque[Delivery] = deque()
         self.parked: list[tuple[Delivery, float]] = []
+        self.may_park = True
         self.lines = Lines(trace)
         self.throttled = self.lines if keeps_waiting else None
         self.ended: list[Settled] = []
@@ -86,7 +87,10 @@ class FakeConsumer:
 
     def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         self._trace("park", *(_id(entry) for entry, _ in deliveries))
-        self.parked += deliveries
+        if self.may_park:
+            self.parked += deliveries
+        else:
+            self.keeps_delayed = False
 
     def pause(self) -> None:
         """It pushes nothing."""
@@ -532,6 +536,18 @@ def test_what_is_not_due_is_parked_in_the_broker() -> None:
 
     assert [(_id(entry), due_at) for entry, due_at in worker.consumer.parked] == [("a", 4102444800.0)]
     assert worker.ran == []
+
+
+def test_what_a_broker_turns_out_not_to_let_us_park_is_held_here() -> None:
+    worker = Worker()
+    worker.consumer.may_park = False
+    worker.send(delivery("note", [1], id="a", eta="2100-01-01T00:00:00+00:00"), delivery("note", ["now"], id="b"))
+
+    with worker.running(until=lambda: worker.ran) as loop:
+        wait_until(lambda: worker.ran)
+        assert loop.intake.held() == 1
+
+    assert worker.ran == ["now"]
 
 
 def test_where_the_broker_keeps_nothing_the_worker_holds_what_is_not_due_until_its_time() -> None:

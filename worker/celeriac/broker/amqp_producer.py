@@ -25,7 +25,7 @@ from celeriac.wire.message import TaskMessage
 
 log = logging.getLogger(__name__)
 
-#: Properties that travel with a message that is published again.
+#: Properties that travel with a message that is published again. Not user_id: RabbitMQ refuses one that is not the connection's own.
 _PROPERTIES = frozenset({
     "correlation_id", "reply_to", "delivery_mode", "priority", "expiration", "timestamp", "message_id", "app_id", "type",
 })  # fmt: skip

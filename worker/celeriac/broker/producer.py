@@ -223,6 +223,7 @@ class KombuProducer:
         self._drop()
 
 
+#: Not user_id: RabbitMQ refuses one that is not the connection's own user.
 _PROPERTIES = (
     "correlation_id",
     "reply_to",
@@ -232,7 +233,6 @@ _PROPERTIES = (
     "timestamp",
     "message_id",
     "app_id",
-    "user_id",
     "type",
 )
 
