@@ -209,7 +209,7 @@ def face_of(decision: Decided, signals: Seen, spec: WorkerPoolSpec, generation: 
     conditions = tuple((name, found[0], found[1]) for name, found in decision.conditions.items())
     target = signals.target
     counts = (target.replicas, target.error, decision.replicas)
-    return (generation, _state(decision, signals, spec), decision.limited_by, counts, conditions)
+    return (generation, _state(decision, signals, spec), _told_of(decision.limited_by), counts, conditions)
 
 
 def same(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
@@ -242,7 +242,7 @@ def moved(before: Any, after: Any) -> bool:
 #: Counts in which one more or less is news.
 _PODS = frozenset({"readyReplicas", "startingReplicas", "drainingReplicas", "desiredReplicas"})
 #: Fields that say in words, or with a time, what others say; and those whose changes are noticed at once.
-_RETOLD = frozenset({"summary", "time", "conditions", "history"})
+_RETOLD = frozenset({"summary", "time", "limitedBy", "conditions", "history"})
 #: Messages, seconds or slots by which a figure of steady traffic goes up and down.
 _NOISE = 3.0
 
@@ -263,7 +263,15 @@ def _face(status: Mapping[str, Any]) -> tuple[object, ...]:
     counts = [status.get(name) for name in ("observedGeneration", "state", "replicas")]
     conditions = {(c.get("type"), c.get("status"), c.get("reason")) for c in _list(status, "conditions")}
     changes = [(entry.get("time"), entry.get("from"), entry.get("to")) for entry in _list(status, "history")]
-    return (counts, (status.get("decision") or {}).get("limitedBy"), conditions, changes)
+    return (counts, _told_of(str((status.get("decision") or {}).get("limitedBy"))), conditions, changes)
+
+
+#: Guards that take turns while traffic goes up and down and the number stays: who of them has the last word is no news.
+_IN_TURN = frozenset({"none", "work", "min", "stabilization", "startup", "deadband"})
+
+
+def _told_of(limited_by: str) -> str:
+    return "none" if limited_by in _IN_TURN else limited_by
 
 
 def _state(decision: Decided, signals: Seen, spec: WorkerPoolSpec) -> str:
