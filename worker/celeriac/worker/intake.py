@@ -225,7 +225,8 @@ class Intake:
         if not jobs:
             return False
         try:
-            if room == slots and not self._consumer.leased:
+            full = room == slots and self._settler.outstanding + len(jobs) >= slots
+            if full and not self._consumer.leased:
                 self._consumer.rest()  # an acknowledgement must bring nothing new behind what takes long
             self._consumer.settle([Settled(job.delivery) for job in jobs])
         except BaseException:
