@@ -19,6 +19,7 @@ from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, Improperl
 from celeriac.policy import drain as drain_policy
 from celeriac.policy import shutdown
 from celeriac.policy.admission import claim_size
+from celeriac.policy.timelimit import UNLIMITED
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Totals
 from celeriac.wire.event import TaskTotals
@@ -111,8 +112,9 @@ class Loop:
         if self.autoscaler is not None and self.phase == shutdown.RUNNING:
             self.autoscaler.look(now)
         if self._pool.in_caller and self._pool.waiting():
-            if self._settler.outstanding > 1 or self.intake.reserved() > 1:
-                self.bodies.set()  # one body alone keeps nothing waiting: the keeper need not be woken for it
+            alone = self._settler.outstanding <= 1 and self.intake.reserved() <= 1
+            if not alone or any(job.limits != UNLIMITED for job in self._pool.unstarted()):
+                self.bodies.set()  # one body alone, without a limit, keeps nothing waiting: the keeper need not be woken for it
             self._pool.run(SLICE_S)
             self.bodies.clear()
         if now < self._again_at:
