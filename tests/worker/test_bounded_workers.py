@@ -85,8 +85,7 @@ def test_each_account_has_its_own_rate_worked_out_by_the_client(site: Site) -> N
 def test_what_was_revoked_before_a_worker_started_does_not_run_even_where_nobody_can_tell_it(site: Site) -> None:
     client = site.client()
     revoked, runs = (client.send_task("jobs.work", [number, 0]) for number in range(2))
-    assert client.coordination is not None
-    client.coordination.revoke([revoked.id])
+    client.control.revoke(revoked.id)
 
     site.worker("-P", "solo", "--without-remote-control")
 

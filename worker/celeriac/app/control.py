@@ -1,14 +1,18 @@
 """`app.control`: commands to workers, and questions. Celery's Control and Inspect, names and answers alike."""
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from celeriac.broker.mailbox import Mailbox
 from celeriac.broker.purge import purge
+from celeriac.exceptions import BackendUnavailable
 from celeriac.wire.control import Command
 
 if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
+
+log = logging.getLogger(__name__)
 
 Answers = list[dict[str, Any]]
 
@@ -79,7 +83,15 @@ class Control:
     def revoke(
         self, task_id: str | Sequence[str], destination: Sequence[str] | None = None, terminate: bool = False, signal: str = "SIGTERM", **options: Any
     ) -> Answers | None:  # fmt: skip
-        """Do not run the tasks of these ids; with terminate, end them by this signal where they run already."""
+        """Do not run the tasks of these ids; with terminate, end them by this signal where they run already.
+
+        Where there is a coordination store, workers that start later know of it, too.
+        """
+        if destination is None and self._app.coordination is not None:
+            try:
+                self._app.coordination.revoke([task_id] if isinstance(task_id, str) else task_id)
+            except BackendUnavailable as error:
+                log.warning("%s; only workers that run now hear of the revoke", error)
         arguments = {"task_id": task_id, "terminate": terminate, "signal": signal}
         return self.broadcast("revoke", arguments, destination, **options)
 
