@@ -36,10 +36,10 @@ def test_the_pool_follows_what_runs(slots: int, steps: list[tuple[float, int]], 
 def test_a_worker_grows_under_load_and_says_its_bounds(site) -> None:
     worker = site.worker("-P", "prefork", "--autoscale", "4,1", "-l", "info")
     client = site.client()
-    for number in range(8):
-        client.send_task("jobs.work", [number, 1.0])
+    for number in range(30):
+        client.send_task("jobs.work", [number, 0.7])
 
-    wait_until(lambda: len(site.ledger.starts() - site.ledger.ends()) >= 3, timeout_s=10, what="three at once")
+    wait_until(lambda: len(site.ledger.starts() - site.ledger.ends()) >= 3, timeout_s=15, what="three at once")
 
     assert "between 1 and 4" in worker.text()
 

@@ -17,7 +17,8 @@ class Autoscaler:
     def __init__(self, pool: Pool, *, most: int, least: int) -> None:
         self._pool = pool
         self._seen = Seen()
-        self._look_at = 0.0
+        #: When it wants to be called again, in monotonic seconds.
+        self.look_at = 0.0
         self.bound(most=most, least=least)
         pool.resize(pool.slots)  # NotSupported at start, not under load
 
@@ -29,9 +30,9 @@ class Autoscaler:
 
     def look(self, now: float) -> None:
         """Resize the pool where it is time to. now: monotonic seconds."""
-        if now < self._look_at:
+        if now < self.look_at:
             return
-        self._look_at = now + LOOK_S
+        self.look_at = now + LOOK_S
         slots = self._pool.slots
         wanted, self._seen = slots_wanted(
             self._seen, slots=slots, busy=len(self._pool.running()), least=self.least, most=self.most, now=now

@@ -342,6 +342,8 @@ class Loop:
         if self._pool.in_caller and self._pool.waiting():
             return
         until = min(now + NAP_S, self._pool.tend(now))
+        if self.autoscaler is not None:
+            until = min(until, self.autoscaler.look_at)
         if now < self._again_at:
             until = min(until, self._again_at)
         claiming = self._claiming(now) and self.broker_up and now >= self._again_at
