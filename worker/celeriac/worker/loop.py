@@ -122,7 +122,8 @@ class Loop:
         if not self.broker_up:
             self._reconnect()
         claiming = self._claiming(now)
-        moved = self._settler.flush(self._room if claiming else None)
+        along = claiming and self._consumer.leased  # the others have pushed what they have
+        moved = self._settler.flush(self._room if along else None)
         if claiming:
             self._rested = ""
             taken = self._settler.take_claimed()
