@@ -76,3 +76,21 @@ def test_with_a_drain_that_stock_workers_do_not_know_the_pool_says_what_to_set()
     assert (held, reason) == (True, "ScaleIn")
     assert "no answer to the drain from mails-1-a" in message
     assert "set scaleDown.selection to Any" in message
+
+
+def test_failures_and_retries_of_stock_workers_are_known_from_their_task_events() -> None:
+    fleet = Fleet(started_at=T0)
+    for tick in range(4):
+        now = T0 + 2.0 * tick
+        heartbeat = {**stock_heartbeat("mails-1-a", now), "pid": 7, "active": 0, "processed": 100 + 10 * tick}
+        fleet.hear(heartbeat, now)
+        fleet.own("celery@mails-1-a#7", ("shop", "mails"), ("mails",))
+        for kind in ("task-failed", "task-failed", "task-retried", "task-succeeded"):
+            fleet.hear({"type": kind, "hostname": "celery@mails-1-a", "pid": 7, "uuid": "u", "timestamp": now}, now)
+        fleet.hear({"type": "task-failed", "hostname": "celery@elsewhere", "pid": 7, "uuid": "u"}, now)
+    fleet.settle(T0 + 8)
+
+    totals = fleet.totals().by_queue["mails"]
+
+    assert (totals.started, totals.failed, totals.retried) == (30, 6, 3)
+    assert totals.succeeded == 21

@@ -35,7 +35,10 @@ def gaps(
         found.append(("NoHeartbeat", sentence))
     if stock:
         split = ", those of several queues cannot be told apart" if queues > 1 else ""
-        sentence = f"{len(stock)} workers are stock Celery ({_listed(stock)}): run times are estimated{split}, they know no drain"
+        sentence = (
+            f"{len(stock)} workers are stock Celery ({_listed(stock)}): run times are estimated, failures known with -E alone{split};"
+            " they know no drain"
+        )
         found.append(("StockWorkers", sentence))
     if unmanaged:
         found.append(("ManagementUnavailable", f"{unmanaged}: messages in flight are known from heartbeats alone"))

@@ -72,6 +72,11 @@ class _Incarnation:
     tasks: dict[str, TaskTotals] = field(default_factory=dict)
     owned_queues: dict[str, QueueTotals] = field(default_factory=dict)
     owned_tasks: dict[str, TaskTotals] = field(default_factory=dict)
+    ends: dict[str, int] = field(default_factory=dict)  # of a stock worker's runs, by the event that told it
+
+
+#: Events of runs that did not succeed. (What succeeded is what is left of those that were started.)
+_UNHAPPY_ENDS = frozenset({"task-failed", "task-retried"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,9 +106,13 @@ class Fleet:
     def hear(self, body: Mapping[str, Any], now: float) -> bool:
         """Take in one event; True when a worker came, went, or changed its drain state: worth a tick before its time.
 
-        Events other than worker-* are passed over. Raises ValueError for a worker event that is malformed.
+        Of task events only the ends of runs in stock Celery workers are counted (`-E`): ours tell them in their heartbeats.
+        Raises ValueError for a worker event that is malformed.
         """
         kind = body.get("type")
+        if kind in _UNHAPPY_ENDS:
+            self._hear_end(body, str(kind))
+            return False
         if kind not in ("worker-heartbeat", "worker-online", "worker-offline"):
             return False
         beat = heartbeat_from_wire(body)
@@ -122,6 +131,12 @@ class Fleet:
             known.offline = kind == "worker-offline"
             self._count(known)
             return changed or known.offline
+
+    def _hear_end(self, body: Mapping[str, Any], kind: str) -> None:
+        with self._lock:
+            seen = self._incarnations.get(f"{body.get('hostname')}#{body.get('pid')}")
+            if seen is not None and not seen.beat.ours:
+                seen.ends[kind] = seen.ends.get(kind, 0) + 1
 
     def _first_sight(self, beat: Heartbeat, now: float) -> _Incarnation:
         # A worker that has been up for longer than we listen was counted by our predecessor, or by nobody: its totals
@@ -235,7 +250,8 @@ def _started_at(seen: _Incarnation) -> float:
 def _stock(beat: Heartbeat, before: _Incarnation | None) -> Heartbeat:
     """A stock Celery heartbeat with what it tells: `processed` counts starts, `active` over time is run time.
 
-    It names no queue, so the totals go to the one queue its pool consumes, and nowhere when there are several.
+    It names no queue, so the totals go to the one queue its pool consumes, and nowhere when there are several. Failures and
+    retries are those that its task events told (`-E`), if it sends any.
     """
     queues = before.beat.queues if before else ()
     filled = replace(beat, busy=beat.active, queues=queues)
@@ -244,15 +260,23 @@ def _stock(beat: Heartbeat, before: _Incarnation | None) -> Heartbeat:
     last = before.beat.queue_totals.get(queues[0], QueueTotals(started=before.beat.processed))
     passed_s = max(0.0, beat.timestamp - before.beat.timestamp)
     started = max(beat.processed, last.started)
+    failed, retried = before.ends.get("task-failed", 0), before.ends.get("task-retried", 0)
     totals = QueueTotals(
         received=started + beat.active,
         started=started,
-        succeeded=max(started - beat.active, last.succeeded),
+        succeeded=max(started - beat.active - failed - retried, last.succeeded),
+        failed=failed,
+        retried=retried,
         busy_s=last.busy_s + passed_s * (before.beat.busy + beat.active) / 2,
     )
     if not before.beat.queue_totals:
         before.queues[queues[0]] = before.owned_queues[queues[0]] = replace(
-            totals, started=last.started, succeeded=max(0, last.started - before.beat.busy), busy_s=0.0
+            totals,
+            started=last.started,
+            succeeded=max(0, last.started - before.beat.busy),
+            busy_s=0.0,
+            failed=0,
+            retried=0,
         )
     return replace(filled, queue_totals={queues[0]: totals})
 
