@@ -27,6 +27,9 @@ from celeriac.worker.child import Child
 from celeriac.worker.executor import Done, Job
 from celeriac.worker.prefork import PreforkPool
 
+#: From Python 3.12 on a fork of a process with threads warns; one test has threads on purpose, and others may have left some.
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
 
 class Bench:
     """A pool of prefork children whose tasks are functions of the test. The pool is forked at its first use."""

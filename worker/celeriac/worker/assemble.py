@@ -84,7 +84,9 @@ def run_worker(app: Celeriac, options: Options) -> int:
             conf.pin({name: given})
     hostname = node_name(options.hostname)
     queues = list(options.queues) or [conf.task_default_queue]
-    slots = options.autoscale[1] if options.autoscale else options.concurrency or conf.worker_concurrency or usable_cpus()
+    slots = (
+        options.autoscale[1] if options.autoscale else options.concurrency or conf.worker_concurrency or usable_cpus()
+    )
     if slots < 1:
         raise ImproperlyConfigured(f"worker_concurrency is {slots}: a worker needs at least one slot")
     if conf.task_lease < 1.0:
