@@ -16,7 +16,7 @@ PANELS = (
     ("drain", "amqp", "per_s_norm", "RabbitMQ: drain, tasks/s"),
     ("results", "redis", "per_s_norm", "Redis: drain with results, tasks/s"),
     ("enqueue", "redis", "cpu_s_per_10k_norm", "Redis: enqueue, client CPU-s per 10,000 (less is better)"),
-    ("latency", "redis", "p50_ms", "Redis: latency at 50/s, ms: p50, thin: p99 (less is better)"),
+    ("latency", "redis", "p50_ms", "Redis: latency at 50/s, ms: p50, thin: p99 (less is better; cut off)"),
     ("idle", "redis", "rss_mb", "Redis: idle worker, RSS MB (less is better)"),
 )
 COLOURS = {"celeriac": "#2a7f62", "celery": "#b7791f", "raw": "#9aa0a6"}
@@ -47,14 +47,17 @@ def _of(rows: list[dict[str, Any]], what: str, broker: str, key: str) -> list[di
 def _draw(axes: Any, panel: tuple[str, str, str, str], rows: list[dict[str, Any]]) -> None:
     _, _, key, title = panel
     names = [row["name"] for row in rows]
-    values = [row["figures"][key]["median"] for row in rows]
+    if key == "p50_ms":
+        names = [f"{row['name']}: {_median(row, 'p50_ms'):.2f}, {_median(row, 'p99_ms'):.1f}" for row in rows]
+    values = [_median(row, key) for row in rows]
     places = range(len(rows))
     axes.barh(places, values, color=[COLOURS.get(row["library"], OTHERS) for row in rows], height=0.7)
     for place, row, value in zip(places, rows, values, strict=True):
         seen = row["figures"][key]
         if key == "p50_ms":
-            axes.plot([value, row["figures"]["p99_ms"]["median"]], [place, place], color="#555555", linewidth=1)
-        elif seen["lowest"] != seen["highest"]:
+            axes.plot([value, _median(row, "p99_ms")], [place, place], color="#555555", linewidth=1)
+            continue
+        if seen["lowest"] != seen["highest"]:
             axes.plot([seen["lowest"], seen["highest"]], [place, place], color="#333333", linewidth=1)
         words = f" {value:,.0f}" if value >= 20 else f" {value:,.2f}"
         axes.annotate(words, (max(value, seen["highest"]), place), va="center", fontsize=8)
@@ -66,6 +69,11 @@ def _draw(axes: Any, panel: tuple[str, str, str, str], rows: list[dict[str, Any]
     axes.set_title(title, fontsize=10, loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(axis="x", labelsize=8)
+
+
+def _median(row: dict[str, Any], key: str) -> float:
+    value: float = row["figures"][key]["median"]
+    return value
 
 
 if __name__ == "__main__":
