@@ -60,7 +60,7 @@ def sync(
 
 def proposal(target: float, *, usage: float, existing: int) -> int:
     """AverageValue: as many pods as there are within the tolerance, else the metric over its target."""
-    if existing and abs(1.0 - usage / (target * existing)) <= _TOLERANCE:
+    if existing and 1.0 - _TOLERANCE <= usage / (target * existing) <= 1.0 + _TOLERANCE:
         return existing
     return math.ceil(usage / target)
 
