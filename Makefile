@@ -6,6 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 PYTEST := $(BIN)/pytest -q --durations=10 --durations-min=2
+# Most tests wait for servers and processes most of the time: all of them run in so many processes, a file at a time.
+TEST_PROCESSES ?= 3
 
 IMAGE ?= celeriac
 TAG ?= $(shell sed -n 's/^__version__ = "\(.*\)"/\1/p' worker/celeriac/__init__.py)
@@ -27,7 +29,7 @@ demo: $(READY)  ## The main job, without a cluster: index the standard library, 
 test: lint types pytest  ## Everything that needs no cluster: lint, types, all tests
 
 pytest: compat-env
-	@$(PYTEST) tests --ignore=tests/cluster
+	@$(PYTEST) -n $(TEST_PROCESSES) --dist loadfile tests --ignore=tests/cluster
 
 test-%: $(READY)  ## One folder of tests, such as test-worker
 	@$(PYTEST) tests/$*
