@@ -457,7 +457,9 @@ def test_task_events_tell_each_step() -> None:
         worker.trace.calls.clear()
         run_all(worker, delivery(name, [1] if name != "again" else []))
 
-    kinds = [event["type"] for event in worker.events.take()]
+    events = worker.events.take()
+    kinds = [event["type"] for event in events]
+    assert events[2]["result"] == "1"
     assert kinds == [
         "task-received", "task-started", "task-succeeded", "task-received", "task-started", "task-failed",
         "task-received", "task-started", "task-retried", "task-received", "task-failed",

@@ -7,11 +7,15 @@ from celeriac.wire.message import TaskMessage
 
 
 class Succeeded(NamedTuple):
-    """The body returned. record: the encoded SUCCESS record, None when the result is ignored. follow: what runs next."""
+    """The body returned. record: the encoded SUCCESS record, None when the result is ignored. follow: what runs next.
+
+    shown   the value as text, where monitors listen.
+    """
 
     value: Any
     record: bytes | None = None
     follow: tuple[TaskMessage, ...] = ()
+    shown: str = ""
 
 
 class Failed(NamedTuple):

@@ -55,6 +55,8 @@ class Rules(NamedTuple):
     #: Whether it runs again when its process goes away under it; never when it was acknowledged before. At most so many starts.
     again_when_lost: bool = False
     max_starts: int = 5
+    #: Whether monitors listen, and are told what it returned.
+    shown: bool = False
 
 
 def settle(
@@ -62,7 +64,7 @@ def settle(
 ) -> Settlement:
     """The settlement of one outcome. now: seconds since the epoch."""
     match outcome:
-        case Succeeded(value, encoded, follow):
+        case Succeeded(value, encoded, follow, _):
             if encoded is None:  # the result is ignored, or nothing keeps it
                 return Settlement("succeeded", publish=follow) if follow else _SUCCEEDED
             whole = ResultMeta(headers["id"], states.SUCCESS, value)  # all of it is in `encoded`

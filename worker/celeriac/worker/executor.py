@@ -35,7 +35,7 @@ from celeriac.exceptions import (
 from celeriac.policy.outcome import Failed, Ignored, Outcome, Rejected, RetryAsked, Revoked, Succeeded, Unreadable
 from celeriac.policy.settlement import Rules, settle, success_meta
 from celeriac.policy.timelimit import UNLIMITED, Limits
-from celeriac.wire.message import TaskMessage, split_body
+from celeriac.wire.message import TaskMessage, short_repr, split_body
 from celeriac.wire.result import ResultMeta
 from celeriac.worker import interrupt
 from celeriac.worker.interrupt import Forks, Run, SoftInCoroutine, Steered, in_coroutines, leave_copy
@@ -246,7 +246,7 @@ class Executor:
         if embed.get("callbacks") or embed.get("chain"):
             follow = after_success(self._app, request, value)
             _check_writable(follow)
-        return Succeeded(None, record, follow)
+        return Succeeded(None, record, follow, short_repr(value) if rules.shown else "")
 
     def _raised(self, job: Job, request: Request, error: BaseException) -> Outcome:
         """The outcome of a body that has raised. Called where the error is handled, so that what follows from it names it."""

@@ -131,7 +131,7 @@ class Intake:
         jobs: list[Job] = []
         park: list[tuple[Delivery, float]] = []
         bounded: list[Bounded] = []
-        types, revoked, max_starts = self._types, self._revokes, self._max_starts
+        types, revoked, max_starts, shown = self._types, self._revokes, self._max_starts, self._events.enabled
         for delivery in left:
             headers = delivery.headers
             name = headers.get("task")
@@ -148,6 +148,8 @@ class Intake:
                     bounded.append((delivery, entry.throttle))
                 else:
                     rules = entry.ignoring if headers.get("ignore_result") else entry.rules
+                    if shown:
+                        rules = rules._replace(shown=True)
                     asked = headers.get("timelimit")
                     limits = entry.limits if asked in UNASKED else limits_of(asked, entry.limits)
                     jobs.append(Job(entry.task, delivery, rules, entry.early, False, limits))
@@ -179,6 +181,8 @@ class Intake:
         headers = delivery.headers
         entry = self._types[headers["task"]]
         rules = entry.ignoring if headers.get("ignore_result") else entry.rules
+        if self._events.enabled:
+            rules = rules._replace(shown=True)
         return Job(entry.task, delivery, rules, entry.early, False, limits_of(headers.get("timelimit"), entry.limits))
 
     def _start(self, jobs: list[Job], left: list[Delivery]) -> None:

@@ -123,8 +123,8 @@ def number_of(data: bytes) -> int:
 
 def _flat(outcome: Outcome) -> tuple[Any, ...]:
     match outcome:
-        case Succeeded(_, record, follow):
-            return "succeeded", record, [_message(message) for message in follow]
+        case Succeeded(_, record, follow, shown):
+            return "succeeded", record, [_message(message) for message in follow], shown
         case Failed(error, traceback, expected, follow):
             return (
                 "failed",
@@ -150,8 +150,8 @@ def _flat(outcome: Outcome) -> tuple[Any, ...]:
 
 def _outcome(kind: str, parts: list[Any]) -> Outcome:
     match kind, parts:
-        case "succeeded", [record, follow]:
-            return Succeeded(None, record, tuple(TaskMessage(*fields) for fields in map(_unpacked, follow)))
+        case "succeeded", [record, follow, shown]:
+            return Succeeded(None, record, tuple(TaskMessage(*fields) for fields in map(_unpacked, follow)), shown)
         case "failed", [error, traceback, expected, follow]:
             return Failed(
                 Described(*error), traceback, expected, tuple(TaskMessage(*f) for f in map(_unpacked, follow))

@@ -269,7 +269,7 @@ class Settler:
             add(
                 "task-succeeded",
                 headers,
-                result=short_repr(done.outcome.value) if isinstance(done.outcome, Succeeded) else "",
+                result=done.outcome.shown if isinstance(done.outcome, Succeeded) else "",
                 runtime=done.run_s,
             )
         elif state in {"failed", "dead_lettered"}:
