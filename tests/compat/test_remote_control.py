@@ -142,34 +142,37 @@ def test_a_worker_that_starts_hears_from_the_others_what_was_revoked(pair, tmp_p
 
 
 def test_a_running_task_is_shown_with_its_arguments_and_process(place, tmp_path: Path) -> None:
-    worker = start_worker("celeriac", place, tmp_path / "worker.log", "-P", "threads", "-c", "2")
+    worker = start_worker(
+        "celeriac", place, tmp_path / "worker.log", "-P", "threads", "-c", "2", "-n", "alone@test", "-Q", "alone"
+    )
     client = Client("celery", place, tmp_path / "client.log")
     try:
-        task_id = client.send("nap", 20)
-        wait_until(lambda: client.inspect("active")["celeriac@test"] != [])
-        [task] = client.inspect("active")["celeriac@test"]
+        task_id = client.send("nap", 20, queue="alone")
+        wait_until(lambda: client.inspect("active").get("alone@test"))
+        [task] = client.inspect("active")["alone@test"]
         assert (task["id"], task["name"], task["args"], task["kwargs"]) == (task_id, "shop.nap", [20], {})
         assert task["worker_pid"] == worker.pid
         assert abs(time.time() - task["time_start"]) < 30
         assert set(task["delivery_info"]) == {"exchange", "routing_key", "priority", "redelivered"}
-        [[state, info]] = client.inspect("query_task", task_id)["celeriac@test"].values()
+        [[state, info]] = client.inspect("query_task", task_id)["alone@test"].values()
         assert (state, info["id"]) == ("active", task_id)
-        assert client.inspect("active", safe=True)["celeriac@test"][0]["args"] == "(20,)"
+        assert client.inspect("active", safe=True)["alone@test"][0]["args"] == "(20,)"
     finally:
         client.close()
         worker.kill()
 
 
 def test_our_own_commands_are_answered_by_our_workers(place, tmp_path: Path) -> None:
-    worker = start_worker("celeriac", place, tmp_path / "worker.log")
+    worker = start_worker("celeriac", place, tmp_path / "worker.log", "-n", "alone@test", "-Q", "alone")
     client = Client("celery", place, tmp_path / "client.log")
     try:
         said = {
-            command: client.control(command, {}, timeout=3.0, limit=1)[0]["celeriac@test"] for command in sorted(OURS)
+            command: client.control(command, {}, destination=["alone@test"], timeout=3.0)[0]["alone@test"]
+            for command in sorted(OURS)
         }
     finally:
         client.close()
         worker.kill()
-    assert said["dead"] == {"celery": 0}
+    assert said["dead"] == {"alone": 0}
     assert said["drain"]["ok"] in {"running", "draining", "drained"}
     assert said["undrain"]["ok"] in {"running", "draining", "drained"}
