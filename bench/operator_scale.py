@@ -35,7 +35,9 @@ def main() -> None:
     parser.add_argument("--brokers", type=int, default=20)
     parser.add_argument("--workers", type=int, default=3, help="workers a pool")
     parser.add_argument("--heartbeat", type=float, default=5.0, help="seconds between two heartbeats of a worker")
-    parser.add_argument("--warm-up", type=float, default=90.0, help="seconds before the measurement")
+    parser.add_argument(
+        "--warm-up", type=float, default=400.0, help="seconds before the measurement: until rates have been learnt"
+    )
     parser.add_argument("--measure", type=float, default=60.0, help="seconds of the measurement")
     parser.add_argument("--role", choices=("api", "workers"), help=argparse.SUPPRESS)
     parser.add_argument("--redis-port", type=int, default=0, help=argparse.SUPPRESS)
@@ -206,7 +208,12 @@ def _operator(options: argparse.Namespace, kubeconfig: Path, log: Path, *, port:
     program = "from celeriac_operator.cli import main; main()"
     with log.open("w") as out:
         return subprocess.Popen(
-            [sys.executable, "-c", program, *run], stdout=out, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+            [sys.executable, "-c", program, *run],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "MALLOC_ARENA_MAX": "2"},  # as the chart sets it
         )
 
 

@@ -30,6 +30,9 @@ OWNER_WAIT_S = 15.0
 #: Seconds a gone incarnation is remembered, so that one that was only frozen is not counted twice when it returns.
 REMEMBERED_S = 3600.0
 
+#: Seconds in which events gather before they are read: to wake for each of a fleet's costs more than to read it.
+GATHER_S = 0.5
+
 #: (namespace, name) of a pool.
 Owner = tuple[str, str]
 #: What workers that belong to no pool are counted under.
@@ -373,6 +376,7 @@ class Ears:
                 if self._error:
                     log.info("hearing heartbeats again")
                 self._error, pause_s = "", 0.5
+            self._stopping.wait(GATHER_S)
         self._receiver.close()
 
     def _take(self, bodies: list[dict[str, Any]]) -> None:

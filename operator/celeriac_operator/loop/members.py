@@ -95,7 +95,7 @@ class PoolState:
     """What the loop remembers of one pool between ticks; it follows the pool from broker to broker.
 
     epoch   as whose leader it knows status, fault, events and costs: another replica may have written since.
-    status  the last that was written, at status_at; looked: the last that was thought of, at looked_at. face: the last tick's.
+    status  the last that was written, at status_at; looked: the gist of the last that was thought of, at looked_at. face: the last tick's.
     """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -103,7 +103,7 @@ class PoolState:
     status: Mapping[str, Any] | None = None
     status_at: float = 0.0
     face: tuple[object, ...] = ()
-    looked: Mapping[str, Any] = field(default_factory=dict)
+    looked: int = 0
     looked_at: float = 0.0
     rest: Rest | None = None
     events: frozenset[tuple[str, str, str]] = frozenset()
