@@ -105,25 +105,29 @@ class Tasks:
 
 def draw(load: QueueLoad, duration_s: float, chance: random.Random) -> Tasks:
     """The tasks of `load` up to `duration_s`."""
-    due: list[tuple[float, float | None]] = []
+    due: list[float] = []
     delayed: list[tuple[float, float]] = []
+    recorded: list[tuple[float, float | None]] = []
     for shape in load.shapes:
         match shape:
             case Recorded():
-                due += [task for task in shape.tasks if task[0] < duration_s]
+                recorded += [task for task in shape.tasks if task[0] < duration_s]
             case Herd():
                 moments = [at for at in _moments(shape.first_at, shape.every_s, duration_s) for _ in range(shape.count)]
-                due += [(at, None) for at in moments]
+                due += moments
                 if shape.ahead_s > 0:
                     delayed += [(at - shape.ahead_s, at) for at in moments]
             case _:
-                due += [(at, None) for at in _arrivals(shape, duration_s, chance)]
-    if len(load.shapes) > 1:
-        due.sort(key=itemgetter(0))
-    draw_run_s = load.service.draw
+                due += _arrivals(shape, duration_s, chance)
+    due.sort()
+    run_s = [load.service.draw(chance) for _ in due]
+    if recorded:
+        known = [(at, load.service.draw(chance) if ran_s is None else ran_s) for at, ran_s in recorded]
+        both = sorted([*zip(due, run_s, strict=True), *known], key=itemgetter(0))
+        due, run_s = [at for at, _ in both], [ran_s for _, ran_s in both]
     return Tasks(
-        due_at=array("d", (at for at, _ in due)),
-        run_s=array("d", (draw_run_s(chance) if run_s is None else run_s for _, run_s in due)),
+        due_at=array("d", due),
+        run_s=array("d", run_s),
         delayed=tuple(sorted(delayed, key=itemgetter(1))),
         sent_at=tuple(sorted(sent for sent, _ in delayed)),
     )
