@@ -1168,7 +1168,7 @@ def test_soon_means_a_cold_start_and_a_tick_unless_the_spec_says_otherwise() -> 
 # ── what holds in every case ──
 
 #: How many inputs are drawn; a hundred thousand with CELERIAC_PROPERTY_EXAMPLES=100000.
-EXAMPLES = int(os.environ.get("CELERIAC_PROPERTY_EXAMPLES", "500"))
+EXAMPLES = int(os.environ.get("CELERIAC_PROPERTY_EXAMPLES", "300"))
 
 counts = st.integers(min_value=0, max_value=20_000)
 rates = st.floats(min_value=0, max_value=500, allow_nan=False)
