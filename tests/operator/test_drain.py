@@ -492,3 +492,42 @@ def test_a_pod_that_only_just_drained_may_still_be_shown_as_ready_without_a_word
 
     assert [("still ready" in found.waiting) for found in (first, second, third)] == [False, False, True]
     assert plan(signals, spec_of(), third.memory, 2, NOW + 36).memory.drained == ()
+
+
+REQUEUE = {"drainTimeout": "1m", "onDrainTimeout": "Requeue"}
+OVERDUE = Memory(drain_id="d1", marked=(("b", NOW - 61),))
+
+
+@pytest.mark.parametrize(
+    ("pods", "marks", "writes"),
+    [
+        pytest.param((busy("a", 4), busy("b", stopping=True)), (), None, id="it is still shown as ready: nobody else"),
+        pytest.param((busy("a", 4), busy("b", stopping=True, ready=False)), (), 1, id="it is taken, with what it runs"),
+        pytest.param((busy("a", 4), idle("b")), ("b",), None, id="it came back: idle, it is drained like any other"),
+    ],
+)
+def test_a_worker_that_was_told_to_end_is_removed_and_no_other(
+    pods: tuple[PodSample, ...], marks: tuple[str, ...], writes: int | None
+) -> None:
+    spec = spec_of(**REQUEUE)
+    before = plan(seen_of((busy("a", 4), draining("b"))), spec, OVERDUE, 1, NOW)
+    assert (before.overdue, before.memory.ended) == (("b",), frozenset({"b"}))
+
+    after = plan(seen_of(pods), spec, before.memory, 1, NOW + 5)
+
+    assert (after.drain, after.replicas) == (marks, writes)
+
+
+@pytest.mark.parametrize("policy", ["Wait", "Kill"])
+def test_a_worker_that_ends_by_itself_is_not_given_up(policy: str) -> None:
+    spec = spec_of(**{**REQUEUE, "onDrainTimeout": policy})
+    before = plan(seen_of((busy("a", 4), draining("b"))), spec, OVERDUE, 1, NOW)
+
+    after = plan(seen_of((busy("a", 4), busy("b", stopping=True, ready=False))), spec, before.memory, 1, NOW + 5)
+
+    assert after.replicas is None
+
+
+def seen_of(pods: tuple[PodSample, ...]) -> Signals:
+    target = TargetSample(replicas=len(pods), ready_replicas=sum(pod.ready for pod in pods))
+    return Signals(pods=pods, target=target)

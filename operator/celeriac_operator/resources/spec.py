@@ -34,7 +34,7 @@ class ObjectiveType(StrEnum):
 
 class DrainTimeoutPolicy(StrEnum):
     WAIT = "Wait"  # and say so
-    REQUEUE = "Requeue"  # the worker is told to end: it has its grace, then gives back what still runs
+    REQUEUE = "Requeue"  # the worker is told to end, its pod is removed, and what still runs goes back to its queue
     KILL = "Kill"  # its pod is deleted without grace: leased tasks run again elsewhere, acknowledged ones are lost
 
 

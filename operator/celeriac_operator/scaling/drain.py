@@ -9,7 +9,7 @@ every tick: a lost command, a new leader or a restart changes nothing but time. 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from celeriac_operator.resources.spec import Selection, WorkerPoolSpec
+from celeriac_operator.resources.spec import DrainTimeoutPolicy, Selection, WorkerPoolSpec
 from celeriac_operator.scaling.learning import HEARTBEAT_FRESH_S
 from celeriac_operator.scaling.memory import Memory
 from celeriac_operator.scaling.signals import PodSample, Signals
@@ -42,6 +42,9 @@ class Plan:
 def plan(signals: Signals, spec: WorkerPoolSpec, memory: Memory, desired: int, now: float) -> Plan:
     target = signals.target
     alive = [pod for pod in signals.pods if not pod.deleting and pod.phase not in ("Succeeded", "Failed")]
+    memory = replace(
+        memory, ended=frozenset(pod.name for pod in alive if pod.name in memory.ended and _is_leaving(pod))
+    )
     # A scale-in just written is still under way, whatever is wanted by now: the pods it takes must not claim again. A
     # larger number is written first; who is still there when its controller has seen it, stays.
     leaving = target.settling or target.replicas < len(alive)
@@ -56,9 +59,11 @@ def plan(signals: Signals, spec: WorkerPoolSpec, memory: Memory, desired: int, n
     drain_id = memory.drain_id or _echoed_id(alive) or f"scale-in-{now:.0f}"
     since = dict(memory.marked)
     if target.kind == "StatefulSet":
-        choice = _from_the_top(alive, signals, spec, desired, drain_id=drain_id)
+        choice = _from_the_top(alive, signals, spec, desired, drain_id=drain_id, ended=memory.ended)
     else:
-        choice = _idle_first(alive, signals, spec, desired, drain_id=drain_id, marked=frozenset(since))
+        choice = _idle_first(
+            alive, signals, spec, desired, drain_id=drain_id, marked=frozenset(since), ended=memory.ended
+        )
     if not choice.victims and not choice.gone:
         return replace(nobody, waiting=_waiting(alive, choice, target.replicas - desired))
     known = dict(memory.drained)
@@ -69,24 +74,25 @@ def plan(signals: Signals, spec: WorkerPoolSpec, memory: Memory, desired: int, n
     }
     write = target.replicas - choice.gone
     names = {pod.name for pod in choice.victims}
+    overdue = {
+        pod.name
+        for pod in choice.victims
+        if pod.busy and now - since.get(pod.name, now) > spec.scale_down.drain_timeout_s
+    }
+    requeues = spec.scale_down.on_drain_timeout is DrainTimeoutPolicy.REQUEUE
     return Plan(
         memory=replace(
             memory,
             drain_id=drain_id,
             marked=tuple((pod.name, since.get(pod.name, now)) for pod in choice.victims),
             drained=tuple(still_ready.items()),
+            ended=memory.ended | overdue if requeues else frozenset(),
         ),
         replicas=write if choice.gone else None,
         drain=tuple(sorted(names)),
         drain_id=drain_id,
         undrain=tuple(sorted(echoing - names)),
-        overdue=tuple(
-            sorted(
-                pod.name
-                for pod in choice.victims
-                if pod.busy and now - since.get(pod.name, now) > spec.scale_down.drain_timeout_s
-            )
-        ),
+        overdue=tuple(sorted(overdue)),
         waiting=""
         if write == desired
         else "; ".join(
@@ -121,17 +127,21 @@ def _idle_first(
     *,
     drain_id: str,
     marked: frozenset[str],
+    ended: frozenset[str],
 ) -> _Choice:
     """For a ReplicaSet: pods that do not exist or cannot start, then idle ones, then those with the least work left."""
     replicas = signals.target.replicas
     absent = min(replicas - desired, 0 if _unseen(alive, signals) else max(0, replicas - len(alive)))
-    stuck = [pod for pod in alive if _is_stuck(pod)]
+    stuck = [pod for pod in alive if _is_stuck(pod) or _is_given_up(pod, ended)]
     of_stuck = min(replicas - desired - absent, len(stuck))
+    ending = sum(
+        pod.name in ended and pod.stopping and pod.ready for pod in alive
+    )  # given up, and not to be seen so yet
     victims: list[PodSample] = []
     busy = 0
     for pod in sorted(filter(_is_known, alive), key=lambda pod: _work_left(pod, drain_id, marked)):
         busy += pod.busy > 0
-        if len(victims) == replicas - desired - absent - of_stuck or busy > _most_busy(spec, replicas):
+        if len(victims) >= replicas - desired - absent - of_stuck - ending or busy > _most_busy(spec, replicas):
             break
         victims.append(pod)
     drained = [pod for pod in victims if _is_drained(pod, drain_id) and not pod.ready]
@@ -149,6 +159,7 @@ def _from_the_top(
     desired: int,
     *,
     drain_id: str,
+    ended: frozenset[str],
 ) -> _Choice:
     """For a StatefulSet: it removes its highest ordinal and no other, so that is who must be drained, busy or not."""
     first, replicas = signals.target.first_ordinal, signals.target.replicas
@@ -162,7 +173,7 @@ def _from_the_top(
             if ordinal in leaving:
                 break  # about to come back under the same name
             free = True
-        elif _is_stuck(pod):
+        elif _is_stuck(pod) or _is_given_up(pod, ended):
             free = True
         elif not _is_known(pod):
             break
@@ -198,6 +209,16 @@ def _is_stuck(pod: PodSample) -> bool:
     While any container runs it may be the worker's, and another one's trouble says nothing about its tasks.
     """
     return not pod.ready and bool(pod.pending_reason) and not pod.running and not _is_heard(pod)
+
+
+def _is_leaving(pod: PodSample) -> bool:
+    """Whether its worker, which was told to end, does, or has yet to hear of it; one that is back was started again."""
+    return pod.stopping or bool(pod.busy)
+
+
+def _is_given_up(pod: PodSample, ended: frozenset[str]) -> bool:
+    """Whether its tasks are to run elsewhere: its worker was told to end and is no longer ready, so that it is taken first."""
+    return pod.name in ended and pod.stopping and not pod.ready
 
 
 def _is_drained(pod: PodSample, drain_id: str) -> bool:

@@ -99,7 +99,7 @@ class Memory:
     trail          (at, replicas) as observed, one entry a change, for the step limit.
     nudge          (direction, since) of a wish for one pod more or less that has not persisted yet.
     drain_id       of the drain under way, with `marked`: (pod, since when it is marked), and `drained`: (pod, since when
-                   it is drained and shown as ready all the same).
+                   it is drained and shown as ready all the same), and `ended`: pods whose workers were told to end.
     homeless       uids of pods that waited for a node: how long they took to start is not the pool's cold start.
     crashing       uids of pods that crash at start, between two crashes too. breaker: how many runs fail of late.
     limited_by     the last decision's. truths: its conditions, for events on change.
@@ -121,6 +121,7 @@ class Memory:
     drain_id: str = ""
     marked: tuple[tuple[str, float], ...] = ()
     drained: tuple[tuple[str, float], ...] = ()
+    ended: frozenset[str] = frozenset()
     homeless: frozenset[str] = frozenset()
     crashing: frozenset[str] = frozenset()
     breaker: Breaker = field(default_factory=Breaker)

@@ -157,7 +157,7 @@ def truths(facts: Facts, found: Mapping[str, Condition]) -> dict[str, bool | Non
 #: What becomes of a worker that outlasts drainTimeout.
 _AFTER = {
     DrainTimeoutPolicy.WAIT: "they are waited for",
-    DrainTimeoutPolicy.REQUEUE: "their workers are told to end, and give back what outlasts their grace",
+    DrainTimeoutPolicy.REQUEUE: "their workers are told to end, and what still runs goes back to its queue",
     DrainTimeoutPolicy.KILL: "their pods are deleted without grace",
 }
 
