@@ -37,7 +37,7 @@ def rest() -> Rest:
     "decision",
     [
         pytest.param({"desired": 3}, id="it wants another number"),
-        pytest.param({"limited_by": "stabilization"}, id="a guard waits for its time to pass"),
+        pytest.param({"limited_by": "deadband"}, id="a guard waits for its time to pass"),
         pytest.param({"drain": ("w-1",)}, id="a pod is drained"),
         pytest.param({"undrain": ("w-1",)}, id="a mark is lifted"),
         pytest.param({"events": (("Normal", "ScaledUp", ""),)}, id="something was told"),

@@ -14,8 +14,9 @@ from celeriac_operator.scaling.signals import PodSample, Signals
 #: Ticks in a row that a decision may stand for, its own included.
 TICKS = 3
 
-#: What may have had the last word: guards that wait for a moment to pass must be asked at each tick.
-_TIMELESS = frozenset({"none", "min", "max", "override", "paused", "dry_run"})
+#: What may have had the last word. Guards that wait for a moment to pass are asked at each tick, but for those that only keep
+#: pods: it does no harm when the last of them goes two ticks later.
+_PATIENT = frozenset({"none", "work", "min", "max", "override", "paused", "dry_run", "stabilization", "startup"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +34,7 @@ class Rest:
 
 def rest_of(decision: Decision, signals: Signals, spec: WorkerPoolSpec, epoch: int) -> Rest | None:
     """The rest that follows a decision, None when the next tick must decide anew."""
-    steady = decision.limited_by in _TIMELESS and decision.desired == signals.target.replicas
+    steady = decision.limited_by in _PATIENT and decision.desired == signals.target.replicas
     if not steady or decision.drain or decision.undrain or decision.events or not signals.broker_ok:
         return None
     return Rest(
