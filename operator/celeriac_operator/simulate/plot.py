@@ -100,13 +100,14 @@ def _grid(axes: Any, scenario: Scenario, found: Sequence[Row]) -> None:
     axes.set_yscale("symlog", linthresh=0.1)
     most = max(row.strain for row in found)
     axes.set_yticks([tick for tick in (0, 0.1, 0.3, 1, 3, 10, 30, 100, 300) if tick <= max(1.0, 1.5 * most)])
+    axes.set_ylim(-0.03, 2.0 * max(1.0, most))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_major_formatter("{x:g}")
     axes.xaxis.set_minor_formatter("{x:g}")
     axes.tick_params(which="both", labelsize=7)
     axes.set_xlabel("pod-hours")
     axes.set_ylabel("p95 wait / objective")
-    axes.legend(fontsize=6, loc="upper right")
+    axes.legend(fontsize=6, loc="best")
 
 
 def _named(runs: Sequence[Figures]) -> list[tuple[Figures, str, str]]:
