@@ -11,6 +11,7 @@ import base64
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -118,6 +119,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             child.kill()
             child.wait()
         redis.close()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def serve_api(options: argparse.Namespace) -> None:
