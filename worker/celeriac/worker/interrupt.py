@@ -27,6 +27,10 @@ class CutOff(BaseException):
     """Raised inside a body whose hard limit is over. No `except Exception` of the body's keeps it running."""
 
 
+class _Last(BaseException):
+    """Raised by a thread in itself, behind which nothing else is on its way."""
+
+
 class SoftInCoroutine(SoftTimeLimitExceeded, asyncio.CancelledError):
     """What a soft limit raises in a coroutine: also a cancellation, so that task groups that wait there cancel what they wait for."""
 
@@ -39,7 +43,7 @@ class Run:
     """
 
     __slots__ = (
-        "_open", "_raising", "_thread", "due", "given_up", "settled", "started", "started_at", "steered", "terminated", "told",
+        "_open", "_raising", "_sent", "_thread", "due", "given_up", "settled", "started", "started_at", "steered", "terminated", "told",
     )  # fmt: skip
 
     def __init__(self, started: float) -> None:
@@ -50,7 +54,7 @@ class Run:
         #: What the signal's handler raises.
         self.due: type[BaseException] | None = None
         self._thread = threading.get_ident()
-        self._open = self._raising = False
+        self._open = self._raising = self._sent = False
 
     def call(self, body: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What the body returns; while it runs, `interrupt` raises in it. In the thread that made this run."""
@@ -71,10 +75,18 @@ class Run:
                 self._open = False
                 while self._raising:  # the other side has looked at _open before
                     time.sleep(0)
-                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), None)
+                if self._sent:
+                    # One may still be on its way. Taking it back would leave the interpreter looking for it for ever, at each turn of
+                    # each thread: so another takes its place, and is waited for.
+                    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(_Last))
+                    while True:
+                        time.sleep(0)
                 return
             except (SoftTimeLimitExceeded, CutOff):
                 continue
+            except _Last:
+                self._sent = False
+                return
 
     def interrupt(self, kind: type[BaseException]) -> None:
         """Raise this inside the body, if it still runs. From any other thread. C code is not interrupted, but for a wait in the main thread."""
@@ -97,6 +109,7 @@ class Run:
                 self.due = kind
                 signal.pthread_kill(self._thread, INTERRUPT)
             else:
+                self._sent = True
                 ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), ctypes.py_object(kind))
         finally:
             self._raising = False
