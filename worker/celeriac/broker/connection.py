@@ -18,7 +18,9 @@ from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
 
 log = logging.getLogger(__name__)
 
-_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^/:@\s]*):(?P<password>[^@/\s]*)@", re.IGNORECASE)
+#: Up to the last @ before the path: some write a password with an @ as it is, and kombu reads it so.
+_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^/:@\s]*):[^/\s]*@", re.IGNORECASE)
+_IN_QUERY = re.compile(r"(?P<head>[?&][a-z_]*(password|secret|token)=)[^&\s;'\"]*", re.IGNORECASE)
 #: Schemes that kombu knows under another name.
 _ALIASES = {"valkey": "redis", "valkeys": "rediss"}
 REDIS_SCHEMES = frozenset({"redis", "rediss", "valkey", "valkeys", "redis+socket", "valkey+socket", "sentinel"})
@@ -30,7 +32,7 @@ MEMORY_SCHEMES = frozenset({"memory"})
 
 def redacted(url: str) -> str:
     """The URL, or any text that holds URLs, with every password replaced by **."""
-    return _PASSWORD.sub(r"\g<head>:**@", url)
+    return _IN_QUERY.sub(r"\g<head>**", _PASSWORD.sub(r"\g<head>:**@", url))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
