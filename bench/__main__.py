@@ -58,6 +58,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one round, a tenth of the tasks")
     parser.add_argument("--soak", action="store_true", help="1,000,000 tasks through prefork, too")
     parser.add_argument("--out", type=Path, default=ROOT / "build", help="where bench.json, .md and .png go")
+    parser.add_argument("--no-plot", action="store_true", help="draw no plot: it needs an environment with matplotlib")
     parser.add_argument("--add", action="store_true", help="keep the rows of bench.json that are not measured now")
     parser.add_argument("--docs", action="store_true", help="write the figures into docs/performance.md, too")
     parser.add_argument("--only-docs", action="store_true", help="write bench.json as it is into docs/performance.md")
@@ -121,7 +122,8 @@ def main() -> int:
     text = page(report, goal_table(report["rows"]))
     (options.out / "bench.md").write_text(text + "\n")
     print(text)
-    draw(written, options.out / "bench.png")
+    if not options.no_plot:
+        draw(written, options.out / "bench.png")
     print(f"\nwritten: {written}, bench.md and bench.png beside it", file=sys.stderr)
     return write_page(report, written) if options.docs else 0
 

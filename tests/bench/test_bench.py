@@ -55,7 +55,9 @@ def test_one_command_measures_us_and_writes_table_and_report(tmp_path: Path) -> 
         "drain,latency",
     ]
 
-    child = Child([*command, "--quick", "--scale", "0.1", "--out", tmp_path], log=tmp_path / "log", cwd=ROOT)
+    child = Child(
+        [*command, "--quick", "--scale", "0.1", "--no-plot", "--out", tmp_path], log=tmp_path / "log", cwd=ROOT
+    )
 
     assert child.wait(timeout_s=60) == 0, child.text()
     rows = json.loads((tmp_path / "bench.json").read_text())["rows"]
