@@ -750,6 +750,20 @@ def test_an_idle_worker_stops_at_once() -> None:
     assert time.monotonic() - stopped_at < 0.5
 
 
+def test_a_signal_that_comes_while_the_main_thread_holds_a_lock_is_heard() -> None:
+    worker = Worker()
+    loop = worker.start()
+    heard = threading.Thread(target=loop.stop, daemon=True)  # a handler would wait for its own thread, for ever
+
+    with loop.bodies._cond:  # type: ignore[attr-defined]  # as in the middle of set() or clear()
+        heard.start()
+        heard.join(1.0)
+        stuck = heard.is_alive()
+
+    assert not stuck
+    assert loop.stopping
+
+
 def test_a_shutdown_finishes_what_runs_and_gives_back_the_rest() -> None:
     worker = Worker(slots=1, worker_prefetch_multiplier=3)
     started = threading.Event()

@@ -104,14 +104,15 @@ def run_worker(app: Celeriac, options: Options) -> int:
         log.warning(_NO_STATEDB, options.statedb)
 
     # 2. The road of a task: consumer, executor, pool, result store, loop.
-    stop = threading.Event()
-    _until_stopped(stop)
+    wake = Wake()
+    stop: list[int] = []  # signals so far
+    _until_stopped(stop, wake)
     signals.worker_init.send(sender=hostname)
     pool: Pool | None = None
     if pool_name in ("prefork", "processes"):
         pool = _prefork(app, conf, slots, hostname, accept)  # before there are threads and connections
     consumer = _connected(
-        lambda: open_consumer(address, queues, node=hostname, lease_s=conf.task_lease, prefetch=slots), stop
+        lambda: open_consumer(address, queues, node=hostname, lease_s=conf.task_lease, prefetch=slots), stop, wake
     )
     if consumer is None:  # told to stop before the broker was there
         if pool is not None:
@@ -128,7 +129,6 @@ def run_worker(app: Celeriac, options: Options) -> int:
         clock.forward,
         enabled=conf.worker_send_task_events if options.events is None else options.events,
     )
-    wake = Wake()
     kept = backend.keeps_results
     executor = Executor(
         app,
@@ -187,7 +187,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
     if os.getpid() in pool.pids():  # bodies run in this process
         signals.worker_process_init.send(sender=None)
     signals.worker_ready.send(sender=loop)
-    if stop.is_set():
+    if stop:
         loop.stop()
     try:
         loop.run()
@@ -233,16 +233,16 @@ def _end(
     return 0
 
 
-def _connected(connect: Any, stop: threading.Event) -> Consumer | None:
+def _connected(connect: Any, stop: list[int], wake: Wake) -> Consumer | None:
     """The consumer once the broker is there; None when told to stop before."""
     pause_s = 0.5
-    while not stop.is_set():
+    while not stop:
         try:
             consumer: Consumer = connect()
             return consumer
         except BrokerUnavailable as error:
             log.error("%s; trying again in %.2g s", error, pause_s)
-            stop.wait(pause_s)
+            wake.wait((), pause_s, lambda: bool(stop))
             pause_s = min(10.0, pause_s * 2)
     return None
 
@@ -395,11 +395,16 @@ def node_name(given: str | None) -> str:
     return name.replace("%h", host).replace("%n", short).replace("%d", domain)
 
 
-def _until_stopped(stop: threading.Event) -> None:
-    """While the broker is waited for, a signal ends the waiting."""
+def _until_stopped(stop: list[int], wake: Wake) -> None:
+    """While the broker is waited for, a signal ends the waiting. Its handler takes no lock: the main thread may hold it."""
+
+    def heard(number: int, _frame: object) -> None:
+        stop.append(number)
+        wake.set()
+
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: stop.set())
+            signal.signal(number, heard)
 
 
 def _on_signals(loop: Loop) -> None:

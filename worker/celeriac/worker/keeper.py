@@ -18,6 +18,8 @@ log = logging.getLogger(__name__)
 
 #: Between two looks for what is due: a due task starts within a second.
 SWEEP_S = 0.5
+#: Between two looks whether the grace is over, while a body holds the main thread.
+GRACE_S = 0.05
 
 
 class Keeper:
@@ -70,7 +72,10 @@ class Keeper:
             except Exception:  # leases must be renewed whatever happens: this thread may not end
                 log.exception("the keeper failed; it goes on")
                 renew_at = sweep_at = now + SWEEP_S
-            if self._bodies.wait(max(0.0, min(renew_at, sweep_at) - time.monotonic())):
+            wait_s = max(0.0, min(renew_at, sweep_at) - time.monotonic())
+            if self._loop.stopping and self._pool.in_caller:
+                wait_s = min(wait_s, GRACE_S)  # a signal handler may not wake us
+            if self._bodies.wait(wait_s):
                 self._stopped.wait(SLICE_S)
 
     def _renew(self) -> None:

@@ -219,15 +219,16 @@ class Loop:
     # -- shutdown and drain
 
     def stop(self, *, cold: bool = False) -> None:
-        """Begin to end: stop claiming, finish what runs, within the grace. Asked twice, or cold: at once."""
+        """Begin to end: stop claiming, finish what runs, within the grace. Asked twice, or cold: at once.
+
+        A signal handler calls it, between any two steps of the main thread: it takes no lock, and leaves the rest to whoever looks next.
+        """
         if self._asked_at is None:
             self._asked_at = time.monotonic()
         else:
             cold = True
         self._cold = self._cold or cold
         self._wake.set()
-        if self._pool.in_caller:
-            self.bodies.set()  # the keeper watches the grace from now on
 
     def announce_end(self) -> None:
         """Say once that a shutdown was asked for; whoever hears of it first: a body may hold the main thread for long."""
@@ -268,6 +269,11 @@ class Loop:
         if step.requeue:
             self.abandon()
         self.phase = step.phase
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a shutdown was asked for."""
+        return self._asked_at is not None
 
     def overdue(self, now: float) -> bool:
         """Whether the grace is over and a body still holds the main thread: then the keeper ends the process."""
@@ -317,7 +323,7 @@ class Loop:
     @property
     def state(self) -> str:
         """running, draining, drained or stopping."""
-        if self._asked_at is not None:
+        if self.stopping:
             return "stopping"
         drain = self.drain_state()
         return drain[1] if drain else "running"
