@@ -94,6 +94,29 @@ def test_what_was_revoked_before_a_worker_started_does_not_run_even_where_nobody
     assert site.ledger.starts() == {1: 1}
 
 
+@pytest.mark.parametrize(
+    ("site", "pool", "late"),
+    [("redis", "threads", "1"), ("redis", "prefork", "1"), ("rabbitmq", "threads", "0")],
+    indirect=["site"],
+)
+def test_what_is_claimed_and_waits_behind_a_body_does_not_run_once_it_is_revoked(
+    site: Site, pool: str, late: str
+) -> None:
+    client = site.client()
+    calls = [client.send_task("jobs.work", [number, seconds]) for number, seconds in enumerate([2, 0, 0])]
+    site.worker("-P", pool, "-c", "1", "--prefetch-multiplier", "4", task_acks_late=late)
+    wait_until(lambda: site.ledger.starts() == {0: 1})
+    inspect = client.control.inspect(timeout=0.3)
+    wait_until(lambda: [len(found) for found in (inspect.reserved() or {}).values()] == [2])
+
+    client.control.revoke(calls[1].id)
+
+    wait_until(lambda: calls[1].state == "REVOKED", timeout_s=1)
+    assert calls[2].get(timeout=10) == 2
+    assert calls[1].state == "REVOKED"
+    assert site.ledger.starts() == {0: 1, 2: 1}
+
+
 def failed_start(site: Site, **settings: str) -> Child:
     worker = site.worker(app="bounded", await_ready=False, **settings)
     wait_until(lambda: worker.returncode is not None, timeout_s=15)

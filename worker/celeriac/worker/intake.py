@@ -18,6 +18,7 @@ from celeriac.backends.base import ResultBackend
 from celeriac.broker.consumer import Consumer, Delivery, Settled
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable
 from celeriac.policy.admission import RUN, Wait, admit, claim_size
+from celeriac.policy.outcome import Revoked
 from celeriac.policy.ratelimit import parse_rate
 from celeriac.policy.settlement import Rules
 from celeriac.policy.throttle import Throttle, throttle_of
@@ -71,6 +72,8 @@ class Intake:
         )
         self._multiplier: int | None = app.conf.worker_prefetch_multiplier
         self._revokes = Revokes(app.coordination, app.conf.task_revoke_expires)
+        #: Whether something was revoked since the loop last looked at what has not started.
+        self._newly_revoked = False
         self._set_rates = SetRates(app.coordination)
         #: Admitted, to be acknowledged before they run, and not yet: only what is about to start is.
         self._reserved: deque[Job] = deque()
@@ -351,7 +354,8 @@ class Intake:
     def keep(self, now: float) -> None:
         """Renew the places of running calls, and read what others have revoked; the keeper calls it. Raises BackendUnavailable."""
         self._places.renew(now)
-        self._revokes.look(now)
+        if self._revokes.look(now):
+            self._newly_revoked = True
         for task, rate in self._set_rates.look(now).items():
             if task in self._types:
                 self._set(task, rate)
@@ -417,14 +421,31 @@ class Intake:
     def revoke(self, ids: Iterable[str]) -> None:
         """Run none of these from now on, here and, where there is a coordination store, anywhere. Never raises."""
         self._revokes.revoke(ids)
+        self._newly_revoked = True
 
     def hear_revoked(self, ids: Iterable[str]) -> None:
         """Run none of these here: another worker has told."""
         self._revokes.hear(ids)
+        self._newly_revoked = True
 
     def revoke_stamps(self, stamps: Mapping[str, Any]) -> None:
         """Run nothing here that carries one of these values under one of these names."""
         self._revokes.revoke_stamps(stamps)
+        self._newly_revoked = True
+
+    def end_revoked(self) -> None:
+        """End what was claimed, is revoked since, and has not started. The loop calls it in each of its rounds."""
+        if not self._newly_revoked:
+            return
+        self._newly_revoked = False
+        now, names = time.time(), self._revokes.names
+        if not any(names(job.delivery.headers, now) for job in self.unstarted()):
+            return
+        reserved, submitted = _first(self._reserved, len(self._reserved)), self._settler.take_back()
+        revoked = [job for job in [*submitted, *reserved] if names(job.delivery.headers, now)]
+        self._reserved.extendleft(job for job in reversed(reserved) if not names(job.delivery.headers, now))
+        self._settler.submit([job for job in submitted if not names(job.delivery.headers, now)])
+        self._settler.ended([Done(job, Revoked("revoked"), now, 0.0) for job in revoked])
 
     @property
     def revoked(self) -> dict[str, float]:

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from typing import Any
 
@@ -108,6 +108,7 @@ class Loop:
         self._shutdown(now)
         while self._asked:
             self._do(*self._asked.popleft())
+        self.intake.end_revoked()
         self._pool.tend(now)
         if self.autoscaler is not None and self.phase == shutdown.RUNNING:
             self.autoscaler.look(now)
@@ -401,6 +402,16 @@ class Loop:
             raise ImproperlyConfigured("a worker needs at least one queue")
         self.intake.queues = list(queues)
         self._consumer.set_queues(queues)
+        self._wake.set()
+
+    def revoke(self, ids: Iterable[str]) -> None:
+        """See `Intake.revoke`."""
+        self.intake.revoke(ids)
+        self._wake.set()
+
+    def revoke_stamps(self, stamps: Mapping[str, Any]) -> None:
+        """See `Intake.revoke_stamps`."""
+        self.intake.revoke_stamps(stamps)
         self._wake.set()
 
     def set_rate_limit(self, task: str, rate: Any, scope: str | None = None, by: str = "") -> None:

@@ -46,9 +46,12 @@ class Remote:
     def revoke(self, task_id: Any = None, terminate: bool = False, signal: Any = None, **_: Any) -> Any:
         """Do not run these ids when they are claimed, and mark them REVOKED; with terminate, end them where they run."""
         ids = _listed(task_id)
-        self._loop.intake.revoke(ids)
+        self._loop.revoke(ids)
         running = {run.job.delivery.headers.get("id") for run in self._pool.running()}
-        self._mark_revoked([one for one in ids if one not in running])
+        claimed = {
+            job.delivery.headers.get("id") for job in self._loop.intake.unstarted()
+        }  # the loop ends these, or they begin
+        self._mark_revoked([one for one in ids if one not in running | claimed])
         if not terminate:
             log.info("tasks flagged as revoked: %s", ", ".join(ids))
             return {"ok": f"tasks {set(ids)} flagged as revoked"}
@@ -65,7 +68,7 @@ class Remote:
         if isinstance(headers, list):
             headers = dict(one.split("=", 1) for one in headers)
         stamps = {name: _listed(values) for name, values in dict(headers or {}).items()}
-        self._loop.intake.revoke_stamps(stamps)
+        self._loop.revoke_stamps(stamps)
         if not terminate:
             return {"ok": f"headers {headers} flagged as revoked, but not terminated"}
         hit = [

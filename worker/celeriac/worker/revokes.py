@@ -65,12 +65,17 @@ class Revokes:
                 self.stamps.setdefault(name, set()).update(_values(value))
             self.any = bool(self.ids or self.stamps)
 
-    def look(self, now: float) -> None:
-        """Read what others have revoked since the last look; at most every LOOK_S. now: monotonic seconds. Raises BackendUnavailable."""
+    def look(self, now: float) -> bool:
+        """Read what others have revoked since the last look, at most every LOOK_S; whether there was any. now: monotonic seconds.
+
+        Raises BackendUnavailable.
+        """
         if self._store is None or now - self._looked_at < LOOK_S:
-            return
+            return False
         self._looked_at = now
-        self._add(self._store.newly_revoked())
+        found = self._store.newly_revoked()
+        self._add(found)
+        return bool(found)
 
     def _add(self, ids: Mapping[str, float]) -> None:
         if not ids:
