@@ -10,7 +10,7 @@ import pytest
 from deliveries import delivery
 from processes import wait_until
 
-from celeriac import Celeriac
+from celeriac import Celeriac, signals
 from celeriac.broker.codec import content_types
 from celeriac.policy.outcome import Failed, Succeeded
 from celeriac.policy.settlement import Rules
@@ -173,6 +173,43 @@ def test_a_thread_outlives_whatever_its_bodies_raise(bench: Bench, threads: Thre
     threads.submit([bench.job(lambda: meet.wait(5) and None) for _ in range(3)])
 
     assert len(collected(threads, 3)) == 3
+
+
+@pytest.mark.parametrize("name", ["task_prerun", "task_success", "task_postrun"])
+@pytest.mark.parametrize("pool_of", [SoloPool, lambda executor: ThreadPool(executor, 1, lambda: None)])
+def test_a_receiver_that_calls_exit_costs_neither_the_task_nor_the_slot(bench: Bench, name: str, pool_of: Any) -> None:
+    def leaves(**_: Any) -> None:
+        raise SystemExit(3)
+
+    pool, signal = pool_of(bench.executor), getattr(signals, name)
+    signal.connect(leaves)
+    try:
+        pool.submit([bench.job(lambda: None) for _ in range(2)])
+        wait_until(lambda: (pool.run(1.0), pool.waiting() == 0)[1])
+        done = collected(pool, 2)
+    finally:
+        signal.disconnect(leaves)
+        pool.stop()
+
+    assert [type(one.outcome) for one in done] == [Succeeded] * 2
+
+
+@pytest.mark.parametrize("pool_of", [SoloPool, lambda executor: ThreadPool(executor, 1, lambda: None)])
+def test_what_is_raised_outside_of_a_body_is_its_task_s_failure(bench: Bench, pool_of: Any) -> None:
+    def leaves(**_: Any) -> None:
+        raise KeyboardInterrupt
+
+    pool = pool_of(bench.executor)
+    signals.task_prerun.connect(leaves)
+    try:
+        pool.submit([bench.job(lambda: None) for _ in range(2)])
+        wait_until(lambda: (pool.run(1.0), pool.waiting() == 0)[1])
+        done = collected(pool, 2)
+    finally:
+        signals.task_prerun.disconnect(leaves)
+        pool.stop()
+
+    assert [type(one.outcome) for one in done] == [Failed] * 2
 
 
 def test_threads_say_when_something_is_done(bench: Bench) -> None:

@@ -1,6 +1,7 @@
 """Signals: a function is told when something happens. Names and arguments are Celery's.
 
 A receiver that raises is logged and never hurts the task. A signal without receivers costs one attribute check.
+A receiver that calls exit() raises, too: only where a process begins (worker_init, worker_process_init) does it end that process.
 """
 
 import logging
@@ -14,12 +15,13 @@ Receiver = Callable[..., Any]
 
 
 class Signal:
-    """Something that happens, and who wants to hear of it."""
+    """Something that happens, and who wants to hear of it. may_exit: a receiver that calls exit() ends the process."""
 
-    __slots__ = ("name", "receivers")
+    __slots__ = ("_may_exit", "name", "receivers")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, may_exit: bool = False) -> None:
         self.name = name
+        self._may_exit = may_exit
         self.receivers: list[tuple[Any, Any, Callable[[], Receiver | None]]] = []
 
     def connect(self, fun: Any = None, *, sender: Any = None, weak: bool = True, dispatch_uid: Any = None) -> Any:
@@ -57,7 +59,9 @@ class Signal:
                 continue
             try:
                 answers.append((receiver, receiver(signal=self, sender=sender, **named)))
-            except Exception as error:
+            except (Exception, SystemExit) as error:
+                if self._may_exit and isinstance(error, SystemExit):
+                    raise
                 log.exception("signal %s: receiver %r raised", self.name, receiver)
                 answers.append((receiver, error))
         return answers
@@ -83,9 +87,9 @@ task_failure = Signal("task_failure")
 task_revoked = Signal("task_revoked")
 task_rejected = Signal("task_rejected")
 task_unknown = Signal("task_unknown")
-worker_init = Signal("worker_init")
+worker_init = Signal("worker_init", may_exit=True)
 worker_ready = Signal("worker_ready")
-worker_process_init = Signal("worker_process_init")
+worker_process_init = Signal("worker_process_init", may_exit=True)
 worker_process_shutdown = Signal("worker_process_shutdown")
 worker_shutting_down = Signal("worker_shutting_down")
 worker_shutdown = Signal("worker_shutdown")

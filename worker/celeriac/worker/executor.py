@@ -100,8 +100,17 @@ class Executor:
     # -- the two roads of a job: they differ in how the body is called, and in nothing else
 
     def execute(self, job: Job, run: Run | None = None) -> Done:
-        """Run one job. run: given where it may be interrupted. The broad `except` here is the one on a task's road: its error is an outcome."""
+        """Run one job. run: given where it may be interrupted."""
         wall, started = time.time(), time.monotonic()
+        try:
+            return self._execute(job, run, wall, started)
+        except BaseException as error:  # before or after the body: a thread that ended here would take the job with it
+            log.exception("%s[%s]: raised outside of its body", job.task.name, job.delivery.headers.get("id"))
+            failed = Failed(_no_exit(error), tracebacks.format_exc())
+            return Done(job, failed, wall, time.monotonic() - started)
+
+    def _execute(self, job: Job, run: Run | None, wall: float, started: float) -> Done:
+        """The broad `except` here is the one on a task's road: its error is an outcome."""
         request = self._request(job)
         if isinstance(request, Unreadable):
             return Done(job, request, wall, 0.0)
@@ -283,8 +292,7 @@ class Executor:
         if isinstance(error, SoftInCoroutine):
             error = SoftTimeLimitExceeded(*error.args).with_traceback(error.__traceback__)
         text = "".join(tracebacks.format_exception(type(error), error, _own_frames_cut(error)))
-        if isinstance(error, SystemExit):
-            error = RuntimeError(f"the task called exit({error.code!r})")
+        error = _no_exit(error)
         follow = self._errbacks(task, request) if request.embed.get("errbacks") else ()
         return Failed(error, text, isinstance(error, task.throws), follow)
 
@@ -369,6 +377,11 @@ class Executor:
                 error,
             )
         return error is None
+
+
+def _no_exit(error: BaseException) -> BaseException:
+    """The error to be told: whoever asks for a result is not to be ended by it."""
+    return RuntimeError(f"the task called exit({error.code!r})") if isinstance(error, SystemExit) else error
 
 
 def _listens(task: Task) -> bool:
