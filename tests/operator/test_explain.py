@@ -7,8 +7,13 @@ from typing import Any
 import pytest
 
 import celeriac_operator
-from celeriac_operator.cli.explain import _change
+from celeriac_operator.cli.explain import _change, words
+from celeriac_operator.resources.conditions import merged
 from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.resources.status import fault_status
+from celeriac_operator.scaling.decision import decide
+from celeriac_operator.scaling.memory import Memory
+from celeriac_operator.scaling.signals import PodSample, QueueSample, Signals, TargetSample
 from celeriac_operator.scaling.whatif import GUARDS, alternatives
 
 NOW = 1_000_000.0
@@ -89,3 +94,38 @@ def test_it_reads_as_lines() -> None:
     assert '    5 with headroom "0" instead of "1"' in lines
     assert "cannot be told" in _change({"spec": {}, "status": status()})[-1]
     assert _change({"spec": raw}) == []
+
+
+def conditions_of_a_healthy_pool() -> list[dict[str, Any]]:
+    pod = PodSample(name="mail-0", node="w@mail-0", heartbeat_age_s=1.0, slots=1, queues=("mail",))
+    signals = Signals(
+        sampled_at=NOW,
+        queues=(QueueSample(name="mail"),),
+        pods=(pod,),
+        target=TargetSample(replicas=1, ready_replicas=1),
+    )
+    decision = decide(signals, spec(minReplicas=1), Memory(), NOW)
+    return merged([], decision.conditions, generation=1, now=NOW)
+
+
+def test_nothing_of_a_healthy_pool_is_told_as_wrong() -> None:
+    healthy = {**status(), "conditions": conditions_of_a_healthy_pool()}
+    assert [line for line in words("shop/mail", {"status": healthy}) if "=" in line] == []
+
+
+@pytest.mark.parametrize("of", [each["type"] for each in conditions_of_a_healthy_pool()])
+def test_every_condition_is_told_when_it_is_not_as_in_a_healthy_pool(of: str) -> None:
+    turned = [
+        {**each, "status": {"True": "False", "False": "True"}[each["status"]]} if each["type"] == of else each
+        for each in conditions_of_a_healthy_pool()
+    ]
+    told = [line for line in words("shop/mail", {"status": {**status(), "conditions": turned}}) if "=" in line]
+    assert [line.split("=")[0].strip() for line in told] == [of]
+
+
+def test_the_fault_of_a_pool_that_was_never_decided_on_is_told() -> None:
+    fault = fault_status({}, "SecretNotFound", "key 'url' of Secret shop/broker cannot be read", 1, NOW)
+    first, *others = words("shop/mail", {"status": fault})
+    assert "Is an operator" not in first
+    assert "  Ready=False SecretNotFound: key 'url' of Secret shop/broker cannot be read" in others
+    assert words("shop/mail", {}) == ["shop/mail: no decision yet. Is an operator serving this namespace?"]

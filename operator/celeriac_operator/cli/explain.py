@@ -59,8 +59,11 @@ def words(pool: str, found: dict[str, Any]) -> list[str]:
     """A WorkerPool object's status as lines of text: the decision, its terms, what stands in the way."""
     status = found.get("status") or {}
     decision = status.get("decision") or {}
+    noted = [c for c in status.get("conditions") or () if c["status"] != ("True" if c["type"] in _GOOD else "False")]
+    wrong = [f"  {c['type']}={c['status']} {c.get('reason', '')}: {c.get('message', '')}" for c in noted]
     if not decision:
-        return [f"{pool}: no decision yet. Is an operator serving this namespace?"]
+        why = "this is in the way:" if wrong else "Is an operator serving this namespace?"
+        return [f"{pool}: no decision yet. {why}", *wrong]
     lines = [f"{pool}: {decision.get('summary') or 'no summary'}"]
     lines.append(f"  decided at {decision.get('time', '?')}, limited by {decision.get('limitedBy', 'none')}")
     counts = [f"{label} {status[field]}" for label, field in _COUNTS if field in status]
@@ -74,12 +77,11 @@ def words(pool: str, found: dict[str, Any]) -> list[str]:
         lines.append(f"  queue {queue.get('name')}: {facts}")
     if "predictedDrainSeconds" in status:
         lines.append(f"  what waits is done in about {status['predictedDrainSeconds']} s")
-    noted = [c for c in status.get("conditions") or () if c["status"] != ("True" if c["type"] in _GOOD else "False")]
-    return [*lines, *(f"  {c['type']}={c['status']} {c.get('reason', '')}: {c.get('message', '')}" for c in noted)]
+    return [*lines, *wrong]
 
 
 #: Conditions that are True when all is well; the others then are False.
-_GOOD = ("Ready", "BrokerReachable", "ScalingActive")
+_GOOD = ("Ready", "BrokerReachable", "ScalingActive", "SignalsComplete")
 
 _COUNTS = (
     ("now", "replicas"),
