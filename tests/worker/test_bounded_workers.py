@@ -117,6 +117,26 @@ def test_what_is_claimed_and_waits_behind_a_body_does_not_run_once_it_is_revoked
     assert site.ledger.starts() == {0: 1, 2: 1}
 
 
+@pytest.mark.parametrize("site", ["redis"], indirect=True)
+def test_a_worker_whose_body_holds_its_only_thread_answers_at_once(site: Site) -> None:
+    client = site.client()
+    call = client.send_task("jobs.work", [0, 30])
+    site.worker("-P", "solo")
+    wait_until(lambda: site.ledger.starts() == {0: 1})
+
+    def answer(command: str, **arguments: Any) -> Any:
+        (said,) = client.control.broadcast(command, arguments, reply=True, timeout=2.0, limit=1)
+        return said["w1@test"]
+
+    assert "the solo pool cannot end a body" in answer("revoke", task_id=call.id, terminate=True)["error"]
+    assert answer("time_limit", task_name="jobs.work", hard=5) == {"ok": "time limits set successfully"}
+    assert "a number of seconds" in answer("time_limit", task_name="jobs.work", hard="5")["error"]
+    assert (
+        "neither 'worker' nor 'cluster'"
+        in answer("rate_limit", task_name="jobs.work", rate_limit=5, scope="all")["error"]
+    )
+
+
 def failed_start(site: Site, **settings: str) -> Child:
     worker = site.worker(app="bounded", await_ready=False, **settings)
     wait_until(lambda: worker.returncode is not None, timeout_s=15)

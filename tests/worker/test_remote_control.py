@@ -79,6 +79,8 @@ def test_a_signal_that_does_not_exist_is_refused() -> None:
         ({"customer": "42"}, {"customer": ["41", "42"]}, True),
         ({"customer": ["41"]}, {"customer": ["42"]}, False),
         ({"order": ["42"]}, {"customer": ["42"]}, False),
+        ({"customer": 42}, {"customer": ["42"]}, True),
+        ({"customer": [41, 42]}, {"customer": ["42"]}, True),
         (None, {"customer": ["42"]}, False),
         ("nonsense", {"customer": ["42"]}, False),
     ],

@@ -88,12 +88,13 @@ def test_a_revoke_ends_and_the_oldest_of_too_many_go_first(monkeypatch: pytest.M
     ("stamps", "hit"),
     [
         ({"tenant": "ann"}, True), ({"tenant": ["bob", "ann"]}, True), ({"tenant": "eve"}, False), ({"other": "ann"}, False),
-        ({}, False), (None, False), ("ann", False),
+        ({"order": 42}, True), ({"order": [41, "42"]}, True), ({"order": 4}, False), ({"tenant": {"no": "text"}}, False),
+        ({"tenant": [["ann"]]}, False), ({}, False), (None, False), ("ann", False),
     ],
     ids=repr,
 )  # fmt: skip
 def test_what_carries_a_revoked_stamp_is_revoked(stamps: Any, hit: bool) -> None:
     revokes = Revokes(None, 60.0)
-    revokes.revoke_stamps({"tenant": ["ann", "kim"]})
+    revokes.revoke_stamps({"tenant": ["ann", "kim"], "order": 42})
 
     assert (revokes.any, revokes.names({"id": "a", "stamps": stamps}, time.time())) == (True, hit)

@@ -6,6 +6,7 @@ What waits for its time or a limit stays in the broker where it can; where it ca
 import heapq
 import itertools
 import os
+import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -63,6 +64,8 @@ class Intake:
         self.queues = list(queues)
         self._max_starts: int = app.conf.task_max_deliveries
         self._types = self._know_types()
+        #: Held by whoever changes a type's limits: the control thread and the keeper do.
+        self._changing = threading.Lock()
         self._throttles = {name: entry.throttle for name, entry in self._types.items() if entry.throttle is not None}
         self._places = places
         self._bounds: Limits = (
@@ -235,10 +238,13 @@ class Intake:
             full = room == slots and self._settler.outstanding + len(jobs) >= slots
             if full and not self._consumer.leased:
                 self._consumer.rest()  # an acknowledgement must bring nothing new behind what takes long
-            self._consumer.settle([Settled(job.delivery) for job in jobs])
+            gone = self._consumer.acknowledge([job.delivery for job in jobs])
         except BaseException:
             self._reserved.extendleft(reversed(jobs))
             raise
+        if gone:
+            jobs = _without(jobs, gone)
+            self._end_places(gone)
         self._settler.submit([job._replace(acked=True) for job in jobs])
         return True
 
@@ -340,6 +346,16 @@ class Intake:
         self._unplaced.clear()
         self._bounds.let_go()
 
+    def drop(self, lost: Sequence[Delivery]) -> None:
+        """Start none of these any more: their leases were over, and another worker has them. The keeper calls it."""
+        claims = {delivery.claim for delivery in lost}
+        if not any(job.delivery.claim in claims for job in self.unstarted()):
+            return
+        reserved, submitted = _first(self._reserved, len(self._reserved)), self._settler.take_back()
+        self._reserved.extendleft(reversed(_without(reserved, lost)))
+        self._settler.submit(_without(submitted, lost))
+        self._end_places([job.delivery for job in [*submitted, *reserved] if job.delivery.claim in claims])
+
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         """Return messages that will not start, or not end, here; with the places that they hold among those that run."""
         self._consumer.give_back(deliveries)
@@ -391,6 +407,10 @@ class Intake:
         self._set(task, None if rate == "declared" else SetRate(parse_rate(rate), scope, by))
 
     def _set(self, task: str, rate: SetRate | None) -> None:
+        with self._changing:
+            self._change_rate(task, rate)
+
+    def _change_rate(self, task: str, rate: SetRate | None) -> None:
         entry = self._types[task]
         if rate is None:
             self._set_rates.by_task.pop(task, None)
@@ -405,8 +425,15 @@ class Intake:
         self._bounds.change(self._throttles, task)
 
     def set_time_limits(self, task: str, hard: float | None, soft: float | None) -> None:
-        """Limit the seconds that calls of a type may run, for those that start from now on and ask for nothing else. Raises KeyError."""
-        self._types[task] = self._types[task]._replace(limits=limits_of((hard, soft), UNLIMITED))
+        """Limit the seconds that calls of a type may run, for those that start from now on and ask for nothing else; None or 0: no limit.
+
+        Raises KeyError, ValueError. Any thread.
+        """
+        for seconds in (hard, soft):
+            if isinstance(seconds, bool) or not isinstance(seconds, int | float | None) or not (seconds or 0) >= 0:
+                raise ValueError(f"a time limit is a number of seconds, or none; {seconds!r} was given")
+        with self._changing:
+            self._types[task] = self._types[task]._replace(limits=limits_of((hard, soft), UNLIMITED))
 
     def set_rates(self) -> dict[str, SetRate]:
         """Rates that were set while this worker ran, by task."""
@@ -453,7 +480,7 @@ class Intake:
         return self._revokes.ids.copy()
 
     @property
-    def revoked_stamps(self) -> dict[str, set[Any]]:
+    def revoked_stamps(self) -> dict[str, set[str]]:
         """Revoked stamps: name -> values."""
         return self._revokes.stamps
 
@@ -488,6 +515,11 @@ def _first(jobs: deque[Job], count: int) -> list[Job]:
         except IndexError:
             break
     return taken
+
+
+def _without(jobs: Sequence[Job], gone: Sequence[Delivery]) -> list[Job]:
+    claims = {delivery.claim for delivery in gone}
+    return [job for job in jobs if job.delivery.claim not in claims]
 
 
 class _Bounds(NamedTuple):

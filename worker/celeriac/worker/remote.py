@@ -82,6 +82,8 @@ class Remote:
         return answer if "error" in answer else {"ok": f"headers {headers} revoked"}
 
     def _terminate(self, ids: Sequence[str], number: int) -> Any:
+        if ids and self._pool.in_caller:  # the body holds the loop's own thread: there is nobody to ask
+            return {"error": f"revoked; it runs on: the {self._pool.name} pool cannot end a body; use prefork"}
         ended = []
         for one in ids:
             try:
@@ -110,6 +112,8 @@ class Remote:
         self, task_name: str = "", rate_limit: Any = None, scope: str | None = None, by: str = "", **_: Any
     ) -> Any:
         """Change a task type's limit; "declared" is what the code says. scope: worker or cluster; unset: as declared. by: who asks."""
+        if scope not in {None, "worker", "cluster"}:
+            return {"error": f"scope {scope!r} is neither 'worker' nor 'cluster'"}
         try:
             self._loop.set_rate_limit(task_name, rate_limit, scope, by)
         except KeyError:
@@ -123,7 +127,7 @@ class Remote:
     def time_limit(self, task_name: str = "", hard: float | None = None, soft: float | None = None, **_: Any) -> Any:
         """Change a task type's time limits, in seconds."""
         try:
-            self._loop.in_loop(lambda: self._loop.intake.set_time_limits(task_name, hard=hard, soft=soft))
+            self._loop.intake.set_time_limits(task_name, hard=hard, soft=soft)
         except KeyError:
             return {"error": "unknown task"}
         except ValueError as error:
@@ -240,7 +244,7 @@ class Remote:
 def _listed(value: Any) -> list[str]:
     if value is None:
         return []
-    return [value] if isinstance(value, str) else [str(one) for one in value]
+    return [str(one) for one in value] if isinstance(value, list | tuple | set | frozenset) else [str(value)]
 
 
 def _stamped(stamps: Any, wanted: Mapping[str, list[str]]) -> bool:

@@ -25,8 +25,8 @@ class Revokes:
         self._looked_at = float("-inf")
         #: id -> seconds since the epoch until which it is revoked.
         self.ids: dict[str, float] = {}
-        #: Stamp's name -> its revoked values.
-        self.stamps: dict[str, set[Any]] = {}
+        #: Stamp's name -> its revoked values, as text: 42 is revoked by "42", as a command line says it.
+        self.stamps: dict[str, set[str]] = {}
         #: Whether anything is revoked: messages are looked at only then.
         self.any = False
 
@@ -90,7 +90,7 @@ class Revokes:
             self.any = bool(self.ids or self.stamps)
 
 
-def _values(value: Any) -> list[Any]:
+def _values(value: Any) -> list[str]:
     if value is None:
         return []
-    return list(value) if isinstance(value, list | tuple | set) else [value]
+    return [str(one) for one in value] if isinstance(value, list | tuple | set | frozenset) else [str(value)]
