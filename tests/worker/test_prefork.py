@@ -467,6 +467,24 @@ def test_terminate_ends_the_body_that_runs_under_the_id_and_no_other(bench: Benc
     assert isinstance(outcomes["kept"], Succeeded)
 
 
+def test_a_body_that_does_not_heed_the_signal_that_should_end_it_is_killed_at_its_hard_limit(bench: Bench) -> None:
+    def ignores_sigterm() -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        time.sleep(30)
+
+    bench.slots = 1
+    bench.task(ignores_sigterm)
+    child = bench.await_children()[0]
+    bench.pool.submit([bench.job("ignores_sigterm", limits=Limits(hard=0.8), id="stays")])
+    bench.await_begun(1)
+    time.sleep(0.2)  # it ignores the signal by now
+
+    assert bench.pool.terminate("stays", signal.SIGTERM)
+
+    assert bench.collect(1, timeout_s=3)[0].outcome == Revoked("terminated", None, signal.SIGTERM)
+    assert not alive(child)
+
+
 def test_sigusr1_raises_the_soft_limit_from_outside(bench: Bench) -> None:
     bench.task(doze)
     bench.await_children()

@@ -42,10 +42,11 @@ _BUFFER_BYTES = 1_048_576
 
 
 class Ending(NamedTuple):
-    """Why we have ended a child ourselves, and its job then."""
+    """Why we have ended a child ourselves, by which signal, and its job then."""
 
     number: int
     outcome: Outcome
+    signum: int
 
 
 class _Process:
@@ -474,10 +475,14 @@ class PreforkPool:
         return look_at
 
     def _limit(self, process: _Process, number: int, job: Job, ran_s: float, now: float) -> float:
-        if process.ending is not None:
+        ending = process.ending
+        if ending is not None and ending.signum == signal.SIGKILL:
             return NEVER
         step = next_step(job.limits, ran_s=ran_s, told=process.told == number)
-        if step.do == HARD:
+        if step.do == HARD and ending is not None and process.pid is not None:  # it did not heed the other signal
+            process.ending = ending._replace(signum=signal.SIGKILL)
+            self._kill(process.pid, signal.SIGKILL)
+        elif step.do == HARD:
             hard = job.limits.hard or ran_s
             self._end(process, Failed(TimeLimitExceeded(hard), _too_long(job, hard)), signal.SIGKILL)
         elif step.do == SOFT and process.pid is not None:
@@ -491,7 +496,7 @@ class PreforkPool:
         # From here on the child begins no other job: the signal cannot hit another body.
         if process.pid is None or not process.place.finish_after(number):
             return False
-        process.ending = Ending(number, outcome)
+        process.ending = Ending(number, outcome, signum)
         self._kill(process.pid, signum)
         return True
 
