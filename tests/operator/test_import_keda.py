@@ -33,6 +33,10 @@ def behaving(**behavior: Any) -> dict[str, Any]:
     return {"advanced": {"horizontalPodAutoscalerConfig": {"behavior": behavior}}}
 
 
+SHORT_AND_LONG = [
+    {"type": "Pods", "value": 4, "periodSeconds": 60},
+    {"type": "Percent", "value": 100, "periodSeconds": 15},
+]
 FALLBACK = {"failureThreshold": 3, "replicas": 6}
 
 DEPLOYMENT = {
@@ -99,11 +103,11 @@ def test_a_small_object_becomes_a_small_pool_beside_keda() -> None:
         ({"fallback": {**FALLBACK, "behavior": "currentReplicasIfHigher"}}, "fallback", {"after": "90s", "behavior": "AtLeast", "replicas": 6}),
         ({"advanced": {"restoreToOriginalReplicaCount": True}}, "onDelete", "RestoreReplicas"),
         ({"annotations": {"autoscaling.keda.sh/paused": "true"}}, "mode", "Paused"),
-        ({"annotations": {"autoscaling.keda.sh/paused-scale-in": "true"}}, "mode", "ScaleUpOnly"),
-        ({"annotations": {"autoscaling.keda.sh/paused-scale-out": "true"}}, "mode", "ScaleDownOnly"),
         ({"annotations": {"autoscaling.keda.sh/paused-replicas": "4"}}, "replicas", 4),
         ({"scaleTargetRef": {"name": "db", "kind": "StatefulSet"}}, "targetRef", {"name": "db", "kind": "StatefulSet"}),
         (behaving(scaleUp={"policies": [{"type": "Pods", "value": 4, "periodSeconds": 60}]}), "scaleUp", {"maxPods": 4, "perSeconds": 60}),
+        (behaving(scaleUp={"policies": SHORT_AND_LONG}), "scaleUp", {"maxPods": 4, "maxPercent": 100, "perSeconds": 60}),
+        (behaving(scaleUp={"policies": SHORT_AND_LONG[::-1]}), "scaleUp", {"maxPods": 4, "maxPercent": 100, "perSeconds": 60}),
         (behaving(scaleDown={"stabilizationWindowSeconds": 60}), "scaleDown", {"idleTimeout": "60s"}),
     ],
     ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else None,
@@ -123,12 +127,47 @@ def test_a_field_with_a_counterpart_is_carried_over(given: dict[str, Any], field
         ({"triggers": [{"type": "rabbitmq", "metadata": {"queueName": "^a.*", "useRegex": "true"}}]}, "list the queues that '^a.*' means"),
         ({"triggers": [{"type": "rabbitmq", "metadata": {"queueName": "a", "mode": "MessageRate", "protocol": "http"}}]}, "broker.managementUrlFrom"),
         ({"triggers": [{"type": "redis", "metadata": {"listName": "a", "activationListLength": "5"}}]}, "one message is reason enough"),
+        (behaving(scaleUp={"policies": SHORT_AND_LONG}), "the longest, perSeconds 60"),
+        (behaving(scaleUp={"selectPolicy": "Min"}), "takes what allows more"),
         ({"triggers": []}, "to be mended by hand: spec.queues"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )  # fmt: skip
 def test_what_has_no_counterpart_is_said(given: dict[str, Any], said: str) -> None:
     assert said in notes_of(scaled(**given))
+
+
+def paused(what: str) -> dict[str, Any]:
+    return {"annotations": {f"autoscaling.keda.sh/{what}": "true"}}
+
+
+NEVER_IN, NEVER_OUT = ({direction: {"selectPolicy": "Disabled"}} for direction in ("scaleDown", "scaleUp"))
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, "Active"),
+        (paused("paused-scale-in"), "ScaleUpOnly"),
+        (paused("paused-scale-out"), "ScaleDownOnly"),
+        (behaving(**NEVER_IN), "ScaleUpOnly"),
+        (behaving(**NEVER_OUT), "ScaleDownOnly"),
+        (behaving(scaleDown={"selectPolicy": "Max"}), "Active"),
+    ],
+)
+def test_a_pool_acts_only_when_asked_to_and_then_only_the_way_that_keda_does(
+    given: dict[str, Any], wanted: str
+) -> None:
+    [beside], [acting] = imported([scaled(**given)]), imported([scaled(**given)], mode="Active")
+    assert (beside.pool["spec"]["mode"], acting.pool["spec"]["mode"]) == ("DryRun", wanted)
+    assert f"then set mode: {wanted}" in "\n".join(beside.notes)
+    assert ("NOT Active" in "\n".join(beside.notes)) is (wanted != "Active")
+
+
+@pytest.mark.parametrize("given", [paused("paused"), behaving(**NEVER_IN, **NEVER_OUT)], ids=["paused", "both ways"])
+def test_what_scales_no_way_is_paused_and_nothing_is_said_of_a_dry_run(given: dict[str, Any]) -> None:
+    assert spec_of(scaled(**given))["mode"] == "Paused"
+    assert "DryRun" not in notes_of(scaled(**given))
 
 
 def test_redis_lists_of_all_priority_steps_are_one_queue() -> None:

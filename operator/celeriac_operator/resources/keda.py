@@ -24,6 +24,11 @@ _FALLBACKS = {
     "currentReplicasIfLower": "Hold",
 }
 _PAUSE = "autoscaling.keda.sh/"
+#: What is said of a ScaledObject that scales one way alone, by the mode that does the same.
+_ONE_WAY = {
+    "ScaleUpOnly": "KEDA never scales this in (paused-scale-in, or scaleDown.selectPolicy Disabled)",
+    "ScaleDownOnly": "KEDA never scales this out (paused-scale-out, or scaleUp.selectPolicy Disabled)",
+}
 
 
 class NothingToImport(OperatorError):
@@ -85,14 +90,23 @@ def _pool(scaled: Mapping[str, Any], others: Sequence[Mapping[str, Any]], mode: 
     _behavior(spec, pool, notes)
     if _dict(spec.get("advanced")).get("restoreToOriginalReplicaCount"):
         pool["onDelete"] = "RestoreReplicas"
-    pool["mode"] = mode
-    _paused(_dict(meta.get("annotations")), pool, notes)
+    annotations = _dict(meta.get("annotations"))
+    if f"{_PAUSE}paused-replicas" in annotations:
+        pool["replicas"] = _number(annotations[f"{_PAUSE}paused-replicas"], 0)
+        notes.append("paused-replicas became replicas, the manual override: take it away to scale again")
+    wanted = _mode(annotations, _hpa_behavior(spec))
+    # Paused writes nothing either; any other mode would act beside KEDA.
+    pool["mode"] = wanted if mode == "Active" or wanted == "Paused" else mode
     if spec.get("pollingInterval"):
         notes.append("pollingInterval: the pool looks every 5 s (interval), in one round trip for all its queues")
-    if mode == "DryRun":
+    if wanted in _ONE_WAY:
+        notes.append(
+            f"{_ONE_WAY[wanted]}: that is mode {wanted}{'' if mode == 'Active' else ', NOT Active, to switch to'}"
+        )
+    if pool["mode"] == "DryRun":
         notes.append(
             "mode DryRun changes nothing beside KEDA and records what it would have done; to switch, delete the ScaledObject,"
-            " then set mode: Active"
+            f" then set mode: {wanted}"
         )
     try:
         WorkerPoolSpec.parse(pool)
@@ -147,14 +161,23 @@ def _fallback(spec: Mapping[str, Any], pool: dict[str, Any], notes: list[str]) -
 
 
 def _behavior(spec: Mapping[str, Any], pool: dict[str, Any], notes: list[str]) -> None:
-    behavior = _dict(_dict(_dict(spec.get("advanced")).get("horizontalPodAutoscalerConfig")).get("behavior"))
+    behavior = _hpa_behavior(spec)
     up, down = _dict(behavior.get("scaleUp")), _dict(behavior.get("scaleDown"))
+    periods_s: set[int] = set()
     for policy in _list(up.get("policies")):
         kind, value = policy.get("type"), _number(policy.get("value"), 0)
         if value > 0 and kind in {"Pods", "Percent"}:
             step = pool.setdefault("scaleUp", {})
-            step["maxPods" if kind == "Pods" else "maxPercent"] = value
-            step["perSeconds"] = _number(policy.get("periodSeconds"), 15)
+            field = "maxPods" if kind == "Pods" else "maxPercent"
+            step[field] = max(value, step.get(field, 0))
+            periods_s.add(_number(policy.get("periodSeconds"), 15))
+            step["perSeconds"] = max(periods_s)
+    if len(periods_s) > 1:
+        notes.append(
+            f"behavior.scaleUp.policies have several periodSeconds: a pool has one, the longest, perSeconds {max(periods_s)}"
+        )
+    if up.get("selectPolicy") == "Min":
+        notes.append("behavior.scaleUp.selectPolicy Min: of maxPods and maxPercent a pool takes what allows more")
     if up.get("stabilizationWindowSeconds"):
         notes.append("behavior.scaleUp.stabilizationWindowSeconds: a pool never waits to scale up")
     if down.get("stabilizationWindowSeconds") is not None:
@@ -162,7 +185,7 @@ def _behavior(spec: Mapping[str, Any], pool: dict[str, Any], notes: list[str]) -
         notes.append(
             "behavior.scaleDown.stabilizationWindowSeconds became idleTimeout: how long a pod must have been spare before it goes"
         )
-    if _list(down.get("policies")) or down.get("selectPolicy"):
+    if _list(down.get("policies")) or down.get("selectPolicy") in {"Min", "Max"}:
         notes.append(
             "behavior.scaleDown.policies: pods go one by one as they are drained (maxConcurrentDrains), not by a rate"
         )
@@ -174,19 +197,28 @@ def _behavior(spec: Mapping[str, Any], pool: dict[str, Any], notes: list[str]) -
         )
 
 
-def _paused(annotations: Mapping[str, Any], pool: dict[str, Any], notes: list[str]) -> None:
-    def on(key: str) -> bool:
-        return str(annotations.get(_PAUSE + key, "false")).lower() == "true"
+def _hpa_behavior(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    return _dict(_dict(_dict(spec.get("advanced")).get("horizontalPodAutoscalerConfig")).get("behavior"))
 
-    if f"{_PAUSE}paused-replicas" in annotations:
-        pool["replicas"] = _number(annotations[f"{_PAUSE}paused-replicas"], 0)
-        notes.append("paused-replicas became replicas, the manual override: take it away to scale again")
-    elif on("paused"):
-        pool["mode"] = "Paused"
-    elif on("paused-scale-in"):
-        pool["mode"] = "ScaleUpOnly"
-    elif on("paused-scale-out"):
-        pool["mode"] = "ScaleDownOnly"
+
+def _mode(annotations: Mapping[str, Any], behavior: Mapping[str, Any]) -> str:
+    """The mode of a pool that does what KEDA does at present: what is paused, or disabled in the HPA, stays so."""
+
+    def stopped(annotation: str, direction: str = "") -> bool:
+        paused = str(annotations.get(_PAUSE + annotation, "false")).lower() == "true"
+        return paused or _dict(behavior.get(direction)).get("selectPolicy") == "Disabled"
+
+    if f"{_PAUSE}paused-replicas" not in annotations and stopped("paused"):
+        return "Paused"
+    match stopped("paused-scale-in", "scaleDown"), stopped("paused-scale-out", "scaleUp"):
+        case True, True:
+            return "Paused"
+        case True, False:
+            return "ScaleUpOnly"
+        case False, True:
+            return "ScaleDownOnly"
+        case _:
+            return "Active"
 
 
 def _triggers(
