@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import kombu
 import pytest
@@ -301,11 +302,47 @@ def test_a_lease_that_ran_out_comes_back_counted_and_stays_with_its_new_holder(
 
     assert (number_of(again), again.starts, again.redelivered) == ("twice", 1, True)
     assert [delivery.claim for delivery in first.renew()] == [lost.claim]
+    assert first.acknowledge([lost]) == [lost]
     first.settle([Settled(lost, publish=[broker.message("forked")])])
     assert broker.depth().leased == 1
     assert broker.depth().ready == 0
     second.settle([Settled(again)])
     assert broker.depth() == QueueDepth()
+
+
+@leasing
+def test_an_acknowledgement_before_the_start_says_what_is_no_longer_ours(broker: Broker) -> None:
+    broker.publish("lost")
+    first, second = broker.consumer(), broker.consumer()
+    [lost] = claim(first, 1)
+    [again] = claim(second, 1, timeout_s=2 * LEASE_S)
+    broker.publish("kept")
+    [kept] = claim(first, 1)
+
+    assert (again.starts, first.acknowledge([lost, kept])) == (1, [lost])
+    assert broker.depth().leased == 1
+    assert second.acknowledge([again]) == []
+    assert broker.depth() == QueueDepth()
+
+
+@leasing
+def test_what_was_acknowledged_and_lost_its_answer_is_taken_for_ours(broker: Broker) -> None:
+    broker.publish("once")
+    consumer = broker.consumer()
+    [delivery] = claim(consumer, 1)
+    exchange = consumer._line._exchange
+
+    def unanswered(commands: Any) -> Any:
+        exchange(commands)
+        raise ConnectionError("the answer is lost")
+
+    consumer._line._exchange = unanswered
+    with pytest.raises(BrokerUnavailable):
+        consumer.acknowledge([delivery])
+    consumer.reconnect()
+
+    assert consumer.renew() == []
+    assert consumer.acknowledge([delivery]) == []
 
 
 @servers

@@ -172,6 +172,10 @@ class AmqpConsumer:
             self._move(moves)
         return []
 
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        self.settle([Settled(delivery) for delivery in deliveries])
+        return []  # what came on a connection that is gone is forgotten with it
+
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         # A copy at the end of the queue: a requeued message counts as redelivered, and these were never started.
         with self._guarded():

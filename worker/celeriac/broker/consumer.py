@@ -115,6 +115,9 @@ class Consumer(Protocol):
         claim  (limit, free slots) of a claim that may come in the same round trip: its deliveries are returned. Only Redis does.
         """
 
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        """Acknowledge messages that are about to run; those that may not: their leases were over, and another worker has them."""
+
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         """Return messages that were not started to the front of their queues."""
 

@@ -77,6 +77,10 @@ class MemoryConsumer:
                 self._end(delivery)
         return []
 
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        self.settle([Settled(delivery) for delivery in deliveries])
+        return []
+
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         with self._lock:
             for delivery in deliveries:

@@ -54,6 +54,10 @@ class RedisConsumer:
         #: Unique to this process: a claim id is this, the batch, and the place in it.
         self._incarnation = uuid.uuid4().hex
         self._open: dict[str, Delivery] = {}
+        #: Acknowledged, and the answer was lost: whether they were still ours then, nobody knows.
+        self._doubtful: set[str] = set()
+        #: Every lease that we have, in `_open`, was taken or renewed later than this (monotonic).
+        self._renewed_at = time.monotonic()
         self._lock = threading.Lock()
         self.throttled = RedisThrottled(self)
         #: Nothing is restored before this (monotonic): after an outage every lease looks expired.
@@ -169,6 +173,22 @@ class RedisConsumer:
             self._remember(leaving)
             raise
 
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        claims = [delivery.claim for delivery in deliveries]
+        gone = {claim for claim in claims if claim not in self._open}  # renew() has told
+        try:
+            if time.monotonic() - self._renewed_at > self._lease_s / 2:  # before that no lease can be over
+                with broker_errors(self._address):
+                    ended = self._line.call([("HDEL", self._queues.unacked, claim) for claim in claims])
+                gone.update(claim for claim, ours in zip(claims, ended, strict=True) if not ours)
+            self.settle([Settled(delivery) for delivery in deliveries])
+        except BaseException:
+            self._doubtful.update(claim for claim in claims if claim not in gone)
+            raise
+        gone -= self._doubtful  # it may have been we who ended them: better twice than never
+        self._doubtful.difference_update(claims)
+        return [delivery for delivery in deliveries if delivery.claim in gone] if gone else []
+
     def _forget(self, leaving: Sequence[Delivery]) -> None:
         """Before their claims end, so that no renewal in between takes them for lost."""
         for delivery in leaving:
@@ -256,7 +276,7 @@ class RedisConsumer:
             raise
 
     def _renew(self) -> list[Delivery]:
-        queues, lost = self._queues, []
+        queues, lost, begun_at = self._queues, [], time.monotonic()
         for name, deliveries in by_queue(list(self._open.values())).items():
             claims = [delivery.claim for delivery in deliveries]
             keys = [queues.unacked, queues.unacked_index, queues.lease_key(name)]
@@ -265,8 +285,9 @@ class RedisConsumer:
                     gone = queues.renew_script(keys=keys, args=[self._lease_s, *claims[start : start + 1000]])
                 for claim in gone:
                     delivery = self._open.pop(claim.decode(), None)
-                    if delivery is not None:
+                    if delivery is not None and delivery.claim not in self._doubtful:
                         lost.append(delivery)
+        self._renewed_at = begun_at
         return lost
 
     def sweep(self) -> int:
