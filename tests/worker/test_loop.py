@@ -59,6 +59,8 @@ class FakeConsumer:
         self.lines = Lines(trace)
         self.throttled = self.lines if keeps_waiting else None
         self.ended: list[Settled] = []
+        #: Claims that another worker has.
+        self.gone: set[Any] = set()
         self.claims = 0
 
     def claim(self, limit: int, *, free: int | None = None) -> list[Delivery]:
@@ -77,6 +79,10 @@ class FakeConsumer:
         self._trace("settle", *sorted(_id(entry.delivery) for entry in settled))
         self.ended += settled
         return []
+
+    def acknowledge(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
+        self.settle([Settled(entry) for entry in deliveries])
+        return [entry for entry in deliveries if entry.claim in self.gone]
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         self._trace("give back", *map(_id, deliveries))
@@ -738,6 +744,39 @@ def test_a_worker_whose_acknowledgement_is_still_open_is_not_drained() -> None:
     assert "drained" not in seen
 
 
+# -- leases that were over
+
+
+def test_early_what_another_worker_has_by_now_does_not_start() -> None:
+    worker = Worker(task_acks_late=False, worker_prefetch_multiplier=3)
+    sent = [delivery("note", [name], id=name) for name in "abc"]
+    worker.consumer.gone = {sent[1].claim}
+    worker.send(*sent)
+
+    with worker.running(until=ended(worker, 2)) as loop:
+        wait_until(lambda: not loop._settler.busy())
+
+    assert sorted(worker.ran) == ["a", "c"]
+
+
+@pytest.mark.parametrize("late", [True, False], ids=["late", "early"])
+def test_what_lost_its_lease_before_it_started_does_not_start_and_what_waits_beside_it_does(late: bool) -> None:
+    worker = Worker(slots=1, task_acks_late=late, worker_prefetch_multiplier=4)
+    free = threading.Event()
+    worker.app.task(lambda: free.wait(5), name="long")
+    sent = [delivery("long", id="long"), *(delivery("note", [name], id=name) for name in "abc")]
+    worker.send(*sent)
+
+    with worker.running(until=ended(worker, 3)) as loop:
+        wait_until(lambda: loop.intake.reserved() == 3)
+        loop.intake.drop([sent[2]])
+        free.set()
+        wait_until(lambda: not loop._settler.busy() and not loop.intake.reserved())
+
+    assert worker.ran == ["a", "c"]
+    assert "b" not in worker.settled_ids()
+
+
 # -- shutdown
 
 
@@ -958,6 +997,35 @@ def test_without_leases_an_outage_forgets_what_comes_again() -> None:
         wait_until(lambda: worker.ran)
 
     assert worker.ran == ["next"]
+
+
+@pytest.mark.parametrize("leased", [True, False])
+def test_a_call_that_had_its_place_when_the_broker_went_away_holds_one_and_no_more(leased: bool) -> None:
+    worker = Worker(slots=4, keeps_waiting=leased, task_track_started=True)
+    worker.app.task(worker._note, name="narrow", max_concurrency=1)
+    worker.trace.failing["store"] = worker.trace.failing["give back"] = 1  # STARTED, and what cannot start for it
+    worker.send(delivery("narrow", [1], id="a"))
+
+    with worker.running(until=lambda: 2 in worker.ran):
+        wait_until(lambda: worker.trace.of("give back failed"))
+        if not leased:
+            wait_until(lambda: worker.trace.of("reconnect"))
+        worker.send(delivery("narrow", [2], id="b"))
+
+    assert worker.ran == ([1, 2] if leased else [2])
+    assert len(worker.trace.of("limit")) == (2 if leased else 0)
+
+
+def test_a_rate_is_not_spent_for_what_goes_back_beside_a_message_that_lost_its_worker() -> None:
+    worker = Worker(slots=4, keeps_waiting=False)
+    worker.app.task(worker._note, name="rare", rate_limit="1/h")
+    worker.send(delivery("note", [1], id="a", starts=1), delivery("rare", [2], id="b"))
+
+    with worker.running(until=lambda: len(worker.ran) == 2):
+        """Both run: the one that went back found its token still there."""
+
+    assert worker.trace.of("give back")[0] == ("give back", "b")
+    assert worker.ran == [1, 2]
 
 
 # -- the rest

@@ -16,7 +16,7 @@ from celeriac import signals, states
 from celeriac.app.base import Celeriac
 from celeriac.app.task import Task
 from celeriac.backends.base import ResultBackend
-from celeriac.broker.consumer import Consumer, Delivery, Settled
+from celeriac.broker.consumer import Consumer, Delivery
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable
 from celeriac.policy.admission import RUN, Wait, admit, claim_size
 from celeriac.policy.outcome import Revoked
@@ -169,12 +169,25 @@ class Intake:
         if park:
             left[:] = [delivery for delivery, _ in [*park, *bounded]] + [job.delivery for job in jobs]
             self._keep_until_due(park)
+        left[:] = [delivery for delivery, _ in bounded] + [job.delivery for job in jobs]
+        redelivered = next((delivery for delivery in left if delivery.starts), None)
+        if redelivered is not None and len(left) > 1:
+            # It may be what killed its worker: let nothing else go down with it. Before any token of theirs is spent.
+            self.give_back([delivery for delivery in left if delivery is not redelivered])
+            bounded = [entry for entry in bounded if entry[0] is redelivered]
+            jobs = [job for job in jobs if job.delivery is redelivered]
+            left[:] = [redelivered]
         if bounded:
-            left[:] = [delivery for delivery, _ in bounded] + [job.delivery for job in jobs]
             jobs += self._within_bounds(bounded)
         left[:] = [job.delivery for job in jobs]
         if jobs:
-            self._start(jobs, left)
+            try:
+                self._start(jobs, left)
+            except (BrokerUnavailable, BackendUnavailable):
+                if left:  # their tokens and places are taken: not a second time
+                    self._unplaced.append((left.copy(), True))
+                    left.clear()
+                raise
 
     def _within_bounds(self, bounded: Sequence[Bounded]) -> list[Job]:
         """Those that may start now; the others wait from now on, in the broker or here."""
@@ -192,12 +205,6 @@ class Intake:
         return Job(entry.task, delivery, rules, entry.early, False, limits_of(headers.get("timelimit"), entry.limits))
 
     def _start(self, jobs: list[Job], left: list[Delivery]) -> None:
-        redelivered = next((job for job in jobs if job.delivery.starts), None)
-        if redelivered is not None and len(jobs) > 1:
-            # It may be what killed its worker: let nothing else go down with it.
-            self.give_back([job.delivery for job in jobs if job is not redelivered])
-            jobs = [redelivered]
-            left[:] = [redelivered.delivery]
         started = [
             self._started_meta(job)
             for job in jobs
@@ -326,21 +333,20 @@ class Intake:
         """Everything that this worker keeps and does not run."""
         held = [delivery for _, _, delivery in self._held] + self._bounds.let_go()
         self._held.clear()
-        unplaced, self._unplaced = self._unplaced, []
-        held += [delivery for deliveries, _ in unplaced for delivery in deliveries]
         if held:
-            try:
-                self.give_back(held)
-            except BrokerUnavailable:
-                self._unplaced = [(held, False)]
-                raise
-        return bool(self.give_back_waiting() or held)
+            self._unplaced.append((held, False))
+        moved = bool(self._unplaced)
+        while self._unplaced:
+            self.give_back(self._unplaced[-1][0])
+            self._unplaced.pop()
+        return self.give_back_waiting() > 0 or moved
 
     def forget(self) -> None:
         """Drop what the broker delivers again by itself, since its connection is gone; keep what was acknowledged before."""
         taken = self._settler.take_back()
         self._settler.submit([job for job in taken if job.acked])  # nobody delivers these again
         self._end_places([job.delivery for job in [*taken, *self._reserved] if not job.acked])
+        self._end_places([delivery for deliveries, _ in self._unplaced for delivery in deliveries])
         self._reserved.clear()
         self._held.clear()
         self._unplaced.clear()
