@@ -400,18 +400,31 @@ def test_a_pod_that_may_not_be_killed_is_told_once_and_stops_nothing(bench, capl
 
 def test_a_deleted_pool_has_its_first_replicas_restored_when_its_spec_says_so(bench):
     b = bench(pool("mails", onDelete="RestoreReplicas"), pool("left", targetRef={"name": "left-worker"}, **BULK))
-    b.cluster.replicas |= {"mails-worker": 3, "left-worker": 3}
-    b.broker.depths |= {"mails": QueueDepth(ready=500), "bulk": QueueDepth(ready=500)}
+    b.cluster.replicas |= {"mails-worker": 12, "left-worker": 12}
     b.loop.start()
-    assert b.until(lambda: {("mails", 10), ("left", 10)} <= set(b.cluster.scaled))
+    assert b.until(lambda: {("mails", 10), ("left", 10)} <= set(b.cluster.scaled))  # maxReplicas
     b.cluster.refuses = Conflict("changed since it was read", status=409)
 
     b.cluster.records.clear()
     assert b.until(lambda: not b.loop._states)  # the first try has failed by now
     b.cluster.refuses = None
 
-    assert b.until(lambda: b.cluster.replicas["mails-worker"] == 3)
+    assert b.until(lambda: b.cluster.replicas["mails-worker"] == 12)
     assert b.cluster.replicas["left-worker"] == 10
+
+
+def test_a_deleted_pool_with_more_replicas_than_at_first_keeps_them_for_nobody_would_drain_them(bench, caplog):
+    b = bench(pool("mails", onDelete="RestoreReplicas"))
+    b.cluster.replicas["mails-worker"] = 3
+    b.broker.depths["mails"] = QueueDepth(ready=500)
+    b.loop.start()
+    assert b.until(lambda: ("mails", 10) in b.cluster.scaled)
+
+    b.cluster.records.clear()
+
+    assert b.until(lambda: "10 replicas stay, not 3 as before" in caplog.text or ("mails", 3) in b.cluster.scaled)
+    assert b.cluster.replicas["mails-worker"] == 10
+    assert sum("replicas stay" in record.message for record in caplog.records) == 1
 
 
 @pytest.mark.parametrize("why", ["made anew", "dry run"])
@@ -420,8 +433,7 @@ def test_a_deleted_pool_restores_nothing_when_it_is_there_again_or_never_acted(b
     b = bench(
         pool("mails", onDelete="RestoreReplicas", **mode), pool("other", targetRef={"name": "other-worker"}, **BULK)
     )
-    b.cluster.replicas |= {"mails-worker": 3, "other-worker": 3}
-    b.broker.depths |= {"mails": QueueDepth(ready=500), "bulk": QueueDepth(ready=500)}
+    b.cluster.replicas |= {"mails-worker": 12, "other-worker": 12}
     b.loop.start()
     assert b.until(lambda: ("other", 10) in b.cluster.scaled and b.last("mails") is not None)
     assert b.until(lambda: "mails" in {name for name, _ in b.cluster.statuses})
@@ -434,7 +446,7 @@ def test_a_deleted_pool_restores_nothing_when_it_is_there_again_or_never_acted(b
     ticks = len(b.ticks)
     assert b.until(lambda: len(b.ticks) > ticks + 3)
 
-    assert ("mails", 3) not in b.cluster.scaled
+    assert ("mails", 12) not in b.cluster.scaled
 
 
 def echo(b: Bench, state: str = "drained") -> DrainState | None:

@@ -280,7 +280,10 @@ class OperatorLoop:
             del self._secrets[at]
 
     def _restore(self, records: Sequence[PoolRecord], now: float) -> None:
-        """Write back the replicas of pools that are gone and asked for it; what fails is tried again for a while."""
+        """Write back the replicas of pools that are gone and asked for it; what fails is tried again for a while.
+
+        Upwards only: nobody is left to drain the pods that a lower number would end.
+        """
         taken = {(record.namespace, str((record.spec.get("targetRef") or {}).get("name"))) for record in records}
         waiting: list[_Restore] = []
         for restore in self._restores:
@@ -290,7 +293,14 @@ class OperatorLoop:
                 continue  # another pool has the target by now, be it this one made anew
             try:
                 target = self._cluster.target(record, spec)
-                if not (target.error or target.foreign_manager) and target.replicas != restore.replicas:
+                if target.error or target.foreign_manager:
+                    pass
+                elif target.replicas > restore.replicas:
+                    log.warning(
+                        "%s: %d replicas stay, not %d as before: without its pool their workers cannot be drained; scale it by hand",
+                        subject, target.replicas, restore.replicas,
+                    )  # fmt: skip
+                elif target.replicas < restore.replicas:
                     if not self._cluster.may_act():
                         continue  # the leader does it
                     self._cluster.scale(record, spec, restore.replicas, target.resource_version)
