@@ -93,8 +93,6 @@ class BrokerSide:
         self.post.close()
         if self.management is not None:
             self.management.close()
-        if self.rates is not None:
-            self.rates.close()
         if self.certificates is not None:
             self.certificates.cleanup()
 

@@ -28,7 +28,8 @@ from celeriac_operator.resources.status import QUIET_WRITE_S, face_of, gist_of, 
 from celeriac_operator.scaling.decision import Decision, decide
 from celeriac_operator.scaling.learning import horizon_s
 from celeriac_operator.scaling.memory import Memory
-from celeriac_operator.scaling.signals import PodSample, QueueSample, Signals
+from celeriac_operator.scaling.rates import Keeper
+from celeriac_operator.scaling.signals import PodSample, QueueSample, Signals, TargetSample
 
 log = logging.getLogger("celeriac_operator.loop")
 
@@ -80,7 +81,10 @@ class BrokerLoop:
         self._progress_at = time.monotonic()
         self._interval_s = 5.0
         self._known: set[Key] = set()
-        self._rates = Rates(side.rates, side.post, name=name, changes=changes)
+        self._deserted = False
+        self._rates = Rates(
+            side.rates, side.post, name=name, changes=changes, exists=lambda: {pool.key for pool in cluster.pools()}
+        )
 
     def start(self) -> None:
         self._ears.start()
@@ -93,8 +97,12 @@ class BrokerLoop:
         if self._thread.ident is not None:
             self._thread.join(timeout=10.0)
 
-    def retire(self) -> None:
-        """Ask both threads to end, without waiting: a broker that hangs must not hold up the others."""
+    def retire(self, *, gone: bool = False) -> None:
+        """Ask both threads to end, without waiting: a broker that hangs must not hold up the others.
+
+        gone: because no pool names this broker any more; what pools set there that exist no more is lifted.
+        """
+        self._deserted = gone or self._deserted
         self._stopping.set()
         self._wake.set()
         self._ears.retire()
@@ -134,8 +142,7 @@ class BrokerLoop:
                 self._progress()
             self._stopping.wait(max(0.0, FASTEST_TICK_S - (time.monotonic() - started)))
             self._wake.wait(max(0.0, self._interval_s - (time.monotonic() - started)))
-        if self._acts():
-            self._rates.drop(self._known - {member.record.key for member in self._members()})
+        self._rates.close(lift=self._deserted)
         self._side.close()
 
     def _progress(self) -> None:
@@ -175,7 +182,9 @@ class BrokerLoop:
         if self._stopping.is_set():
             return  # whoever retired it has taken it out of the metrics
         if self._acts():
-            self._rates.keep([_asked(sight) for sight in seen if sight.member.spec.mode not in _QUIET])
+            asked = [_asked(sight, now) for sight in seen if sight.keepers is not None]
+            if self._rates.keep(asked, epoch=self._epoch()):
+                self._metrics.error("RateLimitsNotKept")
         self._forget({member.record.key for member in members})
         self._metrics.broker_ticked(
             self.name,
@@ -246,8 +255,18 @@ class BrokerLoop:
             target=target,
             pods=pod_samples(pods, matched, now),
             stock=tuple(stock),
-            keepers=keepers(worker for found in matched.values() for worker in found),
+            keepers=self._keepers(member.spec, target, matched),
         )
+
+    def _keepers(
+        self, spec: WorkerPoolSpec, target: TargetSample, matched: Mapping[str, Sequence[Worker]]
+    ) -> tuple[Keeper, ...] | None:
+        """The workers as keepers of rates, where somebody asks them; None for a pool that may tell them nothing."""
+        if spec.mode in _QUIET or target.foreign_manager:
+            return None
+        if not spec.rate_limits and self._side.rates is not None:
+            return ()  # the broker keeps the rates of others
+        return keepers(worker for found in matched.values() for worker in found)
 
     def _signals(
         self,
@@ -477,8 +496,6 @@ class BrokerLoop:
     def _forget(self, present: set[Key]) -> None:
         gone = self._known - present
         if gone:
-            if self._acts():
-                self._rates.drop(gone)
             self._fleet.drop(gone)
         self._known = present
 
@@ -519,14 +536,24 @@ def split_shared(sights: Sequence[Sight]) -> dict[Key, dict[str, float]]:
 _QUIET = (Mode.DRY_RUN, Mode.PAUSED)
 
 
-def _asked(sight: Sight) -> Asked:
-    spec, status = sight.member.spec, sight.member.state.status or {}
+#: Seconds from which a pod that has not been heard does not count as starting any more.
+_LATE_S = 120.0
+
+
+def _asked(sight: Sight, now: float) -> Asked:
     slots = max((pod.slots for pod in sight.pods), default=1)
+    coming = [
+        pod
+        for pod in sight.pods
+        if pod.heartbeat_age_s is None
+        and not (pod.deleting or pod.pending_reason)
+        and now - (pod.created_at or now) < _LATE_S
+    ]
     return Asked(
         key=sight.member.record.key,
-        rates={limit.task: limit.rate_per_s for limit in spec.rate_limits},
-        keepers=sight.keepers,
-        expected_slots=slots * max(sight.target.replicas, int(status.get("desiredReplicas") or 0)),
+        rates={limit.task: limit.rate_per_s for limit in sight.member.spec.rate_limits},
+        keepers=sight.keepers or (),
+        coming_slots=float(slots * len(coming)),
     )
 
 

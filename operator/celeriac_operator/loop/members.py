@@ -138,14 +138,14 @@ class Sight:
     """What the cluster says of one member this tick, joined with its workers.
 
     stock   node names of stock Celery workers among those, which tell less than ours.
-    keepers the live ones of ours, as keepers of rates.
+    keepers the live ones of ours, as keepers of rates; None when the pool may tell them nothing.
     """
 
     member: Member
     target: TargetSample
     pods: tuple[PodSample, ...]
     stock: tuple[str, ...] = ()
-    keepers: tuple[Keeper, ...] = ()
+    keepers: tuple[Keeper, ...] | None = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,12 +10,16 @@ from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, Improperl
 from celeriac.wire import control
 from celeriac_operator.fleet.control import Post
 from celeriac_operator.loop.members import Changes, Key
-from celeriac_operator.scaling.rates import Keeper, Order, divided
+from celeriac_operator.scaling.rates import Keeper, Order, divided, lifted, unheeded
 
 log = logging.getLogger("celeriac_operator.loop")
 
-#: Seconds after which the store is read again: somebody may have emptied it.
+#: Seconds after which the store is read again: somebody may have emptied it, or set something.
 READ_AGAIN_S = 60.0
+#: Seconds between two orders to a worker that does not tell that it has heeded the first.
+TELL_AGAIN_S = 15.0
+#: Orders after which a worker that heeds none is taken for one that has no such task.
+ORDERS = 4
 
 
 class Store(Protocol):
@@ -30,12 +34,12 @@ class Store(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """What one pool asks for: task -> starts a second; its live workers; the slots of the pods that are ordered."""
+    """What one pool asks for: task -> starts a second; its live workers; the slots of its pods that are starting."""
 
     key: Key
     rates: Mapping[str, float]
-    keepers: Sequence[Keeper]
-    expected_slots: float
+    keepers: Sequence[Keeper] = ()
+    coming_slots: float = 0.0
 
     @property
     def by(self) -> str:
@@ -43,69 +47,78 @@ class Asked:
 
 
 class Rates:
-    """Keeps them. store: None where the broker cannot. Used by the broker's tick alone."""
+    """Keeps them. Used by the broker's tick alone.
 
-    def __init__(self, store: Store | None, post: Post, *, name: str, changes: Changes) -> None:
-        self._store, self._post, self._name, self._changes = store, post, name, changes
+    store   None where the broker keeps none. exists: the keys of all pools there are, those included that cannot be served now: what
+            they have set stays.
+    """
+
+    def __init__(
+        self, store: Store | None, post: Post, *, name: str, changes: Changes, exists: Callable[[], Collection[Key]]
+    ) -> None:
+        self._store, self._post, self._name, self._changes, self._exists = store, post, name, changes, exists
         self._stored: dict[str, tuple[float, str]] = {}
         self._read_at = float("-inf")
+        self._epoch = 0
+        #: Pools that this process has seen to ask for rates here.
+        self._seen: set[str] = set()
+        #: (node, task) -> (when it was told last, how often in vain).
+        self._told: dict[tuple[str, str], tuple[float, int]] = {}
 
-    @property
-    def kept_by(self) -> str:
-        """Who counts: the broker, or the workers."""
-        return "broker" if self._store is not None else "workers"
-
-    def keep(self, pools: Sequence[Asked]) -> None:
-        """Tell broker and workers what has changed. What fails is logged once, and tried again at the next tick."""
+    def keep(self, pools: Sequence[Asked], *, epoch: int) -> str:
+        """Tell broker and workers what has changed; what went wrong, or "". It is tried again at the next tick."""
+        if epoch != self._epoch:  # another replica may have led meanwhile
+            self._epoch, self._stored, self._read_at = epoch, {}, float("-inf")
         subject = f"broker {self._name}: rate limits"
         try:
             if self._store is not None:
                 self._keep_stored(self._store, pools)
-            else:
-                for pool in pools:
-                    orders = divided(pool.rates, pool.keepers, by=pool.by, expected_slots=pool.expected_slots)
-                    self._tell(orders, scope="worker", by=pool.by)
+            elif pools:
+                self._divide(pools)
         except (BackendUnavailable, BrokerUnavailable, ImproperlyConfigured) as error:
-            self._read_at = float("-inf")
             self._changes.failed(subject, str(error))
-        else:
-            self._changes.worked(subject)
+            return str(error)
+        self._changes.worked(subject)
+        return ""
 
-    def drop(self, keys: Iterable[Key]) -> None:
-        """Lift what these pools asked for: they are gone. (Of divided rates each worker keeps its part until it ends.)"""
+    def close(self, *, lift: bool) -> None:
+        """Disconnect. lift: first lift what pools have set that exist no more."""
         if self._store is None:
             return
-        gone = {"/".join(key) for key in keys}
         try:
-            for task, (_, by) in list(self._stored.items()):
-                if by in gone:
-                    self._set(self._store, task, None, by)
+            if lift and self._stored:
+                self._lift(self._store, {}, ())
         except (BackendUnavailable, BrokerUnavailable, ImproperlyConfigured) as error:
-            log.warning("broker %s: the rate limits of a pool that is gone could not be lifted: %s", self._name, error)
+            log.warning("broker %s: the rate limits of pools that are gone could not be lifted: %s", self._name, error)
+        self._store.close()
 
-    def close(self) -> None:
-        """Disconnect."""
-        if self._store is not None:
-            self._store.close()
+    # -- kept by the broker
 
     def _keep_stored(self, store: Store, pools: Sequence[Asked]) -> None:
-        if not self._stored and not any(pool.rates for pool in pools) and self._read_at > float("-inf"):
-            return  # nothing is asked for, and nothing was: the usual case costs nothing
-        if time.monotonic() - self._read_at >= READ_AGAIN_S:
+        now = time.monotonic()
+        if now - self._read_at >= READ_AGAIN_S:
             self._stored = dict(store.rates())
-            self._read_at = time.monotonic()
-        wanted: dict[str, tuple[float, str]] = {}
-        for pool in pools:
-            for task, per_s in pool.rates.items():
-                if task not in wanted or per_s < wanted[task][0]:  # two pools of one task: the stricter one holds
-                    wanted[task] = (per_s, pool.by)
-        ours = {pool.by for pool in pools}
-        for task, (_, by) in list(self._stored.items()):
-            if by in ours and task not in wanted:
-                self._set(store, task, None, by)
+            self._read_at = now
+        wanted = _strictest(pools)
+        self._seen |= {by for _, by in wanted.values()}
+        if self._stored:
+            self._lift(store, wanted, pools)
         for task, (per_s, by) in wanted.items():
             if self._stored.get(task) != (per_s, by):
                 self._set(store, task, per_s, by)
+            else:
+                self._remind(task, per_s, by, _keepers(pools, task), now)
+
+    def _lift(self, store: Store, wanted: Mapping[str, object], pools: Sequence[Asked]) -> None:
+        """What pools have set that want it no more, or are gone; others' stays."""
+        asking = {pool.by for pool in pools}
+        strange = [by for task, (_, by) in self._stored.items() if task not in wanted and by not in asking]
+        there = {"/".join(key) for key in self._exists()} if strange else set()
+        namespaces = {by.partition("/")[0] for by in there}
+        for task, (_, by) in list(self._stored.items()):
+            gone = by not in there and (by in self._seen or by.partition("/")[0] in namespaces)
+            if task not in wanted and (by in asking or (by in strange and gone)):
+                self._set(store, task, None, by)
 
     def _set(self, store: Store, task: str, per_s: float | None, by: str) -> None:
         """In the store, for workers that start later or hear nothing; then by a command, for those that listen."""
@@ -115,12 +128,70 @@ class Rates:
         else:
             self._stored[task] = (per_s, by)
         self._post.send(control.rate_limit(task=task, per_s=per_s, scope="cluster", by=by))
-        log.info(
-            "broker %s: %s starts %s", self._name, task, "as declared" if per_s is None else f"{per_s:g} times a second"
-        )
+        how = "as declared" if per_s is None else f"{per_s:g} times a second"
+        log.info("broker %s: %s starts %s", self._name, task, how)
 
-    def _tell(self, orders: Iterable[Order], *, scope: str, by: str) -> None:
-        for order in orders:
-            self._post.send(
-                control.rate_limit(task=order.task, per_s=order.per_s, scope=scope, by=by, destination=order.nodes)
-            )
+    def _remind(self, task: str, per_s: float, by: str, keepers: Sequence[Keeper], now: float) -> None:
+        """Tell again those that keep something else: they have not heard, or a person has told them otherwise."""
+        nodes = self._due(task, unheeded(task, per_s, keepers, by=by), now)
+        if nodes:
+            self._post.send(control.rate_limit(task=task, per_s=per_s, scope="cluster", by=by, destination=nodes))
+
+    # -- kept by the workers
+
+    def _divide(self, pools: Sequence[Asked]) -> None:
+        now, wanted = time.monotonic(), _strictest(pools)
+        ours = {pool.by for pool in pools}
+        every = _keepers(pools)
+        for order in lifted(wanted, every, ours=ours):
+            self._tell(order, by=next(iter(sorted(ours))))
+        for task, (per_s, by) in wanted.items():
+            asking = [pool for pool in pools if task in pool.rates]
+            keepers = [keeper for keeper in _keepers(asking) if not self._deaf(keeper, task, ours)]
+            coming = sum(pool.coming_slots for pool in asking)
+            for order in divided(task, per_s, keepers, ours=ours, coming_slots=coming):
+                nodes = self._due(task, order.nodes, now, every_s=0.0)
+                self._tell(order._replace(nodes=nodes), by=by)
+
+    def _deaf(self, keeper: Keeper, task: str, ours: Collection[str]) -> bool:
+        """Whether it heeds nothing that it is told of this task: it does not know it, so it starts none."""
+        kept = keeper.rates.get(task)
+        if kept is not None and kept.by in ours:
+            self._told.pop((keeper.node, task), None)
+            return False
+        return self._told.get((keeper.node, task), (0.0, 0))[1] >= ORDERS
+
+    def _tell(self, order: Order, *, by: str) -> None:
+        command = control.rate_limit(task=order.task, per_s=order.per_s, scope="worker", by=by, destination=order.nodes)
+        self._post.send(command)
+
+    def _due(self, task: str, nodes: Iterable[str], now: float, *, every_s: float = TELL_AGAIN_S) -> tuple[str, ...]:
+        """Those of the nodes that were not told just now; they count as told."""
+        due = []
+        for node in nodes:
+            at, times = self._told.get((node, task), (float("-inf"), 0))
+            if now - at >= every_s:
+                self._told[node, task] = (now, times + 1)
+                due.append(node)
+        if len(self._told) > 10_000:
+            self._told.clear()  # only costs an order more
+        return tuple(due)
+
+
+def _strictest(pools: Iterable[Asked]) -> dict[str, tuple[float, str]]:
+    """task -> (starts a second, who asks for it): of two pools the one that asks for less."""
+    wanted: dict[str, tuple[float, str]] = {}
+    for pool in pools:
+        for task, per_s in pool.rates.items():
+            if task not in wanted or per_s < wanted[task][0]:
+                wanted[task] = (per_s, pool.by)
+    return wanted
+
+
+def _keepers(pools: Iterable[Asked], task: str | None = None) -> list[Keeper]:
+    """Each worker once, of the pools that ask for this task, or of all."""
+    return list(
+        {
+            keeper.node: keeper for pool in pools if task is None or task in pool.rates for keeper in pool.keepers
+        }.values()
+    )

@@ -318,7 +318,7 @@ class OperatorLoop:
     def _end_loops(self, roster: Mapping[BrokerTarget, Sequence[Member]]) -> None:
         for target in [target for target in self._loops if target not in roster]:
             loop = self._loops[target]
-            loop.retire()
+            loop.retire(gone=True)
             self._retired = [old for old in self._retired if not old.ended] + [loop]
             self._metrics.broker_gone(loop.name)
             self._changes.forget(f"broker {loop.name}", f"commands over {loop.name}")

@@ -4,12 +4,12 @@ A worker that cannot share a count keeps its part alone. Parts add up to the lim
 are told, and when their heartbeats show it, those that may do more.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-#: How far a worker's rate may be from its part before it is told again: shares of the limit.
-NEAR = 0.005
+#: How far a worker's rate may be from its part before it is told again, as a share of that part.
+NEAR = 0.02
 
 
 class Kept(NamedTuple):
@@ -39,57 +39,56 @@ class Order(NamedTuple):
 
 
 def divided(
-    wanted: Mapping[str, float], keepers: Sequence[Keeper], *, by: str, expected_slots: float
+    task: str, per_s: float, keepers: Sequence[Keeper], *, ours: Collection[str], coming_slots: float
 ) -> tuple[Order, ...]:
-    """What to tell workers that share no count, so that together they keep `wanted` (task -> starts a second).
+    """What to tell workers that share no count, so that together they start `task` per_s times a second.
 
-    by              the pool's name, by which rates it has set before are known.
-    expected_slots  of the pods that are ordered: those that start take over another's part until they are told their own.
+    ours          the pools that want this limit, by which rates that they have set before are known.
+    coming_slots  of pods that are starting: such a worker takes over another's part until it is told its own.
     """
-    orders: list[Order] = []
-    for task, per_s in sorted(wanted.items()):
-        orders += _divided(task, per_s, keepers, by, expected_slots)
-    return (*orders, *lifted(wanted, keepers, by=by))
-
-
-def lifted(wanted: Iterable[str], keepers: Sequence[Keeper], *, by: str) -> tuple[Order, ...]:
-    """Lift what this pool has set and wants no more."""
-    left: dict[str, list[str]] = {}
-    for keeper in keepers:
-        for task, kept in keeper.rates.items():
-            if kept.by == by and task not in wanted:
-                left.setdefault(task, []).append(keeper.node)
-    return tuple(Order(tuple(sorted(nodes)), task, None) for task, nodes in sorted(left.items()))
-
-
-def _divided(task: str, per_s: float, keepers: Sequence[Keeper], by: str, expected_slots: float) -> list[Order]:
     starting = [keeper for keeper in keepers if keeper.starts]
-    slots = max(expected_slots, sum(keeper.slots for keeper in starting))
+    slots = coming_slots + sum(keeper.slots for keeper in starting)
     if not starting or slots <= 0:
-        return []
+        return ()
     part = {keeper.node: per_s * keeper.slots / slots for keeper in starting}
-    now = {keeper.node: _told(keeper, task, by) for keeper in starting}
-    lower = [node for node in part if now[node] > part[node] + NEAR * per_s]
+    now = {keeper.node: _told(keeper, task, ours) for keeper in starting}
+    lower = {node: share for node, share in part.items() if now[node] > share * (1 + NEAR)}
     if lower:
-        return _orders(task, {node: part[node] for node in lower})
+        return _orders(task, lower)
     room = per_s - sum(now.values())
     more: dict[str, float] = {}
     for node in sorted(part):
         step = min(part[node] - now[node], room)
-        if step > NEAR * per_s:
+        if step > NEAR * part[node]:
             more[node] = now[node] + step
             room -= step
     return _orders(task, more)
 
 
-def _told(keeper: Keeper, task: str, by: str) -> float:
-    """The rate that a worker keeps for this pool; without one it may start any number."""
+def unheeded(task: str, per_s: float, keepers: Sequence[Keeper], *, by: str) -> tuple[str, ...]:
+    """Nodes of workers that do not tell that they keep the cluster's rate: they have not heard of it, or were told otherwise."""
+    wanted = Kept(per_s, "cluster", by)
+    return tuple(sorted(keeper.node for keeper in keepers if keeper.starts and keeper.rates.get(task) != wanted))
+
+
+def lifted(wanted: Collection[str], keepers: Sequence[Keeper], *, ours: Collection[str]) -> tuple[Order, ...]:
+    """Lift what these pools have set, and nobody wants any more."""
+    left: dict[str, list[str]] = {}
+    for keeper in keepers:
+        for task, kept in keeper.rates.items():
+            if kept.by in ours and task not in wanted:
+                left.setdefault(task, []).append(keeper.node)
+    return tuple(Order(tuple(sorted(nodes)), task, None) for task, nodes in sorted(left.items()))
+
+
+def _told(keeper: Keeper, task: str, ours: Collection[str]) -> float:
+    """The rate that a worker keeps for these pools; without one it may start any number."""
     kept = keeper.rates.get(task)
-    return kept.per_s if kept is not None and kept.by == by and kept.scope == "worker" else float("inf")
+    return kept.per_s if kept is not None and kept.by in ours and kept.scope == "worker" else float("inf")
 
 
-def _orders(task: str, rates: Mapping[str, float]) -> list[Order]:
+def _orders(task: str, rates: Mapping[str, float]) -> tuple[Order, ...]:
     by_rate: dict[float, list[str]] = {}
     for node, per_s in rates.items():
         by_rate.setdefault(float(f"{per_s:.6g}"), []).append(node)
-    return [Order(tuple(sorted(nodes)), task, per_s) for per_s, nodes in sorted(by_rate.items())]
+    return tuple(Order(tuple(sorted(nodes)), task, per_s) for per_s, nodes in sorted(by_rate.items()))
