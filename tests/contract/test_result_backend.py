@@ -255,6 +255,19 @@ def test_a_record_of_the_wrong_redis_type_is_refused_alone(store: Store) -> None
 
 
 @servers
+def test_a_record_that_is_too_large_for_the_server_is_refused_alone(store: Store) -> None:
+    with store.server.client() as client:
+        client.config_set("proto-max-bulk-len", 1024 * 1024)
+    sizes = {"small": 10, "large": 4 * 1024 * 1024, "other": 20}
+
+    errors = store.backend.store([(ResultMeta(name, states.SUCCESS, "x" * size), None) for name, size in sizes.items()])
+
+    assert [type(error) for error in errors] == [type(None), EncodeError, type(None)]
+    assert "result too large: 4194" in str(errors[1])
+    assert [store.backend.fetch(name) is not None for name in sizes] == [True, False, True]
+
+
+@servers
 def test_an_outage_is_a_clear_error_and_ends_with_the_outage(store: Store, task_id: str) -> None:
     store.put(ResultMeta(task_id, states.SUCCESS, 1))
     store.server.kill()

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from celeriac import states
@@ -20,6 +21,9 @@ from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, DecodeErr
 from celeriac.wire.result import KEY_PREFIX, ResultMeta, from_wire
 
 log = logging.getLogger(__name__)
+
+#: The least to which a server's limits (proto-max-bulk-len, client-query-buffer-limit) can be set: nothing below is too large.
+LARGE_BYTES = 1024 * 1024
 
 #: A stored SUCCESS stays (a redelivered task may end otherwise); everything else is replaced. One record's error is its own.
 _STORE = """
@@ -74,18 +78,47 @@ class RedisBackend:
                 continue
             keys.append(self._prefix + meta.task_id)
             places.append(place)
+        for start in range(0, len(keys), 1000):
+            found = self._write(keys[start : start + 1000], payloads[start : start + 1000])
+            for place, refusal in zip(places[start:], found, strict=False):
+                errors[place] = refusal
+        return errors
+
+    def _write(self, keys: Sequence[str], payloads: Sequence[bytes]) -> list[Exception | None]:
+        """Write them in one round trip; one by one when the connection broke over one that is perhaps too large."""
+        try:
+            return self._write_at_once(keys, payloads)
+        except BackendUnavailable as error:
+            if not _may_be_too_large(error, payloads):
+                raise
+        self._ping()  # raises when it is an outage after all
+        return [self._write_alone(key, payload) for key, payload in zip(keys, payloads, strict=True)]
+
+    def _write_at_once(self, keys: Sequence[str], payloads: Sequence[bytes]) -> list[Exception | None]:
         with self._errors():
             self._open()
-            for start in range(0, len(keys), 1000):
-                answers = self._script(
-                    keys=keys[start : start + 1000], args=[self._expires_ms or "", *payloads[start : start + 1000]]
-                )
-                for place, answer in zip(places[start:], answers, strict=False):
-                    if answer:
-                        errors[place] = BackendUnavailable(
-                            f"the result backend at {redacted(self._url)} refused a record: {answer.decode()}"
-                        )
-        return errors
+            answers = self._script(keys=keys, args=[self._expires_ms or "", *payloads])
+        where = redacted(self._url)
+        return [
+            BackendUnavailable(f"the result backend at {where} refused a record: {answer.decode()}") if answer else None
+            for answer in answers
+        ]
+
+    def _write_alone(self, key: str, payload: bytes) -> Exception | None:
+        try:
+            return self._write_at_once([key], [payload])[0]
+        except BackendUnavailable as error:
+            if not _may_be_too_large(error, [payload]):
+                raise
+            self._ping()
+            return EncodeError(
+                f"result too large: {len(payload)} bytes, and the server takes everything else; raise its proto-max-bulk-len,"
+                f" or return where the data is kept ({error})"
+            )
+
+    def _ping(self) -> None:
+        with self._errors():
+            self._open().ping()
 
     def encode(self, meta: ResultMeta) -> bytes:
         return encode(meta.to_wire(), self._serializer)[2]
@@ -168,3 +201,10 @@ class RedisBackend:
             raise BackendUnavailable(
                 f"cannot reach the result backend at {redacted(self._url)}: {redacted(str(error)) or type(error).__name__}"
             ) from error
+
+
+def _may_be_too_large(error: BackendUnavailable, payloads: Sequence[bytes]) -> bool:
+    """Whether the server may have refused these for their size: it says so as a protocol error, or closes the connection meanwhile."""
+    cause = error.__cause__
+    broken = isinstance(cause, RedisConnectionError | OSError) or str(cause).startswith("Protocol error")
+    return broken and sum(map(len, payloads)) > LARGE_BYTES
