@@ -396,6 +396,9 @@ def test_a_pod_that_may_not_be_killed_is_told_once_and_stops_nothing(bench, capl
 
     assert sum("ending overdue pods" in record.message for record in caplog.records) == 1
     assert b.cluster.conditions("mails")["Ready"][0] == "True"
+    assert b.cluster.conditions("mails")["Draining"] == ("True", "NotEnded")
+    told = [reason for _, _, reason in b.cluster.events if reason.startswith("DrainTimeout")]
+    assert told == ["DrainTimeoutNotHeeded"]
 
 
 def test_a_deleted_pool_has_its_first_replicas_restored_when_its_spec_says_so(bench):

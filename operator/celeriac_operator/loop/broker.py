@@ -322,12 +322,13 @@ class BrokerLoop:
             self._measure(member, signals, decision, now)
             if acts and not rests:
                 state.lead(epoch)
-                done = decision.unwritten()
+                decided = self._end_overdue(member, signals, decision)
+                done = decided.unwritten()
                 # Report even when acting failed: a person reads there what the operator wanted.
                 try:
-                    done = self._apply(member, signals, decision)
+                    done = self._apply(member, signals, decided)
                 except ClusterError as error:
-                    done = decision.unwritten(str(error))
+                    done = decided.unwritten(str(error))
                     raise
                 finally:
                     self._progress()
@@ -356,22 +357,16 @@ class BrokerLoop:
 
         Returns what to report of it. Raises ClusterError when the scale was refused.
         """
-        nodes = {pod.name: pod.nodes or (pod.node,) for pod in signals.pods if pod.node}
-
-        def of(names: Sequence[str]) -> list[str]:
-            return [node for name in names for node in nodes.get(name, ())]
-
         try:
             epoch = member.state.epoch
-            lift_drain(self._side.post, nodes=of(decision.undrain), epoch=epoch)
-            keep_drained(self._side.post, mark=decision.drain_id, nodes=of(decision.drain), epoch=epoch)
+            lift_drain(self._side.post, nodes=_nodes(signals, decision.undrain), epoch=epoch)
+            keep_drained(self._side.post, mark=decision.drain_id, nodes=_nodes(signals, decision.drain), epoch=epoch)
             self._changes.worked(f"commands over {self.name}")
         except (BrokerUnavailable, ImproperlyConfigured) as error:
             # The next tick says it again, and a mark that is not repeated expires: nothing hangs on this one.
             self._changes.failed(f"commands over {self.name}", str(error))
         self._mark(member, signals, decision)
         self._progress()
-        self._end_overdue(member, of(decision.overdue), decision)
         replicas = decision.replicas
         if replicas is None or replicas == signals.target.replicas:
             return decision
@@ -393,15 +388,18 @@ class BrokerLoop:
         )
         return decision
 
-    def _end_overdue(self, member: Member, nodes: Sequence[str], decision: Decision) -> None:
-        """See to the pods that still work after drainTimeout. Their successors are idle, and drained like any other."""
+    def _end_overdue(self, member: Member, signals: Signals, decision: Decision) -> Decision:
+        """See to the pods that still work after drainTimeout. Their successors are idle, and drained like any other.
+
+        Returns what to report of it.
+        """
         policy = member.spec.scale_down.on_drain_timeout
         if not decision.overdue or policy is DrainTimeoutPolicy.WAIT:
-            return
+            return decision
         subject = f"{subject_of(member.record)}: ending overdue pods"
         try:
             if policy is DrainTimeoutPolicy.REQUEUE:
-                end(self._side.post, nodes=nodes)
+                end(self._side.post, nodes=_nodes(signals, decision.overdue))
             else:
                 for name in decision.overdue:
                     self._cluster.kill_pod(member.record, name)
@@ -409,8 +407,9 @@ class BrokerLoop:
         except (BrokerUnavailable, ImproperlyConfigured, ClusterError) as error:
             self._metrics.error(type(error).__name__)
             self._changes.failed(subject, str(error))
-        else:
-            self._changes.worked(subject)
+            return decision.unended(str(error))
+        self._changes.worked(subject)
+        return decision
 
     def _mark(self, member: Member, signals: Signals, decision: Decision) -> None:
         present = {pod.name for pod in signals.pods}
@@ -534,6 +533,12 @@ def split_shared(sights: Sequence[Sight]) -> dict[Key, dict[str, float]]:
 
 #: Modes in which a pool changes nothing.
 _QUIET = (Mode.DRY_RUN, Mode.PAUSED)
+
+
+def _nodes(signals: Signals, names: Sequence[str]) -> list[str]:
+    """The node names of the workers in the pods of these names."""
+    nodes = {pod.name: pod.nodes or (pod.node,) for pod in signals.pods if pod.node}
+    return [node for name in names for node in nodes.get(name, ())]
 
 
 #: Seconds from which a pod that has not been heard does not count as starting any more.

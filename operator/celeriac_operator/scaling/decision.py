@@ -64,6 +64,18 @@ class Decision:
             events=(*told, ("Warning", "ScaleRefused", message)),
         )
 
+    def unended(self, error: str) -> "Decision":
+        """What to report when what `on_drain_timeout` asks for could not be done to `overdue`."""
+        message = f"{', '.join(self.overdue)} outlasted drainTimeout, and could not be ended: {error}"
+        return replace(
+            self,
+            conditions={**self.conditions, "Draining": (True, "NotEnded", message)},
+            events=(
+                *(event for event in self.events if event[1] != report.DRAIN_TIMEOUT),
+                ("Warning", "DrainTimeoutNotHeeded", message),
+            ),
+        )
+
 
 def decide(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) -> Decision:
     """How many replicas the pool of `spec` should have at `now`, why, limited by what, and who is drained for it."""

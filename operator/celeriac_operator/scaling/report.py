@@ -164,6 +164,9 @@ _AFTER = {
 #: Reasons of events that tell of a write of the target's scale.
 WRITES = frozenset({"ScaledUp", "ScaledDown"})
 
+#: Reason of the event that tells what becomes of overdue workers.
+DRAIN_TIMEOUT = "DrainTimeout"
+
 
 def events(
     facts: Facts, found: Mapping[str, Condition], before: Mapping[str, bool | None], sentence: str
@@ -192,5 +195,5 @@ def events(
         message = (
             f"{', '.join(plan.overdue)} still work after {spec.drain_timeout_s:.0f} s: {_AFTER[spec.on_drain_timeout]}"
         )
-        told.append(("Warning", "DrainTimeout", message))
+        told.append(("Warning", DRAIN_TIMEOUT, message))
     return tuple(told)
