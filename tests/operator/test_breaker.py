@@ -28,7 +28,9 @@ def after(*samples: QueueSample, every_s: float = 5.0) -> Breaker:
         pytest.param(after(total()), False, id="one sample tells nothing"),
         pytest.param(after(total(0, 500), total(100, 500)), False, id="failures of before it looked do not count"),
         pytest.param(after(total(), total(9, 11)), True, id="most runs fail"),
-        pytest.param(after(total(), total(9, retried=11)), True, id="most runs are retried"),
+        pytest.param(after(total(), total(9, retried=1000)), False, id="tasks that poll retry all day"),
+        pytest.param(after(total(), total(25, retried=1000)), False, id="and end well"),
+        pytest.param(after(total(), total(0, 20, retried=1000)), True, id="tasks that retry until they fail"),
         pytest.param(after(total(), total(10, 10)), False, id="half of them fail"),
         pytest.param(after(total(), total(0, 19)), False, id="too few to tell"),
         pytest.param(after(total(), total(0, 30), total(40, 30)), True, id="open until a quarter fails"),
@@ -73,4 +75,4 @@ def test_a_pool_whose_tasks_fail_does_not_grow_and_says_why(replicas: int, writt
     if written is None:
         assert decision.limited_by == "failing"
         assert decision.conditions["ScaleUpBlocked"][:2] == (True, "FailuresDominate")
-        assert "40 of the last 40 runs failed" in decision.summary
+        assert "40 of the last 40 tasks failed" in decision.summary

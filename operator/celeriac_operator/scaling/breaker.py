@@ -1,7 +1,8 @@
-"""The circuit breaker: while most runs fail or are retried, more pods would only fail more.
+"""The circuit breaker: while most tasks fail, more pods would only fail more.
 
-A dependency that is down makes every task fail fast or come back, which looks like demand. Growth stops while failures
-dominate the last two minutes, and goes on when they no longer do; what runs is left alone.
+A dependency that is down makes every task fail fast, which looks like demand. Growth stops while failures dominate the last
+two minutes, and goes on when they no longer do; what runs is left alone. A retry counts neither way: tasks that poll retry
+while all is well, and those that retry because of a fault fail in the end.
 """
 
 from collections.abc import Sequence
@@ -9,19 +10,19 @@ from dataclasses import dataclass
 
 from celeriac_operator.scaling.signals import QueueSample
 
-#: How far back runs are judged, from how many on, and how close together the marks are kept.
+#: How far back tasks that ended are judged, from how many on, and how close together the marks are kept.
 WINDOW_S, LEAST_RUNS, _SPACING_S = 120.0, 20, 5.0
-#: It opens when more than this part of the runs failed, and closes when less than that did.
+#: It opens when more than this part of them failed, and closes when less than that did.
 OPENS_AT, CLOSES_AT = 0.5, 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Runs:
-    """Totals of all queues at one moment: runs ended, and those of them that failed or were retried."""
+    """Totals of all queues at one moment: tasks ended, and those of them that failed."""
 
     at: float
     ended: int
-    bad: int
+    failed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +34,10 @@ class Breaker:
 
     @property
     def window(self) -> tuple[int, int]:
-        """(runs ended, bad ones of them) within the window."""
+        """(tasks ended, failed ones of them) within the window."""
         if not self.marks:
             return (0, 0)
-        return (self.marks[-1].ended - self.marks[0].ended, self.marks[-1].bad - self.marks[0].bad)
+        return (self.marks[-1].ended - self.marks[0].ended, self.marks[-1].failed - self.marks[0].failed)
 
 
 def judge(breaker: Breaker, queues: Sequence[QueueSample], at: float) -> Breaker:
@@ -45,11 +46,11 @@ def judge(breaker: Breaker, queues: Sequence[QueueSample], at: float) -> Breaker
         return breaker
     now = Runs(
         at=at,
-        ended=sum(queue.completed + queue.retried for queue in queues),
-        bad=sum(queue.failed + queue.retried for queue in queues),
+        ended=sum(queue.completed for queue in queues),
+        failed=sum(queue.failed for queue in queues),
     )
     marks = breaker.marks
-    if marks and (now.ended < marks[-1].ended or now.bad < marks[-1].bad):
+    if marks and (now.ended < marks[-1].ended or now.failed < marks[-1].failed):
         marks = ()
     while len(marks) > 1 and marks[1].at <= at - WINDOW_S:
         marks = marks[1:]
@@ -57,7 +58,7 @@ def judge(breaker: Breaker, queues: Sequence[QueueSample], at: float) -> Breaker
     if len(marks) > 1 and marks[-1].at - marks[-2].at < _SPACING_S:
         marks = marks[:-1]
     marks = (*marks, now)
-    ended, bad = now.ended - marks[0].ended, now.bad - marks[0].bad
+    ended, failed = now.ended - marks[0].ended, now.failed - marks[0].failed
     if ended < LEAST_RUNS:
         return Breaker(marks=marks)
-    return Breaker(marks=marks, open=bad > ended * (CLOSES_AT if breaker.open else OPENS_AT))
+    return Breaker(marks=marks, open=failed > ended * (CLOSES_AT if breaker.open else OPENS_AT))

@@ -67,10 +67,8 @@ def _failing(signals: Signals, memory: Memory) -> Blocked | None:
     """Most runs fail. From nothing a pod may start all the same: somebody has to find out that they no longer do."""
     if not memory.breaker.open or signals.target.replicas == 0:
         return None
-    ended, bad = memory.breaker.window
-    message = (
-        f"{bad} of the last {ended} runs failed or were retried: more pods would only fail more, see the workers' logs"
-    )
+    ended, failed = memory.breaker.window
+    message = f"{failed} of the last {ended} tasks failed: more pods would only fail more, see the workers' logs"
     return Blocked(guard="failing", reason="FailuresDominate", message=message)
 
 
