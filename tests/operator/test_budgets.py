@@ -2,7 +2,7 @@
 
 import pytest
 
-from celeriac_operator.cluster.budgets import Budget, blocks, selects
+from celeriac_operator.cluster.budgets import Budget, blocks, budgets_of, selects
 
 LABELS = {"app": "mails", "tier": "worker"}
 
@@ -24,6 +24,17 @@ LABELS = {"app": "mails", "tier": "worker"}
 )
 def test_what_a_selector_selects(selector: dict, expected: bool) -> None:
     assert selects(selector, LABELS) is expected
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"), [("/apis/policy/v1", ["empty", "app"]), ("/apis/policy/v1beta1", ["app"])]
+)
+def test_an_empty_selector_selects_all_in_v1_and_nothing_before_and_none_selects_nothing(
+    version: str, expected: list
+) -> None:
+    selectors = {"none": {}, "empty": {"selector": {}}, "app": {"selector": {"matchLabels": {"app": "mails"}}}}
+    items = [{"metadata": {"name": name}, "spec": {"maxUnavailable": 0, **spec}} for name, spec in selectors.items()]
+    assert [budget.name for budget in budgets_of(version, items)] == expected
 
 
 @pytest.mark.parametrize(

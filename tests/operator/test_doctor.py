@@ -172,7 +172,7 @@ def test_what_is_wrong_is_found_with_what_to_do(api, kubeconfig) -> None:
         ("error", "lost", "spec.broker.urlFrom names a Secret that does not exist"),
         ("error", "lost", "no operator has looked at it"),
         ("error", "mails", "scaled by HorizontalPodAutoscaler old too"),
-        ("warning", "mails", "PodDisruptionBudget tight (maxUnavailable 0 of 2 replicas) allows no eviction"),
+        ("warning", "mails", "PodDisruptionBudget tight (maxUnavailable 0 of 10 replicas) allows no eviction"),
         ("unknown", "mails", "its broker cannot be reached from here"),
         ("error", "permissions of this user in shop", "may not update deployments/scale.apps: nothing is scaled"),
         ("warning", "permissions of this user in shop", "may not list scaledobjects.keda.sh"),

@@ -93,13 +93,31 @@ def test_a_budget_that_lets_no_pod_be_evicted_is_told_with_its_name(world):
     mails = deployment(replicas=2)
     mails["spec"]["template"]["metadata"] = {"labels": labels}
     world.api.put("deployments", mails)
-    spec = {"minAvailable": 2, "selector": {"matchLabels": labels}}
+    spec = {"minAvailable": 9, "selector": {"matchLabels": labels}}
     world.api.put("poddisruptionbudgets", {"metadata": {"name": "strict"}, "spec": spec})
     other = {"maxUnavailable": 0, "selector": {"matchLabels": {"app": "other"}}}
     world.api.put("poddisruptionbudgets", {"metadata": {"name": "others"}, "spec": other})
     world.look()
 
-    assert "PodDisruptionBudget strict (minAvailable 2 of 2 replicas) allows no eviction" in world.target.disruption
+    assert "PodDisruptionBudget strict (minAvailable 9 of 9 replicas) allows no eviction" in world.target.disruption
+
+
+def test_a_budget_is_judged_at_the_replicas_that_the_pool_may_have_lest_the_condition_come_and_go(world):
+    labels = {"app": "mails"}
+    for name, limit in (("one", {"minAvailable": 1}), ("none", {"maxUnavailable": 0})):
+        world.api.put(
+            "poddisruptionbudgets", {"metadata": {"name": name}, "spec": {**limit, "selector": {"matchLabels": labels}}}
+        )
+        told = set()
+        for replicas in (1, 2, 0):
+            mails = deployment(replicas=replicas)
+            mails["spec"]["template"]["metadata"] = {"labels": labels}
+            world.api.put("deployments", mails)
+            world.look()
+            told.add(world.target.disruption)
+        assert len(told) == 1
+        assert any("allows no eviction" in said for said in told) is (name == "none")
+        world.cluster = KubeCluster(world.client, world.index)  # budgets are believed for a minute
 
 
 def test_a_pod_is_killed_by_its_uid_and_one_that_was_made_anew_is_spared(world):

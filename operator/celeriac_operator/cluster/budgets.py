@@ -7,7 +7,7 @@ only whoever drains the node. Reading budgets is optional: without the permissio
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -53,13 +53,18 @@ class Budgets:
         self._answers: dict[str, tuple[tuple[int, Mapping[str, str], Sequence[Budget]], str]] = {}
         self._told = False
 
-    def against(self, workload: Workload) -> str:
-        """The sentence about a budget that lets none of the workload's pods be evicted, or ""."""
+    def against(self, workload: Workload, most: int) -> str:
+        """The sentence about a budget that never lets one of the workload's pods be evicted, or "".
+
+        most: the replicas that its pool may have. One that blocks fewer pods alone, as minAvailable 1 does with a single one,
+        would come and go with every scale.
+        """
         budgets = self._of(workload.namespace)
-        asked = (workload.replicas, workload.pod_labels, budgets)
+        replicas = max(workload.replicas, most)
+        asked = (replicas, workload.pod_labels, budgets)
         known = self._answers.get(workload.uid)
         if known is None or known[0] != asked:  # a thousand budgets and a thousand pools are a million comparisons
-            found = (blocks(each, workload.replicas) for each in budgets if selects(each.selector, workload.pod_labels))
+            found = (blocks(each, replicas) for each in budgets if selects(each.selector, workload.pod_labels))
             known = (asked, next(filter(None, found), ""))
             if len(self._answers) > REMEMBERED:
                 self._answers.clear()
@@ -89,10 +94,16 @@ class Budgets:
             try:
                 self._client.get(version)  # open to all: where it is not served, a list would be Forbidden
                 path = f"{version}/namespaces/{namespace}/poddisruptionbudgets"
-                return [_budget(item) for item in self._client.items(path)]
+                return budgets_of(version, self._client.items(path))
             except NotFound:
                 continue
         return ()
+
+
+def budgets_of(version: str, items: Iterable[Mapping[str, Any]]) -> Sequence[Budget]:
+    """The budgets of a list that may select a pod. No selector selects none; an empty one all, before policy/v1 none."""
+    found = [_budget(item) for item in items if (item.get("spec") or {}).get("selector") is not None]
+    return [budget for budget in found if version == VERSIONS[0] or any(budget.selector.values())]
 
 
 def selects(selector: Mapping[str, Any], labels: Mapping[str, str]) -> bool:
@@ -148,7 +159,7 @@ def _budget(item: Mapping[str, Any]) -> Budget:
     spec = item.get("spec") or {}
     return Budget(
         name=item["metadata"]["name"],
-        selector=spec.get("selector") or {},
+        selector=spec["selector"],
         least=spec.get("minAvailable"),
         most=spec.get("maxUnavailable"),
     )

@@ -174,7 +174,7 @@ class Rounds:
             return
         yield from of_pods(f"{subject}, {ref.kind} {ref.name}", body)
         yield from self._rivals(subject, pool, spec, pools)
-        said = self._budgets.against(workload_of({"kind": ref.kind, **body}))
+        said = self._budgets.against(workload_of({"kind": ref.kind, **body}), spec.max_replicas)
         if said:
             yield Finding(Level.WARNING, subject, said, "set maxUnavailable to 1 or 25%")
 

@@ -109,7 +109,7 @@ class KubeCluster:
             first_ordinal=workload.first_ordinal,
             existing=workload.existing,
             settling=self._settles(workload),
-            disruption=self._budgets.against(workload),
+            disruption=self._budgets.against(workload, spec.max_replicas),
         )
 
     def pods(self, pool: PoolRecord, spec: WorkerPoolSpec) -> Sequence[PodRecord]:
