@@ -17,11 +17,13 @@ from celeriac.backends.memory import MemoryBackend
 from celeriac.broker.codec import content_types
 from celeriac.broker.consumer import Delivery, Settled
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, EncodeError, ImproperlyConfigured, Reject
+from celeriac.policy.outcome import Ignored
+from celeriac.policy.settlement import Rules
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Observation, Totals
 from celeriac.wire.message import TaskMessage
 from celeriac.wire.result import ResultMeta
-from celeriac.worker.executor import Executor
+from celeriac.worker.executor import Done, Executor, Job
 from celeriac.worker.loop import Loop
 from celeriac.worker.pool import SoloPool, ThreadPool
 from celeriac.worker.wake import Wake
@@ -83,6 +85,9 @@ class FakeConsumer:
     def acknowledge(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         self.settle([Settled(entry) for entry in deliveries])
         return [entry for entry in deliveries if entry.claim in self.gone]
+
+    def unpublishable(self) -> list[tuple[Delivery, Exception]]:
+        return []
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         self._trace("give back", *map(_id, deliveries))
@@ -340,10 +345,37 @@ def test_a_record_that_can_never_be_written_keeps_no_message(caplog: pytest.LogC
     worker = Worker()
     worker.store.refuses["a"] = EncodeError("too deep")
 
-    run_all(worker, delivery("note", [1], id="a"))
+    run_all(worker, delivery("note", [1], id="a"), delivery("note", [2], id="b"))
 
-    assert worker.settled_ids() == ["a"]
+    assert worker.settled_ids() == ["b", "a"]
+    assert worker.trace.of("observe") == [("observe", "succeeded"), ("observe", "failed")]
     assert "the record of note[a] cannot be written: too deep" in caplog.text
+    found = worker.store.fetch("a")
+    assert found is not None
+    assert (found.status, found.result["exc_type"]) == ("FAILURE", "EncodeError")
+
+
+def test_what_came_with_an_acknowledgement_is_taken_once() -> None:
+    worker = Worker(worker_prefetch_multiplier=2)
+    loop = worker.start()
+    claimed = delivery("note", [1], id="claimed")
+    loop._settler._claimed = [claimed]
+    taken: list[Delivery] = []
+    taking = threading.Thread(target=lambda: taken.extend(loop._settler.take_claimed()))
+    settle = worker.consumer.settle
+
+    def meanwhile(settled: Sequence[Settled], *, claim: tuple[int, int] = (0, 0)) -> list[Delivery]:
+        taking.start()
+        taking.join(0.2)
+        return settle(settled, claim=claim)
+
+    worker.consumer.settle = meanwhile  # type: ignore[method-assign]
+    job = Job(worker.app.tasks["note"], delivery("note", id="a"), Rules())
+    loop._settler.ended([Done(job, Ignored(), 0.0, 0.0)])
+    loop.flush()
+    taking.join()
+
+    assert taken + loop._settler.take_claimed() == [claimed]
 
 
 def test_started_is_stored_before_the_body_runs() -> None:
@@ -352,6 +384,30 @@ def test_started_is_stored_before_the_body_runs() -> None:
     run_all(worker, delivery("note", [1], id="a"))
 
     assert worker.trace.of("run", "store") == [("store", "a STARTED"), ("run", 1), ("store", "a SUCCESS")]
+
+
+@pytest.mark.parametrize("late", [True, False])
+def test_what_waits_behind_a_body_is_not_said_to_have_started(late: bool) -> None:
+    worker = Worker(slots=1, worker_prefetch_multiplier=4, task_track_started=True, task_acks_late=late)
+    worker.events.enabled = True
+    gate = threading.Event()
+    worker.app.task(lambda: gate.wait(5), name="long")
+    worker.send(delivery("long", id="l"), delivery("note", [1], id="a"), delivery("note", [2], id="b"))
+
+    def told() -> list[Any]:
+        return [call[1] for call in worker.trace.of("run", "store")]
+
+    with worker.running(until=ended(worker, 3)) as loop:
+        wait_until(lambda: loop.running() and loop.intake.reserved() == 2)
+        time.sleep(0.02)
+        assert told() == ["l STARTED"]
+        assert [event["uuid"] for event in worker.events.take() if event["type"] == "task-started"] == ["l"]
+        gate.set()
+
+    stored = told()
+    for number, name in enumerate("ab", 1):
+        assert stored.index(f"{name} STARTED") < stored.index(number) < stored.index(f"{name} SUCCESS")
+    assert [event["uuid"] for event in worker.events.take() if event["type"] == "task-started"] == ["a", "b"]
 
 
 def test_a_store_that_is_away_before_the_start_sends_the_message_back_until_it_is_there() -> None:
@@ -851,6 +907,30 @@ def test_what_runs_on_after_the_grace_goes_back_to_its_queue(cold: bool, caplog:
     assert ("give back", "e") in worker.trace.of("give back")
     assert worker.settled_ids() == []
     assert "endless[e] did not end within the grace: its message goes back to its queue" in caplog.text
+
+
+def test_early_what_runs_on_after_the_grace_has_failed_and_is_counted(caplog: pytest.LogCaptureFixture) -> None:
+    worker = Worker(slots=1, grace_s=0.1, task_acks_late=False)
+    gate, started = threading.Event(), threading.Event()
+
+    def endless() -> None:
+        started.set()
+        gate.wait(10)
+
+    worker.app.task(endless, name="endless")
+    worker.send(delivery("endless", id="e"))
+
+    with worker.running(until=ended(worker, 1)) as loop:
+        started.wait(5)
+        loop.stop()
+    gate.set()
+
+    found = worker.store.fetch("e")
+    assert found is not None
+    assert (found.status, found.result["exc_type"]) == ("FAILURE", "WorkerLostError")
+    assert "cut off by the shutdown" in str(found.result["exc_message"])
+    assert worker.trace.of("observe") == [("observe", "failed")]
+    assert "endless[e] did not end within the grace: its message was acknowledged before it ran" in caplog.text
 
 
 def test_early_what_has_not_started_was_not_acknowledged_and_goes_back_when_the_worker_stops() -> None:

@@ -78,7 +78,7 @@ class Intake:
         #: Whether something was revoked since the loop last looked at what has not started.
         self._newly_revoked = False
         self._set_rates = SetRates(app.coordination)
-        #: Admitted, to be acknowledged before they run, and not yet: only what is about to start is.
+        #: Admitted, to be acknowledged or told of before they run, and not yet: only what is about to start is.
         self._reserved: deque[Job] = deque()
         #: Jobs that were admitted so far: each takes a slot, now or soon.
         self.admitted = 0
@@ -205,32 +205,28 @@ class Intake:
         return Job(entry.task, delivery, rules, entry.early, False, limits_of(headers.get("timelimit"), entry.limits))
 
     def _start(self, jobs: list[Job], left: list[Delivery]) -> None:
-        started = [
-            self._started_meta(job)
-            for job in jobs
-            if self._types[job.delivery.headers["task"]].track and not job.rules.ignore_result
-        ]
+        """Submit these, or reserve them: what is acknowledged or told of when it starts, and may wait for long until then."""
+        ahead = self._multiplier is not None
+        later = [job for job in jobs if job.early or (ahead and self._is_told(job))]
+        now = [job for job in jobs if not (job.early or (ahead and self._is_told(job)))]
         try:
-            if started:
-                self._backend.store([(meta, None) for meta in started])
+            self._store_started(now)
         except BackendUnavailable:
             self.give_back(left)
             left.clear()
             raise
         left.clear()
         self.admitted += len(jobs)
-        if self._events.enabled:
-            for job in jobs:
-                self._events.add("task-started", job.delivery.headers)
-        late = [job for job in jobs if not job.early]
-        if late:
-            self._settler.submit(late)
-        if len(late) < len(jobs):
-            self._reserved.extend(job for job in jobs if job.early)
+        self._tell_started(now)
+        if now:
+            self._settler.submit(now)
+        if later:
+            self._reserved.extend(later)
             self._start_reserved()
 
     def _start_reserved(self) -> bool:
-        """Acknowledge and submit what is about to start, in one batch: free slots, and what will start within EARLY_S.
+        """Submit what is about to start, in one batch, told and, with early acknowledgement, acknowledged: free slots, and what will
+        start within EARLY_S.
 
         So a crash loses, beside what runs, at most what was to start within EARLY_S; everything else goes back.
         """
@@ -241,22 +237,45 @@ class Intake:
         jobs = _first(self._reserved, max(0, room - self._settler.outstanding))
         if not jobs:
             return False
+        early = [job.delivery for job in jobs if job.early]
         try:
             full = room == slots and self._settler.outstanding + len(jobs) >= slots
-            if full and not self._consumer.leased:
+            if early and full and not self._consumer.leased:
                 self._consumer.rest()  # an acknowledgement must bring nothing new behind what takes long
-            gone = self._consumer.acknowledge([job.delivery for job in jobs])
+            gone = self._consumer.acknowledge(early) if early else []
         except BaseException:
             self._reserved.extendleft(reversed(jobs))
             raise
         if gone:
             jobs = _without(jobs, gone)
             self._end_places(gone)
-        self._settler.submit([job._replace(acked=True) for job in jobs])
+        try:
+            self._store_started(jobs)
+        finally:  # nobody delivers again what is acknowledged: it runs, whether or not its STARTED is stored
+            self._tell_started(jobs)
+            self._settler.submit([job._replace(acked=job.early) for job in jobs])
         return True
 
-    def _started_meta(self, job: Job) -> ResultMeta:
-        return ResultMeta(job.delivery.headers["id"], states.STARTED, {"pid": os.getpid(), "hostname": self._hostname})
+    def _is_told(self, job: Job) -> bool:
+        """Whether anybody is told when it starts."""
+        return self._events.enabled or self._is_tracked(job)
+
+    def _is_tracked(self, job: Job) -> bool:
+        return self._types[job.delivery.headers["task"]].track and not job.rules.ignore_result
+
+    def _store_started(self, jobs: Sequence[Job]) -> None:
+        """STARTED, for those that track it; by this process's pid, though a child may run the body. Raises BackendUnavailable."""
+        meta = {"pid": os.getpid(), "hostname": self._hostname}
+        started = [
+            ResultMeta(job.delivery.headers["id"], states.STARTED, meta) for job in jobs if self._is_tracked(job)
+        ]
+        if started:
+            self._backend.store([(record, None) for record in started])
+
+    def _tell_started(self, jobs: Sequence[Job]) -> None:
+        if self._events.enabled:
+            for job in jobs:
+                self._events.add("task-started", job.delivery.headers)
 
     def _count_received(self, deliveries: Sequence[Delivery]) -> None:
         by_queue: dict[str, int] = {}
