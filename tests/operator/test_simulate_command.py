@@ -1,7 +1,10 @@
 """`celeriac-operator simulate`, as it is typed: where the load comes from, and what is printed, written and refused."""
 
 import json
+import threading
+from base64 import b64encode
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -233,6 +236,47 @@ def test_a_prometheus_that_is_not_there_is_named() -> None:
 
     assert done.exit_code == 1
     assert "Prometheus at http://127.0.0.1:9 did not answer" in done.output
+
+
+class _Gate(BaseHTTPRequestHandler):
+    """A Prometheus behind Basic auth, which knows of a queue whom it lets in."""
+
+    def do_GET(self) -> None:
+        known = self.headers["Authorization"] == "Basic " + b64encode(b"me:p@ss/word").decode()
+        body = b'{"data": {"result": [{"metric": {}, "values": [[1767599700, "3"]]}]}}' if known else b""
+        self.send_response(200 if known else 401)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def gate() -> Iterator[int]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Gate) as server:
+        serving = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        serving.start()
+        yield server.server_port
+        server.shutdown()
+        serving.join()
+
+
+def test_user_and_password_of_the_url_are_basic_auth(gate: int) -> None:
+    url = f"http://me:p%40ss%2Fword@127.0.0.1:{gate}"
+    record = query_prometheus(url, "up", end_at=1_767_600_000.0, since_s=600, step_s=60, service_s=1.0)
+    (shape,) = record.loads[0].shapes
+    assert isinstance(shape, Counts)
+    assert sum(shape.counts) == 180
+
+
+@pytest.mark.parametrize("scheme", ["http", "amqp"])
+def test_no_error_shows_the_password_of_the_url(gate: int, scheme: str) -> None:
+    url = f"{scheme}://me:hunter2@127.0.0.1:{gate}"
+    done = simulate("--prometheus", url, "--query", "up", "--service-time", "1s")
+
+    assert done.exit_code == 1, done.exception
+    assert f"{scheme}://me:**@127.0.0.1:{gate}" in done.output
+    assert "hunter2" not in done.output
 
 
 # ── what is refused ──

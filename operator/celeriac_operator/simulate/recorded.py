@@ -3,16 +3,19 @@
 import csv
 import json
 import math
+from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
-from urllib.parse import urlencode, urlsplit
-from urllib.request import urlopen
+from urllib.parse import unquote, urlencode, urlsplit
+from urllib.request import Request, urlopen
 
+from celeriac.broker.connection import redacted
 from celeriac_operator.errors import SetupError
 from celeriac_operator.simulate.load import Counts, QueueLoad, Recorded, ServiceTime, Shape
 
@@ -84,18 +87,19 @@ def query_prometheus(
 ) -> Record:
     """Arrivals a second as a range query tells them; of several series each is the queue that its label `queue` names.
 
-    Raises SetupError when the server does not answer, or with nothing.
+    url: with user:password@ for Basic auth. Raises SetupError when the server does not answer, or with nothing.
     """
+    shown = redacted(url)
     if urlsplit(url).scheme not in ("http", "https"):
-        raise SetupError(f"{url} is not a Prometheus' URL such as http://prometheus:9090")
+        raise SetupError(f"{shown} is not a Prometheus' URL such as http://prometheus:9090")
     asked = urlencode(
         {"query": query, "start": f"{end_at - since_s:.3f}", "end": f"{end_at:.3f}", "step": f"{step_s:g}"}
     )
     try:
-        with urlopen(f"{url.rstrip('/')}/api/v1/query_range?{asked}", timeout=_TIMEOUT_S) as answer:
+        with urlopen(_request(url, f"/api/v1/query_range?{asked}"), timeout=_TIMEOUT_S) as answer:
             found = json.load(answer)["data"]["result"]
-    except (URLError, OSError, ValueError, KeyError, TypeError) as error:
-        raise SetupError(f"Prometheus at {url} did not answer the query {query!r}: {error}") from error
+    except (URLError, HTTPException, OSError, ValueError, KeyError, TypeError) as error:
+        raise SetupError(f"Prometheus at {shown} did not answer the query {query!r}: {redacted(str(error))}") from error
     shapes: dict[str, Shape] = {}
     for series in found:
         name = series.get("metric", {}).get("queue") or NO_NAME
@@ -103,8 +107,19 @@ def query_prometheus(
             raise SetupError(f"the query {query!r} has several series for queue {name}: write sum by (queue) (...)")
         shapes[name] = _counts(series.get("values") or (), start_at=end_at - since_s, since_s=since_s, step_s=step_s)
     if not shapes:
-        raise SetupError(f"Prometheus at {url} knows nothing of the query {query!r} in the last {since_s:g} s")
+        raise SetupError(f"Prometheus at {shown} knows nothing of the query {query!r} in the last {since_s:g} s")
     return _record(shapes, since_s, tuple(shapes), service_s)
+
+
+def _request(url: str, path: str) -> Request:
+    parts = urlsplit(url)
+    credentials, at, host = parts.netloc.rpartition("@")
+    request = Request(parts._replace(netloc=host, path=parts.path.rstrip("/")).geturl() + path)
+    if at:
+        user, _, password = credentials.partition(":")
+        basic = b64encode(f"{unquote(user)}:{unquote(password)}".encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {basic}")
+    return request
 
 
 def _counts(values: Sequence[Sequence[Any]], *, start_at: float, since_s: float, step_s: float) -> Counts:
