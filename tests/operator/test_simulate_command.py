@@ -166,6 +166,11 @@ def test_recorded_counts_are_spread_over_their_spans(tmp_path: Path) -> None:
         ("at,seconds\n1,two\n", "line 2: could not convert string to float: 'two'"),
         ("at,seconds\n1,2\nyesterday,2\n", "line 3: Invalid isoformat string: 'yesterday'"),
         ("at,count\n1,2\n2,2\n9,2\n", "evenly apart"),
+        ("at,count\n1,2\n2,nan\n", "line 3: the count is nan"),
+        ("at,count\n1,-2\n2,2\n", "line 2: the count is -2"),
+        ("at,seconds\n1,2\n2,-0.5\n", "line 3: the seconds are -0.5"),
+        ("at,seconds\n1,inf\n", "line 2: the seconds are inf"),
+        ("at,seconds\ninf,1\n", "line 2: at is inf"),
         ("at\n1\n", "give --service-time"),
     ],
     ids=lambda text: text[:12],
@@ -178,6 +183,7 @@ def test_what_is_wrong_with_a_csv_file_is_said_with_its_line(tmp_path: Path, tex
 
     assert done.exit_code == 1
     assert said in done.output
+    assert "line" not in said or str(path) in done.output
 
 
 # ── Prometheus ──
@@ -292,6 +298,11 @@ def test_no_error_shows_the_password_of_the_url(gate: int, scheme: str) -> None:
         (("--scenario", "A", "--since", "soon"), "not a duration"),
         (("--scenario", "A", "--min", "60"), "minReplicas is 60, above maxReplicas 50"),
         (("--prometheus", "http://localhost"), "need each other"),
+        (("--scenario", "A", "--keda", "0"), "is no target value"),
+        (("--scenario", "A", "--keda", "-5"), "is no target value"),
+        (("--scenario", "A", "--keda", "nan"), "is no target value"),
+        (("--prometheus", "http://localhost", "--query", "up", "--step", "0s"), "a step of 0 s"),
+        (("--prometheus", "http://localhost", "--query", "up", "--since", "1m", "--step", "2m"), "a step of 120 s"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

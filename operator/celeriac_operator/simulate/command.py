@@ -1,6 +1,7 @@
 """`celeriac-operator simulate`: what a load would cost under our operator, and under KEDA."""
 
 import json
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -45,6 +46,13 @@ def _checked_seconds(_ctx: click.Context, _param: click.Parameter, value: str | 
         raise click.BadParameter(str(error)) from error
 
 
+def _checked_values(_ctx: click.Context, _param: click.Parameter, values: tuple[float, ...]) -> tuple[float, ...]:
+    for value in values:
+        if not 0 < value < math.inf:
+            raise click.BadParameter(f"{value:g} is no target value of KEDA: it is above 0")
+    return values
+
+
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
@@ -67,7 +75,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--cold-start", callback=_checked_seconds, help="From the order for a pod to its first heartbeat.")
 @click.option("--grace", callback=_checked_seconds, help="terminationGracePeriodSeconds, which KEDA's victims have.")
 @click.option("--seeds", default="1", show_default=True, callback=_checked_seeds, help="Draws of chance, such as 1-5.")
-@click.option("--keda", "values", multiple=True, type=float, help="KEDA's target values.  [default: 5, 20 and 100]")
+@click.option("--keda", "values", multiple=True, type=float, callback=_checked_values,
+              help="KEDA's target values.  [default: 5, 20 and 100]")  # fmt: skip
 @click.option("--keda-metric", type=click.Choice(["messages", "ready"]), default="messages", show_default=True,
               help="What KEDA counts: all messages, or (Redis lists, AMQP) those that wait.")  # fmt: skip
 @click.option("--grid", "whole_grid", is_flag=True, help="All values from 1 to 1000, min 0 and 1, window 60 and 300 s.")

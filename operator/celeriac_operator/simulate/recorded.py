@@ -56,7 +56,7 @@ def read_csv(path: Path, service_s: float | None) -> Record:
     field = "count" if "count" in rows[0] else "seconds"
     for line, row in enumerate(rows, start=2):
         try:
-            value = float(row[field]) if row.get(field) else None
+            value = _measure(row[field], field) if row.get(field) else None
             by_queue.setdefault(row.get("queue") or NO_NAME, []).append((_moment(row["at"]), value))
         except ValueError as error:
             raise SetupError(f"{path}, line {line}: {error}") from error
@@ -92,6 +92,10 @@ def query_prometheus(
     shown = redacted(url)
     if urlsplit(url).scheme not in ("http", "https"):
         raise SetupError(f"{shown} is not a Prometheus' URL such as http://prometheus:9090")
+    if not 0 < step_s <= since_s:
+        raise SetupError(
+            f"{since_s:g} s cannot be looked at in a step of {step_s:g} s: give --step and a longer --since"
+        )
     asked = urlencode(
         {"query": query, "start": f"{end_at - since_s:.3f}", "end": f"{end_at:.3f}", "step": f"{step_s:g}"}
     )
@@ -149,10 +153,21 @@ def _span_s(path: Path, times: Sequence[float]) -> float:
     return spans[0]
 
 
+def _measure(text: str, field: str) -> float:
+    """A count or seconds: a finite number that is not negative. Raises ValueError."""
+    value = float(text)
+    if not 0 <= value < math.inf:
+        raise ValueError(f"the {field} {'is' if field == 'count' else 'are'} {text}: write 0 or more")
+    return value
+
+
 def _moment(text: str) -> float:
     """Seconds of a number or of an ISO 8601 time, which without a zone is taken for UTC. Raises ValueError."""
     try:
-        return float(text)
+        at_s = float(text)
     except ValueError:
         moment = datetime.fromisoformat(text)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    if not math.isfinite(at_s):
+        raise ValueError(f"at is {text}: write seconds, or ISO 8601")
+    return at_s
