@@ -16,6 +16,7 @@ from servers import ValkeyServer, free_port
 from celeriac import Celeriac
 from celeriac.broker.consumer import Settled
 from celeriac.cli import find_app, main
+from celeriac.exceptions import WorkerLostError
 from celeriac.wire.result import ResultMeta
 
 SHOP = """\
@@ -310,6 +311,28 @@ def test_a_worker_is_called_asked_and_ended_from_the_command_line(worker: Child)
     assert "succeeded in" in text
     assert "KeyError: 'no such price'" in text
     assert "w1@here ended" in text
+
+
+def test_a_solo_worker_whose_body_does_not_end_ends_with_its_grace_and_its_task_has_failed(
+    url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "shop.py").write_text(
+        SHOP + '\n@app.task(name="shop.nap")\ndef nap():\n    print("napping", flush=True)\n    time.sleep(60)\n'
+    )
+    child = Child(
+        [sys.executable, "-m", "celeriac", "-A", "shop", "worker", "-P", "solo", "-l", "info"],
+        log=tmp_path / "log", cwd=tmp_path, env={"CELERIAC_WORKER_SHUTDOWN_GRACE_S": "0.3"},
+    )  # fmt: skip
+    client = Celeriac("client", broker=url, backend=url, set_as_current=False)
+    try:
+        called = client.send_task("shop.nap")
+        child.wait_for("napping")
+        assert child.terminate(timeout_s=3) == 0
+        with pytest.raises(WorkerLostError, match="cut off by the shutdown"):
+            called.get(timeout=2)
+    finally:
+        child.kill()
+        client.close()
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["worker", "--help"], ["--version"]], ids=" ".join)

@@ -79,12 +79,15 @@ class Keeper:
                 self._stopped.wait(SLICE_S)
 
     def _renew(self) -> None:
-        for delivery in self._consumer.renew():
+        lost = self._consumer.renew()
+        for delivery in lost:
             log.warning(
                 "%s[%s] is no longer ours: its lease was over and another worker has it",
                 delivery.headers.get("task"),
                 delivery.headers.get("id"),
             )
+        if lost:
+            self._loop.intake.drop(lost)
         self.renewed_at = time.monotonic()
 
     def _relieve(self, now: float) -> None:

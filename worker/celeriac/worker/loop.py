@@ -19,12 +19,13 @@ from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, Improperl
 from celeriac.policy import drain as drain_policy
 from celeriac.policy import shutdown
 from celeriac.policy.admission import claim_size
+from celeriac.policy.outcome import Lost
 from celeriac.policy.timelimit import UNLIMITED
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Totals
 from celeriac.wire.event import TaskTotals
 from celeriac.worker.autoscale import Autoscaler
-from celeriac.worker.executor import Job
+from celeriac.worker.executor import Done, Job
 from celeriac.worker.intake import Intake
 from celeriac.worker.limits import LocalStore, Places
 from celeriac.worker.pool import Pool
@@ -282,16 +283,22 @@ class Loop:
         return asked is not None and (self._cold or now - asked >= self._grace_s) and self.phase != shutdown.STOPPED
 
     def abandon(self) -> None:
-        """Settle what is done, and return what still runs: it will run again elsewhere."""
+        """Settle what is done, and return what still runs: it will run again elsewhere. What was acknowledged before it ran has failed."""
         self._pool.halt()
+        now, wall = time.monotonic(), time.time()
+        running = self._pool.running()
+        why = Lost(
+            f"cut off by the shutdown of {self.hostname}: it did not end within the grace of {self._grace_s:.0f} s"
+        )
+        self._settler.ended(
+            [Done(run.job, why, wall - (now - run.started), now - run.started) for run in running if run.job.acked]
+        )
         try:
             self.flush()
             self.intake.give_back_waiting()
-            running = [run.job for run in self._pool.running()]
-            late = [job.delivery for job in running if not job.acked]
-            self.intake.give_back(late)
-            for job in running:
-                how = "was acknowledged before it ran and is lost" if job.acked else "goes back to its queue"
+            self.intake.give_back([run.job.delivery for run in running if not run.job.acked])
+            for job, *_ in running:
+                how = "was acknowledged before it ran: it has failed" if job.acked else "goes back to its queue"
                 log.warning(
                     "%s[%s] did not end within the grace: its message %s",
                     job.task.name,

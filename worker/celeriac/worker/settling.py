@@ -98,7 +98,8 @@ class Settler:
 
     def take_claimed(self) -> list[Delivery]:
         """What was claimed together with acknowledgements since the last call."""
-        claimed, self._claimed = self._claimed, []
+        with self._lock:
+            claimed, self._claimed = self._claimed, []
         return claimed
 
     def flush(self, room: Callable[[], tuple[int, int]] | None = None) -> bool:
@@ -138,8 +139,8 @@ class Settler:
         # 1. store
         refused = self._store([pair for pair in kept if pair[1].store is not None and not pair[0].stored])
         if refused:
-            out = {id(done) for done in refused}
-            kept = [pair for pair in kept if id(pair[0]) not in out]
+            out = {id(done.job) for done in refused}
+            kept = [pair for pair in kept if id(pair[0].job) not in out]
         # 2. publish, 3. acknowledge
         late = [
             Settled(done.job.delivery, s.publish if s.then != AGAIN else (once_more(done.job.delivery),), s.death)
@@ -147,7 +148,8 @@ class Settler:
             if not done.job.acked and s.then != REQUEUE
         ]
         if late:
-            self._claimed += self._consumer.settle(late, claim=room() if room is not None else (0, 0))
+            claimed = self._consumer.settle(late, claim=room() if room is not None else (0, 0))
+            self._claimed += claimed
         requeue = [done.job.delivery for done, s in kept if not done.job.acked and s.then == REQUEUE]
         if requeue:
             self._consumer.requeue(requeue)
@@ -174,7 +176,7 @@ class Settler:
             return settle(failed, delivery.headers, rules, queue=delivery.queue, hostname=self._hostname, now=now)
 
     def _store(self, storing: Sequence[Pair]) -> list[Done]:
-        """Write the records. Returns those that the store refused for now: only their own messages are held back."""
+        """Write the records. Returns those to be tried again: refused for now, or as the failure that a record which cannot be written is."""
         if not storing:
             return []
         errors = self._backend.store([(s.store, s.encoded) for _, s in storing if s.store is not None])
@@ -182,6 +184,8 @@ class Settler:
         for (done, _), error in zip(storing, errors, strict=True):
             if isinstance(error, EncodeError):
                 log.error("the record of %s[%s] cannot be written: %s", *_named(done), error)
+                if _may_fail(done.outcome):
+                    refused.append(done._replace(outcome=Failed(error, f"{type(error).__name__}: {error}")))
             elif error is not None:
                 log.error("the result of %s[%s] was refused, its message is kept: %s", *_named(done), error)
                 refused.append(done)
@@ -280,6 +284,13 @@ class Settler:
             add("task-revoked", headers, **_how_revoked(done.outcome))
         else:
             add("task-rejected", headers, requeue=state == "requeued")
+
+
+def _may_fail(outcome: Outcome) -> bool:
+    """Whether it has ended, and somebody waits for its record; not a second time."""
+    return isinstance(outcome, Succeeded) or (
+        isinstance(outcome, Failed) and not isinstance(outcome.error, EncodeError)
+    )
 
 
 def _named(done: Done) -> tuple[Any, Any]:
