@@ -45,6 +45,15 @@ def _optional(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda value: None if value is None or value == "" else convert(value)
 
 
+def _concurrency(value: Any) -> int | None:
+    return None if value in (None, "", "auto") else int(value)
+
+
+def _multiplier(value: Any) -> int | None:
+    """None for 0, too: Celery's 0 claims all there is, and keeps it from workers that are free."""
+    return None if value in (None, "") else int(value) or None
+
+
 def _list(value: Any) -> list[Any]:
     if isinstance(value, str):
         return [part.strip() for part in value.split(",") if part.strip()]
@@ -108,11 +117,11 @@ SETTINGS: tuple[Setting, ...] = (
     _S("task_lease", _seconds, 30.0, "Seconds without a sign of life after which a worker's messages come back."),
     _S("imports", _list, [], "Modules a worker imports at start.", old=("CELERY_IMPORTS",)),
     _S("include", _list, [], "More modules a worker imports at start.", old=("CELERY_INCLUDE",)),
-    _S("worker_pool", str, "prefork", "How bodies run: prefork, threads or solo.", kubernetes="threads", old=("CELERYD_POOL",)),
-    _S("worker_concurrency", _optional(int), None, "Tasks run at once; unset: the CPUs this worker may use.", old=("CELERYD_CONCURRENCY",)),
+    _S("worker_pool", str, "prefork", "How bodies run: prefork, threads, asyncio or solo.", kubernetes="threads", old=("CELERYD_POOL",)),
+    _S("worker_concurrency", _concurrency, None, "Tasks run at once; unset or auto: the CPUs this worker may use.", old=("CELERYD_CONCURRENCY",)),
     _S("worker_max_tasks_per_child", _optional(int), None, "Tasks after which a prefork child is replaced.", old=("CELERYD_MAX_TASKS_PER_CHILD",)),
     _S("worker_max_memory_per_child", _optional(int), None, "Kibibytes of resident memory after which a prefork child is replaced, once its task has ended.", old=("CELERYD_MAX_MEMORY_PER_CHILD",)),
-    _S("worker_prefetch_multiplier", _optional(int), None, "Messages claimed ahead for each slot; unset: what will start within 20 ms.", old=("CELERYD_PREFETCH_MULTIPLIER",)),
+    _S("worker_prefetch_multiplier", _multiplier, None, "Messages claimed ahead for each slot; unset or 0: what will start within 20 ms.", old=("CELERYD_PREFETCH_MULTIPLIER",)),
     _S("worker_disable_rate_limits", _bool, False, "Ignore all rate limits.", old=("CELERY_DISABLE_RATE_LIMITS",)),
     _S("worker_send_task_events", _bool, False, "Send task events for monitors.", old=("CELERY_SEND_EVENTS",)),
     _S("worker_enable_remote_control", _bool, True, "Answer remote control commands.", old=("CELERY_ENABLE_REMOTE_CONTROL",)),

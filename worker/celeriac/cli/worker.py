@@ -25,7 +25,7 @@ from celeriac.telemetry.logs import set_up
 @click.option(
     "--prefetch-multiplier",
     type=click.IntRange(0),
-    help="Messages claimed ahead for each slot. [what will start within 20 ms]",
+    help="Messages claimed ahead for each slot; 0: what will start within 20 ms. [0]",
 )
 @click.option(
     "--autoscale",
