@@ -122,7 +122,7 @@ def test_a_worker_whose_body_holds_its_only_thread_answers_at_once(site: Site) -
     client = site.client()
     call = client.send_task("jobs.work", [0, 30])
     site.worker("-P", "solo")
-    wait_until(lambda: site.ledger.starts() == {0: 1})
+    wait_until(lambda: site.ledger.starts() == {0: 1} and client.control.ping(timeout=0.5, limit=1))
 
     def answer(command: str, **arguments: Any) -> Any:
         (said,) = client.control.broadcast(command, arguments, reply=True, timeout=2.0, limit=1)
