@@ -13,7 +13,7 @@ from processes import wait_until
 
 from celeriac.broker.connection import BrokerAddress
 from celeriac.broker.consumer import Settled, open_consumer
-from celeriac.exceptions import BrokerUnavailable, EncodeError
+from celeriac.exceptions import BrokerUnavailable, EncodeError, MessageRefused
 
 pytestmark = pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
 
@@ -436,3 +436,48 @@ def test_headers_that_amqp_cannot_carry_are_an_error_at_once_and_the_next_messag
     assert time.monotonic() - started_at < 5
     producer.publish(broker.message("after"))
     assert numbers(claim(broker.consumer(), 2)) == ["before", "after"]
+
+
+# -- what the broker never takes
+
+
+def test_what_can_never_be_published_stops_nothing_else(broker: Broker) -> None:
+    broker.publish("no exchange", "too large", "unwritable", "acknowledged", "followed")
+    consumer = broker.consumer()
+    nowhere, large, unwritable, acknowledged, followed = claim(consumer, 5)
+    message = broker.message("next", queue=broker.queue + "next")
+    with node_set(
+        broker,
+        "persistent_term:put(max_message_size, 100000), application:set_env(rabbit, max_message_size, 100000).",
+        "persistent_term:put(max_message_size, 16777216), application:set_env(rabbit, max_message_size, 16777216).",
+    ):
+        started_at = time.monotonic()
+        consumer.settle([
+            Settled(nowhere, publish=[message._replace(exchange="missing", routing_key="x")]),
+            Settled(large, publish=[broker.message("x" * 200_000, queue=broker.queue + "next")]),
+            Settled(unwritable, publish=[message._replace(headers={**message.headers, "n": 2**70})]),
+            Settled(acknowledged),
+            Settled(followed, publish=[message]),
+        ])  # fmt: skip
+
+        assert time.monotonic() - started_at < 4
+
+    refused = {number_of(delivery): str(error) for delivery, error in consumer.unpublishable()}
+    assert sorted(map(str, refused)) == ["no exchange", "too large", "unwritable"]
+    assert "'missing'" in refused["no exchange"]
+    assert "PRECONDITION_FAILED" in refused["too large"]
+    assert consumer.open_claims() == 3
+    consumer.settle([Settled(delivery) for delivery in (nowhere, large, unwritable)])
+    assert consumer.open_claims() == 0
+    assert "next" in numbers(claim(broker.consumer(broker.queue + "next"), 1))
+
+
+def test_a_client_is_told_at_once_that_its_message_is_refused(broker: Broker) -> None:
+    producer = broker.producer(timeout_s=30)
+    message = broker.message("lost")
+
+    with pytest.raises(MessageRefused, match="no exchange 'missing'"):
+        producer.publish(message._replace(exchange="missing", routing_key="x"))
+    producer.publish(message)
+
+    assert numbers(claim(broker.consumer(), 1)) == ["lost"]

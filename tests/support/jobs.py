@@ -8,7 +8,7 @@ import os
 import signal
 import time
 
-from celeriac import Celeriac
+from celeriac import Celeriac, Task
 
 # `kill -USR1` prints where every thread of a worker is.
 faulthandler.register(signal.SIGUSR1)
@@ -37,6 +37,12 @@ def work(number: int, seconds: float = 0.02) -> int:
 @app.task
 def add(x: int, y: int) -> int:
     return x + y
+
+
+@app.task(bind=True)
+def moved(self: Task, queue: str) -> None:
+    """Asks to run again on another queue."""
+    raise self.retry(queue=queue, countdown=0)
 
 
 @app.task

@@ -4,6 +4,7 @@ import re
 import time
 from datetime import UTC, datetime
 
+import kombu
 import pytest
 from processes import wait_until
 from sites import Site
@@ -80,3 +81,19 @@ def test_what_comes_behind_a_long_body_goes_to_a_worker_that_is_free(site: Site,
     site.worker("-P", "solo", task_acks_late=late)
 
     wait_until(lambda: site.ledger.ends() == {2: 1, 3: 1}, timeout_s=6)
+
+
+@pytest.mark.parametrize("late", ["1", "0"], ids=["acknowledged late", "acknowledged early"])
+def test_a_task_whose_retry_the_broker_refuses_has_failed_and_the_worker_goes_on(site: Site, late: str) -> None:
+    client = site.client()
+    site.worker("-P", "solo", task_acks_late=late)
+
+    somebody = site.closing.enter_context(kombu.Connection(site.broker))
+    somebody.default_channel.queue_declare("private", exclusive=True)
+    refused = client.send_task("jobs.moved", ["private"])
+    unwritable = client.send_task("jobs.moved", ["q" * 300])
+    fine = client.send_task("jobs.add", [3, 4])
+
+    assert fine.get(timeout=10) == 7
+    wait_until(lambda: (refused.state, unwritable.state) == ("FAILURE", "FAILURE"), timeout_s=5)
+    assert waiting_and_claimed(site) == [0, 0]

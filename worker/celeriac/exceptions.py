@@ -4,6 +4,7 @@ CeleriacError
 ├── ImproperlyConfigured            a setting, URL or task definition that cannot work
 ├── OperationalError                the broker or the result store did not do what was asked
 │   ├── BrokerUnavailable           it could not be reached
+│   ├── MessageRefused              the broker does not take this message, now or later
 │   └── BackendUnavailable          the result store could not be reached
 ├── NotSupported                    this broker or pool cannot do that; the message names what can
 ├── NotRegistered                   no task of that name
@@ -39,6 +40,10 @@ class OperationalError(CeleriacError):
 
 class BrokerUnavailable(OperationalError):
     """The broker could not be reached. The message holds the URL without its password."""
+
+
+class MessageRefused(OperationalError):
+    """The broker does not take this one message: no such exchange, no permission, too large. Others go."""
 
 
 class BackendUnavailable(OperationalError):

@@ -18,7 +18,7 @@ from celeriac.broker.amqp_stream import AmqpStream
 from celeriac.broker.connection import BrokerAddress, connect, let_go, recoverable, redacted, unavailable
 from celeriac.broker.consumer import Delivery, Settled
 from celeriac.broker.topology import dead_queue_name, declare_queue
-from celeriac.exceptions import BrokerUnavailable
+from celeriac.exceptions import BrokerUnavailable, EncodeError, OperationalError
 from celeriac.wire.message import DEATH, STARTS
 
 log = logging.getLogger(__name__)
@@ -69,6 +69,9 @@ class AmqpConsumer:
         self._uncounted: set[int] = set()
         #: What is published in place of a message, which is acknowledged as soon as that is confirmed; by (generation, tag).
         self._moving: dict[Claim, Sequence[Outgoing]] = {}
+        #: Of those: in whose place something else is published, not the message itself; and those for which that cannot be.
+        self._following: set[Claim] = set()
+        self._unpublishable: list[tuple[Delivery, Exception]] = []
         self._move_again_at = 0.0
         #: Queues that are consumed now, and whether the broker has ended a consumer since they were.
         self._consumed: set[str] = set()
@@ -161,10 +164,16 @@ class AmqpConsumer:
                 if not self._mine(delivery):
                     continue  # it is delivered again, or was settled before
                 if publish or death is not None:
-                    follows = [outgoing_of(message, park=True) for message in publish]
+                    try:
+                        follows = [outgoing_of(message, park=True) for message in publish]
+                    except EncodeError as error:
+                        self._unpublishable.append((delivery, error))
+                        continue
                     if death is not None:
                         headers = {**delivery.headers, DEATH: dict(death)}
                         follows.append(_copy(delivery, headers=headers, queue=dead_queue_name(delivery.queue)))
+                    else:
+                        self._following.add(delivery.claim)
                     moves[delivery.claim] = follows
                 else:
                     done.append(delivery.claim[1])
@@ -175,6 +184,11 @@ class AmqpConsumer:
     def acknowledge(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         self.settle([Settled(delivery) for delivery in deliveries])
         return []  # what came on a connection that is gone is forgotten with it
+
+    def unpublishable(self) -> list[tuple[Delivery, Exception]]:
+        with self._lock:
+            found, self._unpublishable = self._unpublishable, []
+        return found
 
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         # A copy at the end of the queue: a requeued message counts as redelivered, and these were never started.
@@ -201,6 +215,7 @@ class AmqpConsumer:
         if moves:
             self._moving.update(moves)
             self._moved(self._producer.deliver(moves, timeout_s=wait_s))
+            self._turned_away(self._producer.refusals(moves))
             self._move_again_at = time.monotonic() + _AGAIN_S
 
     def _move_on(self) -> None:
@@ -214,8 +229,20 @@ class AmqpConsumer:
         tags = []
         for claim in confirmed:
             del self._moving[claim]
+            self._following.discard(claim)
             tags.append(claim[1])
         self._acknowledge(tags)
+
+    def _turned_away(self, refusals: Mapping[Claim, EncodeError | OperationalError]) -> None:
+        """What follows from a message is given up, and told; the message itself never is: it is offered to the broker again and again."""
+        for claim, error in refusals.items():
+            delivery = self._open[claim[1]]
+            if claim in self._following:
+                self._following.discard(claim)
+                del self._moving[claim]
+                self._unpublishable.append((delivery, error))
+            else:
+                log.error("a message of the queue %s stays with this worker: %s", delivery.queue, error)
 
     def _acknowledge(self, tags: Sequence[int]) -> None:
         if tags:
@@ -369,8 +396,17 @@ class AmqpConsumer:
         self._trouble = ""
         self._generation += 1
         self._producer.abandon(self._moving)
-        for of_the_old_one in (self._open, self._ready, self._uncounted, self._moving, self._consumed, self._tags):
+        for of_the_old_one in (
+            self._open,
+            self._ready,
+            self._uncounted,
+            self._moving,
+            self._following,
+            self._consumed,
+            self._tags,
+        ):
             of_the_old_one.clear()
+        self._unpublishable = []
         self._connection = connect(self._address)
         with self._guarded():
             raw: Any = self._connection.connection

@@ -19,8 +19,8 @@ from celeriac.broker.amqp_stream import AmqpStream
 from celeriac.broker.codec import encode
 from celeriac.broker.connection import BrokerAddress, connect, let_go, recoverable, redacted, unavailable
 from celeriac.broker.delayed import bind_delays, declare_delays, delay_s, parked_under
-from celeriac.broker.topology import declare_queue
-from celeriac.exceptions import BrokerUnavailable, EncodeError
+from celeriac.broker.topology import declare_queue, exchange_exists
+from celeriac.exceptions import BrokerUnavailable, EncodeError, MessageRefused
 from celeriac.wire.message import TaskMessage
 
 log = logging.getLogger(__name__)
@@ -36,6 +36,8 @@ _BROKERS_OWN = frozenset({
     "x-last-death-exchange", "x-last-death-queue", "x-last-death-reason", "x-delivery-count", "x-acquired-count", "x-opt-rabbitmq-delivery-time",
 })  # fmt: skip
 _MOST_PAUSE_S = 1.0
+#: To find out which of many messages the broker refuses, at the least.
+_APART_S = 1.0
 
 
 K = TypeVar("K", bound=Hashable)
@@ -95,6 +97,15 @@ class _Confirms:
         self._count.pop(key, None)
         return self._failed.pop(key, "")
 
+    def alone(self, key: Hashable) -> bool:
+        """Whether nothing is under way but the key's messages."""
+        return bool(self._open) and all(of == key for of, _ in self._open.values())
+
+    def held_back(self, key: Hashable, why: str) -> None:
+        """Nothing of the key was sent, and it may be later."""
+        self._count[key] = 0
+        self._failed[key] = why
+
     def abandon(self, key: Hashable) -> None:
         """Forget a key whose confirmations may still come."""
         if self.waiting(key):
@@ -136,7 +147,10 @@ class AmqpProducer:
         self._stream: AmqpStream | None = None
         self._channel: Any = None
         self._confirms = _Confirms()
+        #: Why nothing of a key can be published, until somebody asks.
+        self._refused: dict[Hashable, EncodeError | MessageRefused] = {}
         self._declared: set[str] = set()
+        self._exchanges: set[str] = set()
         self._bound: set[str] = set()
         self._no_delays = False
         self._pid = 0
@@ -144,7 +158,7 @@ class AmqpProducer:
     # -- one message
 
     def publish(self, message: TaskMessage) -> None:
-        """Put one message on its queue. Raises BrokerUnavailable after the deadline, EncodeError at once."""
+        """Put one message on its queue. Raises BrokerUnavailable after the deadline, EncodeError and MessageRefused at once."""
         self._publish(outgoing_of(message, park=self._park))
 
     def publish_raw(
@@ -157,6 +171,8 @@ class AmqpProducer:
         key = object()
         try:
             if not self.deliver({key: [outgoing]}, timeout_s=self._timeout_s, patient=True):
+                for refusal in self.refusals([key]).values():
+                    raise refusal
                 raise self._too_late({key: [outgoing]}, self._timeout_s, self._unconfirmed())
         finally:
             self.abandon([key])
@@ -165,6 +181,7 @@ class AmqpProducer:
 
     def deliver(self, batch: Mapping[K, Sequence[Outgoing]], *, timeout_s: float, patient: bool = False) -> set[K]:
         """Publish each key's messages; the keys of which all are confirmed. The others are under way: ask again with the same keys.
+        Or they can never go: see `refusals`.
 
         Nothing is published twice while the connection lives, but what the broker refused. patient: wait out an alarm as far as
         timeout_s goes, and raise BrokerUnavailable when it refused a message until then. Raises it anyway without a connection.
@@ -173,7 +190,9 @@ class AmqpProducer:
         pause_s = 0.0
         confirmed: set[K] = set()
         while True:
-            left = {key: outgoing for key, outgoing in batch.items() if key not in confirmed}
+            left = {
+                key: outgoing for key, outgoing in batch.items() if key not in confirmed and key not in self._refused
+            }
             try:
                 done, trouble = self._attempt(left, deadline, patient)
             except recoverable() as error:
@@ -188,7 +207,7 @@ class AmqpProducer:
                 if trouble and not patient:
                     log.warning("%s; it is tried again", trouble)
                     return confirmed
-                if len(confirmed) == len(batch) or over or (self._blocked() and not patient):
+                if confirmed.union(self._refused).issuperset(batch) or over or (self._blocked() and not patient):
                     return confirmed
                 if not trouble:
                     continue
@@ -212,13 +231,56 @@ class AmqpProducer:
                 confirms.end(key)
         return done
 
+    def refusals(self, keys: Iterable[K]) -> dict[K, EncodeError | MessageRefused]:
+        """Those that cannot be published, and why; forgotten with that, so that they are tried if they come again."""
+        with self._lock:
+            return {key: self._refused.pop(key) for key in keys if key in self._refused} if self._refused else {}
+
     def abandon(self, keys: Iterable[Hashable]) -> None:
         """Wait for these no longer."""
         with self._lock:
             for key in keys:
                 self._confirms.abandon(key)
+                self._refused.pop(key, None)
 
     def _attempt(self, batch: Mapping[K, Sequence[Outgoing]], deadline: float, patient: bool) -> tuple[set[K], str]:
+        """As `_together`; when the broker refuses one of them, it goes no farther than that one."""
+        with self._lock:
+            try:
+                return self._together(batch, deadline, patient)
+            except amqp.exceptions.ChannelError as error:
+                if not _of_a_message(error):
+                    raise
+                log.debug("a message was refused, each goes on its own now: %s", error)
+                if len(batch) == 1 and self._blame(next(iter(batch)), error):
+                    return set(), ""
+                return self._apart(batch, max(deadline, time.monotonic() + _APART_S)), ""
+
+    def _apart(self, batch: Mapping[K, Sequence[Outgoing]], deadline: float) -> set[K]:
+        """Publish them one after the other, since RabbitMQ does not say which of many it has refused: the keys that are confirmed."""
+        confirmed: set[K] = set()
+        self._drop()
+        for key, outgoing in batch.items():
+            try:
+                done, _ = self._together({key: outgoing}, deadline, patient=False)
+                confirmed |= done
+            except recoverable() as error:
+                if not (_of_a_message(error) and self._blame(key, error)):
+                    self._drop()
+                    break  # the others are asked for again
+            if self._confirms.waiting(key) or time.monotonic() >= deadline:
+                break
+        return confirmed
+
+    def _blame(self, key: Hashable, error: BaseException) -> bool:
+        """Whether it is the key's message that was refused; it is tried no more then."""
+        alone = self._confirms.alone(key)
+        self._drop()  # RabbitMQ has closed the channel
+        if alone:
+            self._refused[key] = MessageRefused(f"RabbitMQ refuses the message: {error}")
+        return alone
+
+    def _together(self, batch: Mapping[K, Sequence[Outgoing]], deadline: float, patient: bool) -> tuple[set[K], str]:
         """(keys that are confirmed, what happened to one that was refused); refused ones are published anew the next time."""
         with self._lock:
             self._send(batch)
@@ -238,13 +300,28 @@ class AmqpProducer:
             return  # it would lie in the socket, and nobody could say whether it arrives
         new = [key for key in batch if not self._confirms.knows(key)]
         for key in new:
-            for outgoing in batch[key]:
-                self._prepare(channel, outgoing)
+            try:
+                for outgoing in batch[key]:
+                    self._prepare(channel, outgoing)
+            except amqp.exceptions.NotFound as error:  # of a queue whose node is down
+                self._confirms.held_back(key, f"a queue cannot be declared now: {error}")
+            except (struct.error, ValueError, TypeError) as error:
+                self._refused[key] = _unwritable(batch[key][0].queue, error)
+            except (amqp.exceptions.ChannelError, MessageRefused) as error:
+                self._refused[key] = MessageRefused(f"RabbitMQ refuses the message: {error}")
         now = time.time()
         with stream.corked():
             for key in new:
-                for outgoing in batch[key]:
-                    self._confirms.sent(key, self._write(channel, outgoing, now))
+                if key in self._refused or self._confirms.knows(key):
+                    continue
+                try:
+                    with stream.corked():  # all of a key's, or nothing
+                        written = [self._write(channel, outgoing, now) for outgoing in batch[key]]
+                except EncodeError as error:
+                    self._refused[key] = error
+                else:
+                    for routing_key in written:
+                        self._confirms.sent(key, routing_key)
 
     def _write(self, channel: Any, outgoing: Outgoing, now: float) -> str:
         """Write one message's frames; the routing key. Raises EncodeError."""
@@ -270,11 +347,7 @@ class AmqpProducer:
         try:
             channel.send_method(spec.Basic.Publish, "Bssbb", (0, exchange, routing_key, mandatory, False), message)
         except (amqp.exceptions.FrameSyntaxError, struct.error, ValueError, TypeError) as error:
-            self._drop()  # what was written before it is lost with it, and will be written again
-            raise EncodeError(
-                f"the message for queue {outgoing.queue!r} cannot be written: {error}. AMQP headers hold text, numbers, times, lists and"
-                " mappings; ids and names have at most 255 bytes"
-            ) from error
+            raise _unwritable(outgoing.queue, error) from error
         return routing_key
 
     def _prepare(self, channel: Any, outgoing: Outgoing) -> None:
@@ -283,6 +356,11 @@ class AmqpProducer:
         if not outgoing.exchange and queue not in self._declared:
             declare_queue(channel, queue)
             self._declared.add(queue)
+        if outgoing.exchange and outgoing.exchange not in self._exchanges:
+            # Asked for first: a refused message takes the channel with it, and what else is under way there goes out twice.
+            if not exchange_exists(self._raw(), outgoing.exchange):
+                raise MessageRefused(f"there is no exchange {outgoing.exchange!r}")
+            self._exchanges.add(outgoing.exchange)
         if outgoing.parked:
             self._prepare_delays(queue)
 
@@ -293,6 +371,10 @@ class AmqpProducer:
             if not self._bound:
                 declare_delays(self._connection, self._address.delay_queue_type)
             bind_delays(self._connection.connection, queue)
+        except struct.error:
+            log.warning(
+                "the name of the queue %s is too long for delays in RabbitMQ; they pass in workers instead", queue
+            )
         except amqp.exceptions.ChannelError as error:  # no permission, or too old for such queues
             self._no_delays = True
             log.warning(
@@ -306,12 +388,13 @@ class AmqpProducer:
         """Whether what is not due can wait in the broker for these queues. Raises what a broken connection raises."""
         with self._lock:
             channel, _ = self._open()
-            for queue in queues:
+            wanted = set(queues)
+            for queue in wanted:
                 if queue not in self._declared:
                     declare_queue(channel, queue)
                     self._declared.add(queue)
                 self._prepare_delays(queue)
-            return not self._no_delays
+            return not self._no_delays and wanted <= self._bound
 
     def _wait(self, batch: Mapping[K, Sequence[Outgoing]], deadline: float, patient: bool) -> None:
         """Until all of the batch is confirmed or refused; not longer than the deadline, nor, unless patient, through an alarm."""
@@ -338,13 +421,17 @@ class AmqpProducer:
             raw: Any = self._connection.connection
             self._stream = AmqpStream(raw)
             self._confirms = _Confirms()
-            self._declared, self._bound = set(), set()
+            self._declared, self._exchanges, self._bound = set(), set(), set()
             self._channel = raw.channel()
             self._channel.confirm_select()
             self._channel.events["basic_ack"].add(self._confirms.acked)
             self._channel.events["basic_nack"].add(self._confirms.nacked)
             self._channel.events["basic_return"].add(self._confirms.returned)
         return self._channel, self._stream
+
+    def _raw(self) -> Any:
+        """py-amqp's connection."""
+        return self._connection.connection if self._connection is not None else None
 
     def _drop(self) -> None:
         with self._lock:
@@ -371,6 +458,18 @@ class AmqpProducer:
                 " (see rabbitmqctl status); it may still take this one when the alarm is over"
             )
         return f"the broker at {redacted(self._address.url)} did not confirm it; it may have arrived"
+
+
+def _unwritable(queue: str, error: Exception) -> EncodeError:
+    return EncodeError(
+        f"the message for queue {queue!r} cannot be written: {error}. AMQP headers hold text, numbers, times, lists and"
+        " mappings; ids and names have at most 255 bytes"
+    )
+
+
+def _of_a_message(error: BaseException) -> bool:
+    """Whether the broker has closed the channel over something that was published on it."""
+    return isinstance(error, amqp.exceptions.ChannelError) and error.method_sig == spec.Basic.Publish
 
 
 def outgoing_of(message: TaskMessage, *, park: bool) -> Outgoing:

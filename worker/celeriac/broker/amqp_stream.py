@@ -141,13 +141,13 @@ class AmqpStream:
 
     @contextmanager
     def corked(self) -> Iterator[None]:
-        """What is written meanwhile goes out in one piece at the end; nothing of it when the body raises."""
-        kept: list[bytes] = []
+        """What is written meanwhile goes out in one piece at the end; nothing of it when the body raises. May be nested."""
+        outer, kept = self._corked, list[bytes]()
         self._corked = kept
         try:
             yield
         finally:
-            self._corked = None
+            self._corked = outer
         if kept:
             self.write(b"".join(kept))
 

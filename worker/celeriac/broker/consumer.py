@@ -118,6 +118,9 @@ class Consumer(Protocol):
     def acknowledge(self, deliveries: Sequence[Delivery]) -> list[Delivery]:
         """Acknowledge messages that are about to run; those that may not: their leases were over, and another worker has them."""
 
+    def unpublishable(self) -> Sequence[tuple[Delivery, Exception]]:
+        """Settled since the last call, but what was to follow can never be published: still claimed, to be settled in another way."""
+
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         """Return messages that were not started to the front of their queues."""
 

@@ -81,6 +81,9 @@ class MemoryConsumer:
         self.settle([Settled(delivery) for delivery in deliveries])
         return []
 
+    def unpublishable(self) -> Sequence[tuple[Delivery, Exception]]:
+        return ()
+
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         with self._lock:
             for delivery in deliveries:

@@ -231,6 +231,9 @@ class RedisConsumer:
             pushes.append(("list", queues.list_key(name, 0), 0, envelope))
         return pushes
 
+    def unpublishable(self) -> Sequence[tuple[Delivery, Exception]]:
+        return ()
+
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         # The last one pushed to the front is the first to be taken again: keep their order.
         self._move("front", [(delivery, 0.0) for delivery in reversed(deliveries)])

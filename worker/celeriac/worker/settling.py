@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 import traceback as tracebacks
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from celeriac import signals
@@ -16,9 +16,9 @@ from celeriac.app.task import Task
 from celeriac.backends.base import ResultBackend
 from celeriac.broker.consumer import Consumer, Delivery, Settled, once_more
 from celeriac.broker.topology import dead_queue_name
-from celeriac.exceptions import BrokerUnavailable, EncodeError
+from celeriac.exceptions import BrokerUnavailable, EncodeError, MessageRefused
 from celeriac.policy.outcome import Failed, Outcome, RetryAsked, Revoked, Succeeded
-from celeriac.policy.settlement import ACK, AGAIN, DEAD, DEATH, REQUEUE, Settlement, settle
+from celeriac.policy.settlement import ACK, AGAIN, DEAD, DEATH, REQUEUE, Rules, Settlement, settle
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Observation, Totals
 from celeriac.wire.message import parse_time, short_repr
@@ -115,6 +115,7 @@ class Settler:
             if self._refused and time.monotonic() >= self._refused_until:
                 self._pending += self._refused
                 self._refused = []
+            self._pending += self._unpublishable()
             if not self._pending:
                 return False
             batch, self._pending = self._pending, []
@@ -153,11 +154,14 @@ class Settler:
         requeue = [done.job.delivery for done, s in kept if not done.job.acked and s.then == REQUEUE]
         if requeue:
             self._consumer.requeue(requeue)
-        unpublished = self._follow_early(kept)
-        if unpublished:
-            out = {id(done) for done in unpublished}
-            kept = [pair for pair in kept if id(pair[0]) not in out]
+        unpublished, failed = self._follow_early(kept)
+        failed += self._unpublishable({done.job.delivery.claim: done for done, _ in kept} if late else {})
+        if unpublished or failed:
+            out = {id(done.job) for done in (*unpublished, *failed)}
+            kept = [pair for pair in kept if id(pair[0].job) not in out]
             refused += unpublished
+        if failed:
+            refused += self._apply(failed, None)
         if self._places.used:  # others may run
             self._places.release([done.job.delivery for done, _ in kept])
         # 4. observe
@@ -191,16 +195,33 @@ class Settler:
                 refused.append(done)
         return refused
 
-    def _follow_early(self, kept: Sequence[tuple[Done, Settlement]]) -> list[Done]:
-        """Publish what follows messages that were acknowledged before they ran. Returns those that the broker did not take."""
+    def _unpublishable(self, batch: Mapping[Any, Done] | None = None) -> list[Done]:
+        """Those whose next message the broker refuses, as failures. batch: what was settled just now, by claim."""
+        failed: list[Done] = []
+        for delivery, error in self._consumer.unpublishable():
+            done = (batch or {}).get(delivery.claim)
+            if done is None:  # the broker has taken its time
+                rules = Rules(ignore_result=bool(delivery.headers.get("ignore_result")))
+                done = Done(Job(UNKNOWN, delivery, rules), Failed(error, ""), time.time(), 0.0)
+            failed.append(_not_followed(done, error))
+        return failed
+
+    def _follow_early(self, kept: Sequence[tuple[Done, Settlement]]) -> tuple[list[Done], list[Done]]:
+        """Publish what follows messages that were acknowledged before they ran.
+
+        Returns those that the broker did not take for now, and those that it never takes, as failures.
+        """
+        failed: list[Done] = []
         early = [(done, s) for done, s in kept if done.job.acked and (s.publish or s.then != ACK)]
         for place, (done, settlement) in enumerate(early):
             try:
                 self._publish_early(done, settlement)
             except BrokerUnavailable as error:
                 log.error("what follows %s[%s] is kept: %s", *_named(done), error)
-                return [done for done, _ in early[place:]]
-        return []
+                return [done for done, _ in early[place:]], failed
+            except (EncodeError, MessageRefused) as error:
+                failed.append(_not_followed(done, error))
+        return [], failed
 
     def _publish_early(self, done: Done, settlement: Settlement) -> None:
         for message in settlement.publish:
@@ -284,6 +305,18 @@ class Settler:
             add("task-revoked", headers, **_how_revoked(done.outcome))
         else:
             add("task-rejected", headers, requeue=state == "requeued")
+
+
+def _not_followed(done: Done, error: Exception) -> Done:
+    """The failure of a task whose retry, callback or dead letter cannot be published. One that has failed before keeps its own error."""
+    log.error("what follows %s[%s] cannot be published, it has failed: %s", *_named(done), error)
+    outcome = done.outcome
+    failed = (
+        outcome._replace(follow=())
+        if isinstance(outcome, Failed)
+        else Failed(error, f"{type(error).__name__}: {error}")
+    )
+    return done._replace(outcome=failed, stored=False)
 
 
 def _may_fail(outcome: Outcome) -> bool:
