@@ -13,7 +13,7 @@ from servers import RedisServer
 
 from celeriac_operator.cli import cli
 from celeriac_operator.cli.crd import definition_text
-from celeriac_operator.cluster.checkup import NEEDS
+from celeriac_operator.cluster.checkup import KILLING, LEADING, NEEDS
 from celeriac_operator.resources.fitness import Level, of_crd, of_pods, of_secret
 
 FIT = {
@@ -89,17 +89,21 @@ def test_a_crd_that_lacks_fields_is_told_from_one_without_rules() -> None:
 
 
 def test_the_permissions_asked_for_are_the_charts_role() -> None:
-    values = {"drain": {"annotatePods": True, "killPods": True}, "secrets": {"allowed": ["broker"]}}
-    [role] = of_kind("Role", objects(CHARTS / "celeriac-operator", values))
+    values = {
+        "drain": {"annotatePods": True, "killPods": True}, "secrets": {"allowed": ["broker"]}, "ha": {"enabled": True}
+    }  # fmt: skip
+    roles = of_kind("Role", objects(CHARTS / "celeriac-operator", values))
     granted = {
         (group, resource, verb)
+        for role in roles
         for rule in role["rules"]
         for group in rule["apiGroups"]
         for resource in rule["resources"]
         for verb in rule["verbs"]
         if resource != "secrets"
     }
-    assert {(need.group, need.resource, verb) for need in NEEDS for verb in need.verbs} == granted
+    needs = (*NEEDS, KILLING, LEADING)
+    assert {(need.group, need.resource, verb) for need in needs for verb in need.verbs} == granted
 
 
 # -- against an API server
@@ -198,7 +202,47 @@ def test_a_cluster_that_does_not_answer_is_one_finding(tmp_path) -> None:
         " clusters: [{name: a, cluster: {server: 'http://127.0.0.1:1'}}], users: [{name: a, user: {token: a}}]}"
     )
     code, found = doctor(str(file))
-    assert (code, len(found)) == (1, 1)
+    assert (code, len(found)) == (2, 1)
+
+
+def test_the_lease_is_asked_for_in_the_operators_own_namespace(api, kubeconfig, redis_server: RedisServer) -> None:
+    fit_installation(api, redis_server.url)
+    api.denied.add(("update", "leases"))
+
+    code, found = doctor(kubeconfig, "--service-account", "system/celeriac-operator")
+
+    [warned] = [finding for finding in found if finding["level"] != "ok"]
+    assert (code, warned["level"]) == (0, "warning")
+    assert warned["subject"] == "permissions of system:serviceaccount:system:celeriac-operator in system"
+    assert "may not update leases.coordination.k8s.io: with ha.enabled" in warned["says"]
+
+
+@pytest.mark.parametrize(("policy", "warned"), [("Requeue", 0), ("Kill", 1)])
+def test_the_right_to_delete_pods_is_missed_by_pools_that_use_it(
+    api, kubeconfig, redis_server: RedisServer, policy: str, warned: int
+) -> None:
+    fit_installation(api, redis_server.url, scaleDown={"onDrainTimeout": policy})
+    api.denied.add(("delete", "pods"))
+
+    _, found = doctor(kubeconfig)
+
+    said = [(finding["level"], finding["subject"]) for finding in found if "may not delete pods" in finding["says"]]
+    assert said == [("warning", "WorkerPool shop/mails")] * warned
+
+
+def test_of_two_pools_on_one_target_the_younger_keeps_its_hands_off(api, kubeconfig) -> None:
+    for name, stamp in (("new", "2026-11-22T11:00:00Z"), ("old", "2026-11-22T10:00:00Z")):
+        pool = worker_pool(name)
+        pool["metadata"]["creationTimestamp"] = stamp
+        api.put("workerpools", pool)
+    api.put("deployments", deployment("mails"))
+
+    _, found = doctor(kubeconfig, "--no-broker")
+
+    said = [(finding["subject"], finding["says"]) for finding in found if "keeps its hands off" in finding["says"]]
+    assert said == [
+        ("WorkerPool shop/new", "Deployment mails is scaled by WorkerPool old too: the pool keeps its hands off")
+    ]
 
 
 def test_it_reads_as_lines_for_people(api, kubeconfig) -> None:

@@ -79,20 +79,22 @@ def doctor(
 def _rounds(
     client: "KubeClient", namespaces: tuple[str, ...], user: str, ask_brokers: bool, url: str
 ) -> Iterator[Finding]:
-    from celeriac_operator.cluster.checkup import Rounds, definition, permissions
+    from celeriac_operator.cluster.checkup import Rounds, definition, leadership, permissions
 
     try:
         version = client.get("/version")
     except ClusterError as error:
-        yield Finding(Level.ERROR, "Kubernetes API", str(error), "is this the right cluster, and is it up?")
+        yield Finding(Level.UNKNOWN, "Kubernetes API", str(error), "is this the right cluster, and is it up?")
         return
     yield Finding(
         Level.OK, "Kubernetes API", f"{client.server} answers, {version.get('gitVersion', 'of no known version')}"
     )
     yield definition(client, yaml.safe_load(definition_text()))
+    if user:
+        yield from leadership(client, *user.split(":")[2:])
     for namespace in namespaces:
         yield from permissions(client, namespace, user)
-        rounds = Rounds(client, namespace, default_url=url)
+        rounds = Rounds(client, namespace, user=user, default_url=url)
         try:
             yield from rounds.visit()
         except ClusterError as error:

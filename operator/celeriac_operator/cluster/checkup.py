@@ -9,7 +9,7 @@ from celeriac_operator.cluster.rivals import AUTOSCALERS, IDLE_MODES
 from celeriac_operator.cluster.workloads import PLURALS, path_of, workload_of
 from celeriac_operator.errors import ClusterError, Forbidden, NotFound
 from celeriac_operator.resources.fitness import Finding, Level, of_crd, of_pods, of_secret, secrets_of
-from celeriac_operator.resources.spec import SpecError, WorkerPoolSpec
+from celeriac_operator.resources.spec import DrainTimeoutPolicy, SpecError, WorkerPoolSpec
 
 POOLS = "/apis/celeriac.dev/v1alpha1"
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/workerpools.celeriac.dev"
@@ -33,11 +33,16 @@ NEEDS: Sequence[Need] = (
     *(Need("apps", f"{plural}/scale", ("update",), "nothing is scaled") for plural in PLURALS.values()),
     Need("", "pods", ("get", "list", "watch"), "pods are not seen"),
     Need("", "pods", ("patch",), "pods get no deletion cost", must=False),
-    Need("", "pods", ("delete",), "onDrainTimeout: Kill ends nothing", must=False),
     Need("", "events", ("create", "patch"), "nothing is told by events"),
     Need("autoscaling", "horizontalpodautoscalers", ("list",), "another autoscaler on a target is not noticed", must=False),
     Need("keda.sh", "scaledobjects", ("list",), "KEDA on a target is not noticed", must=False),
     Need("policy", "poddisruptionbudgets", ("list",), "a budget that blocks node drains is not noticed", must=False),
+)  # fmt: skip
+
+#: What pools with onDrainTimeout: Kill ask for beside that; and what two operators ask for in their own namespace.
+KILLING = Need("", "pods", ("delete",), "onDrainTimeout: Kill ends nothing", must=False)
+LEADING = Need(
+    "coordination.k8s.io", "leases", ("get", "update", "create"), "with ha.enabled nobody leads, and nothing is done", must=False
 )  # fmt: skip
 
 
@@ -52,32 +57,44 @@ class Patient(NamedTuple):
 def permissions(client: KubeClient, namespace: str, user: str = "") -> Iterator[Finding]:
     """What may be done in a namespace: by whoever asks, or by `user` (system:serviceaccount:NAMESPACE:NAME)."""
     subject = f"permissions of {user or 'this user'} in {namespace}"
-    lacking = False
-    for need in NEEDS:
+    lacking = list(_lacking(client, subject, namespace, NEEDS, user))
+    yield from lacking or [Finding(Level.OK, subject, "has all that the operator needs")]
+
+
+def leadership(client: KubeClient, namespace: str, name: str) -> Iterator[Finding]:
+    """What the service account `name` lacks to lead one of two operators. The chart grants the Lease of its own name alone."""
+    user = f"system:serviceaccount:{namespace}:{name}"
+    yield from _lacking(client, f"permissions of {user} in {namespace}", namespace, [LEADING], user, name)
+
+
+def _lacking(
+    client: KubeClient, subject: str, namespace: str, needs: Sequence[Need], user: str, name: str = ""
+) -> Iterator[Finding]:  # fmt: skip
+    """A finding for each verb that is denied. name: of the one object that is needed."""
+    for need in needs:
         for verb in need.verbs:
             try:
-                allowed = _allowed(client, namespace, need, verb, user)
+                allowed = _allowed(client, namespace, need, verb, user, name)
             except ClusterError as error:
                 yield Finding(
                     Level.UNKNOWN, subject, f"cannot be asked: {error}", "let this user create subjectaccessreviews"
                 )
                 return
             if not allowed:
-                lacking = True
                 what = f"{verb} {need.resource}{f'.{need.group}' if need.group else ''}"
                 level = Level.ERROR if need.must else Level.WARNING
                 yield Finding(
                     level, subject, f"may not {what}: {need.why}", "install the chart's Role (rbac.create), or grant it"
                 )
-    if not lacking:
-        yield Finding(Level.OK, subject, "has all that the operator needs")
 
 
-def _allowed(client: KubeClient, namespace: str, need: Need, verb: str, user: str) -> bool:
+def _allowed(client: KubeClient, namespace: str, need: Need, verb: str, user: str, name: str = "") -> bool:
     resource, _, subresource = need.resource.partition("/")
     attributes = {"namespace": namespace, "verb": verb, "group": need.group, "resource": resource}
     if subresource:
         attributes["subresource"] = subresource
+    if name and verb != "create":  # which no name limits
+        attributes["name"] = name
     kind = "SubjectAccessReview" if user else "SelfSubjectAccessReview"
     body = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": {"resourceAttributes": attributes}}
     if user:
@@ -104,8 +121,8 @@ def definition(client: KubeClient, ours: Mapping[str, Any]) -> Finding:
 class Rounds:
     """One visit to a namespace's pools. `patients` gathers those whose brokers may be asked afterwards."""
 
-    def __init__(self, client: KubeClient, namespace: str, *, default_url: str = "") -> None:
-        self._client, self._namespace, self._default_url = client, namespace, default_url
+    def __init__(self, client: KubeClient, namespace: str, *, user: str = "", default_url: str = "") -> None:
+        self._client, self._namespace, self._user, self._default_url = client, namespace, user, default_url
         self._budgets = Budgets(client)
         self.patients: list[Patient] = []
 
@@ -126,6 +143,8 @@ class Rounds:
                 yield Finding(Level.ERROR, subject, problem, "correct the spec; until then the pool is left as it is")
             return
         yield _attended(subject, pool)
+        if spec.scale_down.on_drain_timeout is DrainTimeoutPolicy.KILL:
+            yield from _lacking(self._client, subject, self._namespace, [KILLING], self._user)
         yield from self._secrets(subject, spec)
         yield from self._target(subject, pool, spec, pools)
 
@@ -185,7 +204,7 @@ class Rounds:
         others = [
             f"WorkerPool {other['metadata']['name']}"
             for other in pools
-            if other is not pool and _scales(other, "targetRef", ref.kind, ref.name) and _acts(other)
+            if _age(other) < _age(pool) and _scales(other, "targetRef", ref.kind, ref.name) and _acts(other)
         ]
         for kind, (group, plural) in AUTOSCALERS.items():
             try:
@@ -233,6 +252,11 @@ def _attended(subject: str, pool: Mapping[str, Any]) -> Finding:
 def _scales(item: Mapping[str, Any], field: str, kind: str, name: str) -> bool:
     ref = (item.get("spec") or {}).get(field) or {}
     return (ref.get("kind") or "Deployment", ref.get("name")) == (kind, name)
+
+
+def _age(pool: Mapping[str, Any]) -> tuple[str, str]:
+    """What orders pools, the oldest first: of two on one target that one acts (see `Rivals.of`)."""
+    return (str(pool["metadata"].get("creationTimestamp") or ""), pool["metadata"]["name"])
 
 
 def _acts(pool: Mapping[str, Any]) -> bool:
