@@ -24,6 +24,15 @@ def bound_the_memory(**_: Any) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (int(os.environ["MOST_BYTES"]), resource.RLIM_INFINITY))
 
 
+@worker_process_init.connect(weak=False)
+def begin_badly(**_: Any) -> None:
+    """As a child process whose start hangs, or fails."""
+    if os.environ.get("INIT") == "hangs":
+        time.sleep(60)
+    if os.environ.get("INIT") == "exits":
+        sys.exit(7)
+
+
 class Unpicklable(Exception):
     def __init__(self, text: str, handle: object) -> None:
         super().__init__(text, handle)

@@ -1,10 +1,20 @@
 """--autoscale: when the pool grows and when it shrinks, as a walk through time; and with real children."""
 
+import time
+
 import pytest
+from deliveries import delivery
 from processes import wait_until
 
+from celeriac import Celeriac
+from celeriac.broker.codec import content_types
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.policy.autoscale import Seen, slots_wanted
+from celeriac.policy.settlement import Rules
+from celeriac.policy.timelimit import Limits
+from celeriac.worker.autoscale import Autoscaler
+from celeriac.worker.executor import Executor, Job
+from celeriac.worker.pool import ThreadPool
 
 
 def walk(steps: list[tuple[float, int]], *, slots: int, least: int = 2, most: int = 10) -> list[int]:
@@ -45,7 +55,25 @@ def test_a_worker_grows_under_load_and_says_its_bounds(site) -> None:
 
 
 def test_bounds_that_make_no_sense_are_refused() -> None:
-    from celeriac.worker.autoscale import Autoscaler
-
     with pytest.raises(ImproperlyConfigured, match="MAX,MIN"):
         Autoscaler.bound(Autoscaler.__new__(Autoscaler), most=1, least=2)
+
+
+def test_a_pool_with_lost_slots_grows_from_its_size_and_not_from_what_is_left_of_it() -> None:
+    app = Celeriac("shop", broker="memory://", set_as_current=False)
+    executor = Executor(app, hostname="w", accept=content_types(["json"]), encode=None)
+    pool = ThreadPool(executor, 4, lambda: None)
+    task = app.task(lambda: time.sleep(1.5), name="stays")
+    pool.submit([Job(task, delivery("stays"), Rules(), limits=Limits(hard=0.05)) for _ in range(2)])
+    wait_until(lambda: pool.tend(time.monotonic()) and pool.lost == 2, timeout_s=5, every_s=0.005)
+
+    scaler = Autoscaler(pool, most=8, least=1)
+    at_first = (pool.size, pool.slots)
+    pool.submit([Job(task, delivery("stays"), Rules(ignore_result=True)) for _ in range(2)])
+    wait_until(lambda: len(pool.running()) == 2, timeout_s=5, every_s=0.005)
+    for now in (0.0, 1.0):
+        scaler.look(now)
+    pool.stop()
+
+    assert at_first == (4, 2)
+    assert (pool.size, pool.slots) == (6, 4)

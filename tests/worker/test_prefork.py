@@ -6,6 +6,7 @@ import logging
 import os
 import select
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -661,6 +662,47 @@ def test_a_child_that_takes_its_time_to_begin_gets_nothing_before_it_listens(ben
         signals.worker_process_init.disconnect(slow_for_the_second)
 
     assert time.monotonic() - started < 2.5
+
+
+def test_children_that_do_not_listen_are_no_slots(bench: Bench) -> None:
+    bench.task(add)
+    assert (bench.pool.size, bench.pool.slots) == (2, 0)
+    assert bench.pool.slotless_s(time.monotonic()) > 0
+
+    bench.await_children()
+    assert (bench.pool.size, bench.pool.slots) == (2, 2)
+    assert bench.pool.slotless_s(time.monotonic()) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("init", "says"),
+    [
+        pytest.param(lambda **_: time.sleep(30), "not ready after 0.3 s", id="hangs"),
+        pytest.param(lambda **_: sys.exit(0), "exit code 1", id="exits"),
+        pytest.param(lambda **_: os._exit(0), "exit code 0", id="ends at once, without an error"),
+    ],
+)
+def test_children_that_never_listen_are_replaced_ever_more_slowly_and_that_is_said(
+    bench: Bench, init: Any, says: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("celeriac.worker.prefork.READY_S", 0.3)
+    signals.worker_process_init.connect(init, weak=False)
+    try:
+        bench.slots = 1
+        bench.task(add)
+        bench.pool.submit([bench.job("add", 1, 2)])
+        started = time.monotonic()
+        bench.until(lambda: "2 in a row" in caplog.text)
+    finally:
+        signals.worker_process_init.disconnect(init)
+
+    said = [record.getMessage() for record in caplog.records if "in a row" in record.getMessage()]
+    assert len(said) == 2
+    assert says in said[0]
+    assert "worker_process_init" in said[0]
+    assert time.monotonic() - started > 0.5  # the pause before the second
+    assert bench.pool.slotless_s(time.monotonic()) > 0.5
+    assert len(bench.pool.take_back()) == 1
 
 
 def test_a_child_begins_with_its_signals_and_its_chance_its_own(bench: Bench) -> None:

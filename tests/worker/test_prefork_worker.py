@@ -85,6 +85,24 @@ def test_a_task_that_kills_its_process_runs_again_up_to_the_cap_then_dies_with_t
     assert "worker_lost" in str(letter)
 
 
+def test_a_worker_whose_children_cannot_begin_takes_nothing_from_the_others(
+    site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INIT", "exits")
+    lame = site.worker(*PREFORK, app="bodies", task_lease="30")
+    client = site.client()
+    wait_until(lambda: "2 in a row" in lame.text(), what="the word of it")
+    waiting = [client.send_task("bodies.fine", [number]) for number in range(5)]
+    time.sleep(0.3)
+    assert not any(handle.ready() for handle in waiting)
+
+    monkeypatch.setenv("INIT", "")
+    site.worker("-P", "solo", app="bodies", task_lease="30")
+
+    assert [handle.get(timeout=2) for handle in waiting] == list(range(5))
+    assert lame.terminate(timeout_s=10) == 0
+
+
 def test_no_child_outlives_a_worker_that_was_killed(site) -> None:
     worker = site.worker(*PREFORK, app="bodies")
     site.client().send_task("bodies.dozes", [1, 30])

@@ -32,6 +32,17 @@ def how_it_ended(exit_code: int | None, *, peak_bytes: int = 0, out_of_memory: b
     return f"ended with exit code {exit_code} (does the task call os._exit?)"
 
 
+def how_it_never_began(exit_code: int, *, late_s: float | None) -> str:
+    """The end of a child that was never ready for a body, as the end of the sentence "child process 123 …".
+
+    exit_code   as above. late_s: seconds after which it was killed because it was still not ready, None: it ended by itself.
+    """
+    if late_s is not None:
+        return f"was not ready after {late_s:g} s and was killed: a receiver of worker_process_init hangs"
+    how = f"was killed by {signal_name(-exit_code)}" if exit_code < 0 else f"ended with exit code {exit_code}"
+    return f"{how} before it was ready: see what it said above, and what receivers of worker_process_init do"
+
+
 def signal_name(signum: int) -> str:
     """SIGKILL for 9."""
     try:

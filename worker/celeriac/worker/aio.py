@@ -16,7 +16,7 @@ from celeriac.policy.timelimit import UNLIMITED
 from celeriac.worker.executor import Done, Executor, Job
 from celeriac.worker.interrupt import Run
 from celeriac.worker.limited import Limited
-from celeriac.worker.pool import Running, ThreadPool, emptied
+from celeriac.worker.pool import NEVER, Running, ThreadPool, emptied
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class AsyncioPool:
     def __init__(self, executor: Executor, slots: int, wake: Callable[[], None]) -> None:
         self._executor = executor
         self._wake = wake
-        self._size = slots
+        self.size = slots
         self._plain = ThreadPool(executor, min(slots, MOST_THREADS), wake)
         self._jobs: deque[Job] = deque()
         self._done: deque[Done] = deque()
@@ -55,7 +55,10 @@ class AsyncioPool:
 
     @property
     def slots(self) -> int:
-        return max(0, self._size - self.lost)
+        return max(0, self.size - self.lost)
+
+    def slotless_s(self, now: float) -> float:
+        return 0.0 if self.slots else NEVER
 
     def submit(self, jobs: list[Job]) -> None:
         plain = [job for job in jobs if not job.task._is_async]
@@ -87,7 +90,7 @@ class AsyncioPool:
         self._loop.close()
 
     def _fill(self) -> None:
-        while len(self._running) < self._size and not self._stopped:
+        while len(self._running) < self.size and not self._stopped:
             try:
                 job = self._jobs.popleft()
             except IndexError:
@@ -152,7 +155,7 @@ class AsyncioPool:
         self._done.append(done)
 
     def resize(self, slots: int) -> None:
-        self._size = slots
+        self.size = slots
         self._plain.resize(min(slots, MOST_THREADS))
         self._loop.call_soon_threadsafe(self._fill)
 

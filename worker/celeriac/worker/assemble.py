@@ -182,7 +182,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
         endpoint.start()
     log.info(
         "%s ready: celeriac %s, profile %s, broker %s, queues %s, pool %s with %d slot(s), %d task type(s)%s", hostname, __version__, conf.profile,
-        redacted(address.url), ",".join(queues), pool.name, pool.slots, len(app.tasks), f", http on port {endpoint.port}" if endpoint else "",
+        redacted(address.url), ",".join(queues), pool.name, pool.size, len(app.tasks), f", http on port {endpoint.port}" if endpoint else "",
     )  # fmt: skip
     if os.getpid() in pool.pids():  # bodies run in this process
         signals.worker_process_init.send(sender=None)
@@ -361,6 +361,8 @@ def _endpoint(conf: Any, loop: Loop, keeper: Keeper, control: ControlNode | None
 MOST_CHILDREN = 1024
 #: Without a turn of the loop for this long, and with no body that holds it, the worker is stuck.
 STUCK_S = 60.0
+#: Without a child process that is ready for this long, another pod may do better. Longer than a child has to become ready.
+SLOTLESS_S = 90.0
 
 
 def liveness(loop: Loop, keeper: Keeper, control: ControlNode | None, now: float) -> tuple[bool, str]:
@@ -369,8 +371,11 @@ def liveness(loop: Loop, keeper: Keeper, control: ControlNode | None, now: float
         return False, "the keeper thread has ended"
     if control is not None and not control.alive and loop.state != "stopping":
         return False, "the control thread has ended"
-    if loop.lost and not loop.slots:
+    slotless_s = loop.slotless_s(now)
+    if loop.lost and slotless_s:
         return False, f"no slot is left: {loop.lost} bodies did not come back after their hard time limit"
+    if slotless_s > SLOTLESS_S:
+        return False, f"no child process was ready for {slotless_s:.0f} s: see what receivers of worker_process_init do"
     turned_s = now - loop.turned_at
     if turned_s > STUCK_S and not loop.running():
         return False, f"the loop has not turned for {turned_s:.0f} s"

@@ -20,7 +20,7 @@ class Autoscaler:
         #: When it wants to be called again, in monotonic seconds.
         self.look_at = 0.0
         self.bound(most=most, least=least)
-        pool.resize(pool.slots)  # NotSupported at start, not under load
+        pool.resize(pool.size)  # NotSupported at start, not under load
 
     def bound(self, *, most: int, least: int) -> None:
         """Keep between these from now on. Raises ImproperlyConfigured."""
@@ -33,10 +33,10 @@ class Autoscaler:
         if now < self.look_at:
             return
         self.look_at = now + LOOK_S
-        slots = self._pool.slots
+        slots, pool = self._pool.size, self._pool
         wanted, self._seen = slots_wanted(
-            self._seen, slots=slots, busy=len(self._pool.running()), least=self.least, most=self.most, now=now
+            self._seen, slots=slots, busy=len(pool.running()) + pool.lost, least=self.least, most=self.most, now=now
         )
         if wanted != slots:
             log.info("autoscale: %d slots instead of %d (between %d and %d)", wanted, slots, self.least, self.most)
-            self._pool.resize(wanted)
+            pool.resize(wanted)

@@ -121,7 +121,7 @@ class Inspection:
             "uptime": int(time.time() - self._started_at),
             "pool": {
                 "implementation": f"{type(pool).__module__}:{type(pool).__name__}",
-                "max-concurrency": pool.slots,
+                "max-concurrency": pool.size,
                 "processes": pool.pids(),
                 "max-tasks-per-child": conf.get("worker_max_tasks_per_child") or "N/A",
                 "put-guarded-by-semaphore": False,

@@ -11,7 +11,7 @@ import time
 
 from celeriac.broker.consumer import Consumer
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable
-from celeriac.worker.loop import LONG_S, SLICE_S, Loop
+from celeriac.worker.loop import LONG_S, SLICE_S, SLOTLESS_S, Loop
 from celeriac.worker.pool import Pool
 
 log = logging.getLogger(__name__)
@@ -62,8 +62,8 @@ class Keeper:
                     if self._loop.broker_up:
                         self._consumer.sweep()
                     sweep_at = now + SWEEP_S
-                    if self._pool.lost and not self._pool.slots and self._pool.waiting():
-                        self._loop.intake.give_back_waiting()  # nobody here would ever run them
+                    if self._pool.slotless_s(now) > SLOTLESS_S and self._loop.intake.reserved():
+                        self._loop.intake.give_back_waiting()  # nobody here would run them soon
                 if self._pool.in_caller:
                     self._relieve(now)
             except (BrokerUnavailable, BackendUnavailable) as error:

@@ -41,6 +41,8 @@ NAP_S = 1.0
 MAX_PAUSE_S = 10.0
 #: A body that runs longer than this lets go of what was claimed behind it.
 LONG_S = 0.05
+#: What came here goes back when no body could have started for so long.
+SLOTLESS_S = 5.0
 
 
 class Loop:
@@ -178,6 +180,8 @@ class Loop:
     def _claim(self) -> bool:
         limit, free = self._room()
         if limit <= 0:
+            if self._pool.slotless_s(time.monotonic()) > SLOTLESS_S:
+                self._consumer.pause()  # what was pushed and not claimed
             return False
         deliveries = self._consumer.claim(limit, free=free)
         if not deliveries:
@@ -395,8 +399,12 @@ class Loop:
 
     @property
     def slots(self) -> int:
-        """Bodies that can run at once."""
-        return self._pool.slots
+        """Bodies that can run at once, child processes that are about to be ready included: what this worker is good for."""
+        return max(self._pool.slots, self._pool.size - self._pool.lost)
+
+    def slotless_s(self, now: float) -> float:
+        """Seconds for which no body could have started: see `Pool.slotless_s`."""
+        return self._pool.slotless_s(now)
 
     @property
     def lost(self) -> int:

@@ -33,12 +33,19 @@ class Pool(Protocol):
     in_caller: bool
 
     @property
+    def size(self) -> int:
+        """Bodies that are to run at once, as `resize` was told."""
+
+    @property
     def slots(self) -> int:
-        """Bodies that can run at once."""
+        """Bodies that can run at once: `size` without those slots that are lost, and without child processes that are not ready."""
 
     @property
     def lost(self) -> int:
         """Slots whose body has not come back after its hard time limit; `slots` does not count them."""
+
+    def slotless_s(self, now: float) -> float:
+        """Seconds for which no body could have started, 0.0 while one can; NEVER when none will until a body comes back. now: monotonic seconds."""
 
     def submit(self, jobs: list[Job]) -> None:
         """Queue jobs to be run, in order."""
@@ -90,7 +97,7 @@ class SoloPool:
     in_caller = True
 
     def __init__(self, executor: Executor) -> None:
-        self.slots = 1
+        self.size = self.slots = 1
         self.lost = 0
         self._executor = executor
         self._execute = executor.execute
@@ -105,6 +112,9 @@ class SoloPool:
             if job.limits is not UNLIMITED:
                 self._limited.expect(jobs)
                 break
+
+    def slotless_s(self, now: float) -> float:
+        return 0.0 if self.slots else NEVER
 
     def run(self, for_s: float) -> None:
         jobs, done, execute, monotonic = self._jobs, self._done, self._execute, time.monotonic
@@ -187,19 +197,18 @@ class ThreadPool:
     in_caller = False
 
     def __init__(self, executor: Executor, slots: int, wake: Callable[[], None]) -> None:
-        self.slots = slots
+        self.size = self.slots = slots
         self.lost = 0
         self._executor = executor
         self._execute = executor.execute
         self._wake = wake
-        self._size = slots
         self._jobs: deque[Job] = deque()
         self._done: deque[Done] = deque()
         self._running: dict[int, tuple[Job, float]] = {}
         self._limited = Limited(executor)
         self._ready = threading.Semaphore(0)
         self._stopped = False
-        #: By slot; beyond `_size` those that end when their body does. The lock holds it, `slots` and `lost`.
+        #: By slot; beyond `size` those that end when their body does. The lock holds it, `slots` and `lost`.
         self._threads: dict[int, threading.Thread] = {}
         self._lost: set[int] = set()
         self._counting = threading.Lock()
@@ -210,20 +219,23 @@ class ThreadPool:
             if job.limits is not UNLIMITED:
                 self._limited.expect(jobs)
                 break
-        if len(self._threads) < self._size:
+        if len(self._threads) < self.size:
             self._start_threads(len(self._running) + len(self._jobs) + self.lost)
         if jobs:
-            self._ready.release(min(len(jobs), self._size))
+            self._ready.release(min(len(jobs), self.size))
 
     def _start_threads(self, needed: int) -> None:
         with self._counting:
-            for slot in range(min(self._size, needed)):
+            for slot in range(min(self.size, needed)):
                 if slot not in self._threads:
                     thread = threading.Thread(
                         target=self._work, args=(slot,), name=f"celeriac-task-{slot}", daemon=True
                     )
                     self._threads[slot] = thread
                     thread.start()
+
+    def slotless_s(self, now: float) -> float:
+        return 0.0 if self.slots else NEVER
 
     def run(self, for_s: float) -> None:
         """The threads do."""
@@ -232,7 +244,7 @@ class ThreadPool:
         jobs, running = self._jobs, self._running
         while True:
             self._ready.acquire()
-            while (slot < self._size and not self._stopped) or not self._leaves(slot):
+            while (slot < self.size and not self._stopped) or not self._leaves(slot):
                 try:
                     job = jobs.popleft()
                 except IndexError:
@@ -252,10 +264,10 @@ class ThreadPool:
                 return
 
     def _leaves(self, slot: int) -> bool:
-        if slot < self._size and not self._stopped:
+        if slot < self.size and not self._stopped:
             return False
         with self._counting:
-            if slot < self._size and not self._stopped:
+            if slot < self.size and not self._stopped:
                 return False
             del self._threads[slot]
         return True
@@ -308,12 +320,12 @@ class ThreadPool:
 
     def _count(self) -> None:
         self.lost = len(self._lost)
-        self.slots = self._size - sum(slot < self._size for slot in self._lost)
+        self.slots = self.size - sum(slot < self.size for slot in self._lost)
 
     def resize(self, slots: int) -> None:
         with self._counting:
-            fewer = self._size - slots
-            self._size = slots
+            fewer = self.size - slots
+            self.size = slots
             self._count()
         if fewer > 0:
             self._ready.release(fewer)  # so that idle ones see it

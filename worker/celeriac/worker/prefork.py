@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 LOOK_S = 0.02
 #: A child that a signal has stopped for so long is replaced.
 STOPPED_S = 30.0
+#: A child that does not listen after so long is replaced: a receiver of worker_process_init hangs.
+READY_S = 60.0
 #: How long stop() and halt() wait for children to end.
 END_S = 2.0
 #: Room in a socket, where the system grants it.
@@ -53,8 +55,8 @@ class _Process:
     """One child, from the request to fork it until it is gone. jobs: sent to it and not answered, by number, in order."""
 
     __slots__ = (
-        "at", "ending", "failures", "full", "jobs", "leaving", "load_s", "long", "open", "pid", "place", "ready", "road", "stopped_at",
-        "told", "twin",
+        "at", "ending", "failures", "forked_at", "full", "jobs", "late", "leaving", "load_s", "long", "open", "pid", "place", "ready",
+        "road", "stopped_at", "told", "twin",
     )  # fmt: skip
 
     def __init__(self, at: int, place: Place, failures: int) -> None:
@@ -69,6 +71,9 @@ class _Process:
         self.full = self.long = self.leaving = False
         #: Whether it has begun to listen: receivers of worker_process_init may take their time.
         self.ready = False
+        self.forked_at = time.monotonic()
+        #: Killed because it did not.
+        self.late = False
         self.open = True
         self.ending: Ending | None = None
         self.told = 0
@@ -96,7 +101,10 @@ class PreforkPool:
             raise NotSupported(f"-P prefork needs Linux, this is {sys.platform}; use -P threads")
         if slots > child.board.places:
             raise NotSupported(f"-P prefork runs at most {child.board.places} children; {slots} were asked for")
-        self.slots = slots
+        self.size = slots
+        #: Children that listen, up to `size`. Without any: since when.
+        self.slots = 0
+        self._slotless_since: float | None = time.monotonic()
         self.max_tasks_per_child = child.max_tasks
         self._lock = threading.RLock()
         #: Runs nothing here: it reads what error callbacks a lost task's message names.
@@ -260,6 +268,7 @@ class PreforkPool:
             if job is None:
                 if data == READY:
                     process.ready = True
+                    self._count()
                     continue
                 log.error(
                     "a child process sent what is no answer (does a task write to the worker's sockets?): %r", data[:40]
@@ -305,6 +314,7 @@ class PreforkPool:
         process = _Process(at, place, failures)
         self._processes[process.road.fileno()] = process
         self._epoll.register(process.road, select.EPOLLIN)
+        self._look_at = min(self._look_at, process.forked_at + READY_S)
         try:
             self._template.fork(at, process.twin)
         except OSError:
@@ -317,12 +327,24 @@ class PreforkPool:
         process.leaving = True
         self._unread(process)
         process.road.shutdown(socket.SHUT_WR)
+        self._count()
         self._refill(0)
+
+    def _count(self) -> None:
+        self.slots = min(self.size, sum(process.ready and not process.leaving for process in self._processes.values()))
+        if self.slots:
+            self._slotless_since = None
+        elif self._slotless_since is None:
+            self._slotless_since = time.monotonic()
+
+    def slotless_s(self, now: float) -> float:
+        since = self._slotless_since
+        return 0.0 if since is None else now - since
 
     def _refill(self, failures: int) -> None:
         if self._halted or self._broken:
             return
-        wanted = self.slots - sum(1 for process in self._processes.values() if not process.leaving) - len(self._later)
+        wanted = self.size - sum(1 for process in self._processes.values() if not process.leaving) - len(self._later)
         for _ in range(wanted):
             pause_s = lost.restart_pause_s(failures)
             if pause_s:
@@ -381,10 +403,18 @@ class PreforkPool:
             fate = self._with_callbacks(job, self._fate(process, number, exit_code, peak_bytes))
             self._done.append(Done(job, fate, *_since(last)))
         process.jobs.clear()
-        if exit_code and process.ending is None and not self._halted:
+        self._count()
+        never_ready = not process.ready and not process.leaving
+        if never_ready and exit_code is not None and not self._halted:
+            log.error(
+                "child process %s %s, %d in a row; another is forked in %.2g s", process.pid,
+                lost.how_it_never_began(exit_code, late_s=READY_S if process.late else None), process.failures + 1,
+                lost.restart_pause_s(process.failures + 1),
+            )  # fmt: skip
+        elif exit_code and process.ending is None and not self._halted:
             how = lost.how_it_ended(exit_code, peak_bytes=peak_bytes)
             log.warning("child process %s %s; another takes its place", process.pid, how)
-        failed = exit_code != 0 and not started and process.ending is None  # before it had begun anything
+        failed = never_ready or (exit_code != 0 and not started and process.ending is None)  # it had begun nothing
         self._refill(process.failures + 1 if failed else 0)
 
     def _fate(self, process: _Process, number: int, exit_code: int | None, peak_bytes: int) -> Outcome:
@@ -439,14 +469,14 @@ class PreforkPool:
                 return now
             look_at = NEVER
             for process in list(self._processes.values()):
-                if process.jobs or process.stopped_at is not None:
+                if process.jobs or process.stopped_at is not None or not process.ready:
                     look_at = min(look_at, self._look_after(process, now))
             due = [failures for at, failures in self._later if at <= now]
             self._later = [entry for entry in self._later if entry[0] > now]
+            self._look_at = min([look_at, *(at for at, _ in self._later)])
             for failures in due:
                 if not self._halted and self._places:
                     self._fork(failures)
-            self._look_at = min([look_at, *(at for at, _ in self._later)])
             self._dispatch(now)
         return min(self._look_at, self._rest_until) if self._rest_until > now else self._look_at
 
@@ -458,6 +488,8 @@ class PreforkPool:
             process.stopped_at = None
             return NEVER
         look_at = NEVER if process.stopped_at is None else process.stopped_at + STOPPED_S
+        if not process.ready:
+            return min(look_at, self._await_ready(process, now))
         number, jobs = process.place.begun, process.jobs
         job = jobs.get(number)
         if job is None:  # between two
@@ -473,6 +505,14 @@ class PreforkPool:
         if job.limits is not UNLIMITED:
             look_at = min(look_at, self._limit(process, number, job, ran_s, now))
         return look_at
+
+    def _await_ready(self, process: _Process, now: float) -> float:
+        if now < process.forked_at + READY_S:
+            return process.forked_at + READY_S
+        if process.pid is not None and not process.late:
+            process.late = True
+            self._kill(process.pid, signal.SIGKILL)
+        return now + READY_S
 
     def _limit(self, process: _Process, number: int, job: Job, ran_s: float, now: float) -> float:
         ending = process.ending
@@ -512,10 +552,11 @@ class PreforkPool:
         if not 1 <= slots <= self._board.places:
             raise NotSupported(f"the prefork pool can have 1 to {self._board.places} children, not {slots}")
         with self._lock:
-            self.slots = slots
+            self.size = slots
             stays = [process for process in self._processes.values() if not process.leaving]
             for process in sorted(stays, key=lambda process: bool(process.jobs))[: max(0, len(stays) - slots)]:
                 self._let_go(process)
+            self._count()
             self._refill(0)
             self._dispatch(time.monotonic())
 

@@ -145,12 +145,12 @@ class Remote:
         return self._resize(-int(n), "pool will shrink")
 
     def _resize(self, by: int, said: str) -> Any:
-        if self._pool.slots + by < 1:
+        if self._pool.size + by < 1:
             return {
-                "error": f"the pool has {self._pool.slots} slot(s) and needs at least one; use drain to stop claiming"
+                "error": f"the pool has {self._pool.size} slot(s) and needs at least one; use drain to stop claiming"
             }
         try:
-            self._loop.in_loop(lambda: self._pool.resize(self._pool.slots + by))
+            self._loop.in_loop(lambda: self._pool.resize(self._pool.size + by))
         except CeleriacError as error:
             return {"error": str(error)}
         return {"ok": said}
