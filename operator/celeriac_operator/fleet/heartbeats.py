@@ -7,7 +7,7 @@ it found the workers. `Fleet` does no I/O and reads no clock; `Ears` is the thre
 
 import logging
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from operator import add, attrgetter, sub
 from typing import Any, Protocol, TypeVar
@@ -301,8 +301,16 @@ def _counted(known: Totals | None, now: Totals, before: Totals | None) -> tuple[
     else:
         grown = new
     if known is None:
-        return replace(now, **dict(zip(names, grown, strict=True))), most
-    return replace(known, **dict(zip(names, map(add, read(known), grown), strict=True))), most
+        return _made(now, names, grown), most
+    return _made(known, names, map(add, read(known), grown)), most
+
+
+def _made(like: Totals, names: Iterable[str], numbers: Iterable[float]) -> Totals:
+    """Totals like these with other numbers: `dataclasses.replace` takes a third to a half longer."""
+    values: dict[str, Any] = dict(zip(names, numbers, strict=True))
+    if isinstance(like, TaskTotals):
+        values["queue"] = like.queue
+    return type(like)(**values)
 
 
 _QUEUE_NUMBERS = tuple(spec.name for spec in fields(QueueTotals))
