@@ -98,6 +98,8 @@ class RedisBackend:
         with self._errors():
             self._open()
             answers = self._script(keys=keys, args=[self._expires_ms or "", *payloads])
+        if not any(answers):
+            return [None] * len(answers)
         where = redacted(self._url)
         return [
             BackendUnavailable(f"the result backend at {where} refused a record: {answer.decode()}") if answer else None

@@ -125,10 +125,11 @@ class RedisConsumer:
         try:
             message = orjson.loads(envelope)
             headers, properties = message["headers"], message["properties"]
-            starts = headers.get(STARTS) or 0
+            starts, priority = headers.get(STARTS) or 0, properties.get("priority")
+            step = self._queues.step_of(priority) if priority else self._queues.steps[0]
             delivery = Delivery(
                 claim, queue, headers, properties, message["body"], message.get("content-type") or "", message.get("content-encoding") or "utf-8",
-                properties.get("body_encoding"), starts if isinstance(starts, int) else 0, self._queues.step_of(properties.get("priority")),
+                properties.get("body_encoding"), starts if isinstance(starts, int) else 0, step,
                 bool(starts) or "redelivered" in headers,
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, AttributeError):

@@ -265,9 +265,11 @@ class Intake:
 
     def _store_started(self, jobs: Sequence[Job]) -> None:
         """STARTED, for those that track it; by this process's pid, though a child may run the body. Raises BackendUnavailable."""
-        meta = {"pid": os.getpid(), "hostname": self._hostname}
+        meta, types = {"pid": os.getpid(), "hostname": self._hostname}, self._types
         started = [
-            ResultMeta(job.delivery.headers["id"], states.STARTED, meta) for job in jobs if self._is_tracked(job)
+            ResultMeta(job.delivery.headers["id"], states.STARTED, meta)
+            for job in jobs
+            if not job.rules.ignore_result and types[job.delivery.headers["task"]].track
         ]
         if started:
             self._backend.store([(record, None) for record in started])
