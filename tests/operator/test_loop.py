@@ -671,6 +671,7 @@ def test_a_loop_whose_ticks_all_fail_is_not_alive(bench, monkeypatch):
     def broken(members):
         raise RuntimeError("boom")
 
+    assert b.until(lambda: bool(b.loop._loops))
     next(iter(b.loop._loops.values())).tick = broken
 
     assert b.until(lambda: "broker broker:6379 has come no further" in b.loop.livez()[1])
