@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import amqp
 import kombu
 import pytest
 from brokers import Broker, claim, number_of, numbers
@@ -13,7 +14,7 @@ from processes import wait_until
 
 from celeriac.broker.connection import BrokerAddress
 from celeriac.broker.consumer import Settled, open_consumer
-from celeriac.exceptions import BrokerUnavailable, EncodeError, MessageRefused
+from celeriac.exceptions import BrokerUnavailable, EncodeError, ImproperlyConfigured, MessageRefused
 
 pytestmark = pytest.mark.parametrize("broker", ["rabbitmq"], indirect=True)
 
@@ -481,3 +482,55 @@ def test_a_client_is_told_at_once_that_its_message_is_refused(broker: Broker) ->
     producer.publish(message)
 
     assert numbers(claim(broker.consumer(), 1)) == ["lost"]
+
+
+def test_what_is_parked_for_a_queue_outlives_its_being_deleted_and_declared_again(delays: Broker) -> None:
+    delays.publish("first")
+    consumer = delays.consumer()
+    consumer.settle([Settled(delivery) for delivery in claim(consumer, 1)])
+    park(delays, "parked", in_s=1.5)
+
+    delete(delays)
+
+    assert numbers(claim(consumer, 1)) == ["parked"]
+
+
+def test_a_queue_that_is_refused_is_an_error_and_the_others_are_still_consumed(broker: Broker) -> None:
+    consumer = broker.consumer()
+    broker.publish("before")
+    [before] = claim(consumer, 1)
+    with kombu.Connection(broker.url) as somebody:
+        somebody.default_channel.queue_declare("private", exclusive=True)
+
+        with pytest.raises(ImproperlyConfigured, match="'private' cannot be consumed"):
+            consumer.set_queues([broker.queue, "private"])
+
+        consumer.settle([Settled(before)])
+        broker.publish("after")
+        assert numbers(claim(consumer, 1)) == ["after"]
+
+
+def test_a_queue_that_may_be_declared_and_not_consumed_is_forgotten_with_the_connection(broker: Broker) -> None:
+    other = broker.queue + "only"
+    consumer = broker.consumer()
+    with kombu.Connection(broker.url) as somebody:
+        channel = somebody.default_channel
+        declare(broker, other)
+        channel.basic_consume(other, exclusive=True)
+
+        with pytest.raises(BrokerUnavailable, match="exclusive"):
+            consumer.set_queues([broker.queue, other])
+
+        consumer.reconnect()
+        broker.publish("after")
+        assert numbers(claim(consumer, 1)) == ["after"]
+
+
+@pytest.mark.parametrize("count", ["abc", 7], ids=["text", "number"])
+def test_a_delivery_count_that_the_sender_wrote_is_not_believed(broker: Broker, count: object) -> None:
+    broker.publish("declares the queue")
+    sent = amqp.Message(b"[[1], {}, {}]", application_headers={"x-delivery-count": count})
+    with kombu.Connection(broker.url) as connection:
+        connection.default_channel.basic_publish(sent, routing_key=broker.queue)
+
+    assert [each.starts for each in claim(broker.consumer(), 2)] == [0, 0]

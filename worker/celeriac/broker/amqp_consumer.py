@@ -17,8 +17,9 @@ from celeriac.broker.amqp_producer import AmqpProducer, Outgoing, outgoing_of
 from celeriac.broker.amqp_stream import AmqpStream
 from celeriac.broker.connection import BrokerAddress, connect, let_go, recoverable, redacted, unavailable
 from celeriac.broker.consumer import Delivery, Settled
+from celeriac.broker.delayed import bind_again
 from celeriac.broker.topology import dead_queue_name, declare_queue
-from celeriac.exceptions import BrokerUnavailable, EncodeError, OperationalError
+from celeriac.exceptions import BrokerUnavailable, EncodeError, ImproperlyConfigured, OperationalError
 from celeriac.wire.message import DEATH, STARTS
 
 log = logging.getLogger(__name__)
@@ -132,11 +133,14 @@ class AmqpConsumer:
         starts = headers.get(STARTS) or 0
         if not isinstance(starts, int):
             starts = 0
-        if _DELIVERIES in headers:
-            starts += int(headers.pop(_DELIVERIES))
+        before = headers.pop(_DELIVERIES, None)
+        if not redelivered:
+            pass  # a count that comes with it is the sender's
+        elif isinstance(before, int):
+            starts += before
             if starts:
                 headers[STARTS] = starts
-        elif redelivered:
+        else:
             self._uncounted.add(tag)
         delivery = Delivery(
             (self._generation, tag), self._queue_of[consumer], headers, properties, body,
@@ -290,9 +294,23 @@ class AmqpConsumer:
 
     def set_queues(self, queues: Sequence[str]) -> None:
         with self._guarded():
-            self._cancel()
-            self._queues = list(queues)
-            self._consume()
+            for queue in queues:
+                if queue not in self._tags:
+                    self._try(queue)
+            before, self._queues = self._queues, list(queues)
+            try:
+                self._cancel()
+                self._consume()
+            except BaseException:
+                self._queues = before  # a queue that we may not consume must not stand in the way of `reconnect`
+                raise
+
+    def _try(self, queue: str) -> None:
+        """Raise ImproperlyConfigured for a queue that the broker does not let us declare; its refusal harms no other queue."""
+        try:
+            declare_queue(self._channel, queue)
+        except refusals.ChannelError as error:
+            raise ImproperlyConfigured(f"the queue {queue!r} cannot be consumed: {error}") from error
 
     def _consume(self) -> None:
         """Start consumers of the queues that have none. A queue that is missing is declared; another is used as it is."""
@@ -306,6 +324,7 @@ class AmqpConsumer:
             known = queue in self._tags
             if not known:
                 declare_queue(channel, queue)
+                bind_again(channel.connection, queue)
             channel.basic_consume(
                 queue, self._new_tag(queue), callback=self._arrived_in_parts, on_cancel=self._cancelled, nowait=known
             )

@@ -6,8 +6,10 @@ exchange `celery_delayed_delivery`. A message's routing key names the ones it pa
 
 import logging
 import math
+import struct
 from typing import Any
 
+from amqp.exceptions import ChannelError
 from kombu.transport.native_delayed_delivery import (
     CELERY_DELAYED_DELIVERY_EXCHANGE as DELIVERY_EXCHANGE,
 )
@@ -60,3 +62,13 @@ def bind_delays(raw: Any, queue: str) -> None:
     """
     with raw.channel() as channel:  # its own: a refusal closes it
         channel.queue_bind(queue, DELIVERY_EXCHANGE, "*." * MAX_NUMBER_OF_BITS_TO_USE + queue)
+
+
+def bind_again(raw: Any, queue: str) -> None:
+    """Bind a queue that was just declared, should there be delays: if it is not the first of its name, messages may be parked for it."""
+    if not exchange_exists(raw, DELIVERY_EXCHANGE):
+        return
+    try:
+        bind_delays(raw, queue)
+    except (ChannelError, struct.error) as error:  # no permission; a name too long to be a part of a routing key
+        log.info("the queue %s is not bound to what is parked for it: %s", queue, error)

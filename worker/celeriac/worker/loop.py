@@ -415,8 +415,8 @@ class Loop:
         """Consume these from now on. Raises ImproperlyConfigured for none."""
         if not queues:
             raise ImproperlyConfigured("a worker needs at least one queue")
-        self.intake.queues = list(queues)
         self._consumer.set_queues(queues)
+        self.intake.queues = list(queues)
         self._wake.set()
 
     def revoke(self, ids: Iterable[str]) -> None:
