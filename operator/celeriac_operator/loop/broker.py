@@ -24,7 +24,7 @@ from celeriac_operator.loop.rates import Asked, Rates
 from celeriac_operator.loop.rest import rest_of, still
 from celeriac_operator.metrics import FleetReading, OperatorMetrics, PoolReading
 from celeriac_operator.resources.spec import DrainTimeoutPolicy, Mode, WorkerPoolSpec
-from celeriac_operator.resources.status import LOOKS_AT_REST, QUIET_WRITE_S, face_of, gist_of, status_of, worth_writing
+from celeriac_operator.resources.status import QUIET_WRITE_S, face_of, gist_of, status_of, worth_writing
 from celeriac_operator.scaling.decision import Decision, decide
 from celeriac_operator.scaling.learning import horizon_s
 from celeriac_operator.scaling.memory import Memory
@@ -481,12 +481,12 @@ class BrokerLoop:
         before = state.status if state.status is not None else record.status
         status = status_of(decision, signals, member.spec, before, record.generation, now)
         gist = gist_of(status)
-        looks = state.looks + 1 if gist == state.looked else 1
-        if worth_writing(before, status, written_s_ago=now - state.status_at, settled=looks >= LOOKS_AT_REST):
+        settled = gist == state.looked
+        if worth_writing(before, status, written_s_ago=now - state.status_at, settled=settled):
             self._cluster.write_status(record, status)
             state.status, state.status_at = status, now
         # Only now: what could not be written is tried again at the next tick.
-        state.face, state.looked, state.looked_at, state.looks = face, gist, now, looks
+        state.face, state.looked, state.looked_at = face, gist, now
 
     def _acts(self) -> bool:
         """Whether this replica leads."""

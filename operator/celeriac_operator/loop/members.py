@@ -95,8 +95,7 @@ class PoolState:
     """What the loop remembers of one pool between ticks; it follows the pool from broker to broker.
 
     epoch   as whose leader it knows status, fault, events and costs: another replica may have written since.
-    status  the last that was written, at status_at; looked: the gist of the last that was thought of, at looked_at,
-            and how many times in a row it was the same. face: the last tick's.
+    status  the last that was written, at status_at; looked: the gist of the last that was thought of, at looked_at. face: the last tick's.
     """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -106,7 +105,6 @@ class PoolState:
     face: tuple[object, ...] = ()
     looked: int = 0
     looked_at: float = 0.0
-    looks: int = 0
     rest: Rest | None = None
     events: frozenset[tuple[str, str, str]] = frozenset()
     costs: dict[str, int] = field(default_factory=dict)

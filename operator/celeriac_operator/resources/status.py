@@ -12,9 +12,6 @@ from celeriac_operator.resources.spec import Mode, WorkerPoolSpec
 
 #: Seconds between two writes that nobody would notice.
 QUIET_WRITE_S = 30.0
-#: Looks in a row, QUIET_WRITE_S apart, that must find the same before figures count as come to rest. Two looks at light
-#: traffic agree by chance every other minute: a thousand pools would write four statuses a second for nothing.
-LOOKS_AT_REST = 4
 
 _HISTORY_KEPT = 10
 _LIMITS_SHOWN = 64
@@ -199,7 +196,7 @@ def noticeable(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
 def worth_writing(before: Mapping[str, Any], after: Mapping[str, Any], *, written_s_ago: float, settled: bool) -> bool:
     """Whether to write `after` over `before`: at once when a person would notice, else twice a minute at the most.
 
-    settled   `after` is what was seen LOOKS_AT_REST times in a row. Figures of steady traffic go up and down, and are written when
+    settled   `after` is what was seen half a minute ago too. Figures of steady traffic go up and down, and are written when
               they have moved beyond that, or when they have come to rest.
     """
     if noticeable(before, after):
