@@ -11,7 +11,7 @@ from http.client import HTTPException
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlencode, urlsplit
 from urllib.request import Request, urlopen
 
@@ -103,6 +103,8 @@ def query_prometheus(
         with urlopen(_request(url, f"/api/v1/query_range?{asked}"), timeout=_TIMEOUT_S) as answer:
             found = json.load(answer)["data"]["result"]
     except (URLError, HTTPException, OSError, ValueError, KeyError, TypeError) as error:
+        if isinstance(error, HTTPError):
+            error.close()  # it is the answer, too, with its connection
         raise SetupError(f"Prometheus at {shown} did not answer the query {query!r}: {redacted(str(error))}") from error
     shapes: dict[str, Shape] = {}
     for series in found:
