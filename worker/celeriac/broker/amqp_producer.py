@@ -13,12 +13,11 @@ from typing import Any, NamedTuple, TypeVar
 import amqp
 import kombu
 from amqp import spec
-from kombu.compression import compress
 
 from celeriac.broker.amqp_stream import AmqpStream
-from celeriac.broker.codec import encode
 from celeriac.broker.connection import BrokerAddress, connect, let_go, recoverable, redacted, unavailable
 from celeriac.broker.delayed import bind_delays, declare_delays, delay_s, parked_under
+from celeriac.broker.producer import written
 from celeriac.broker.topology import declare_queue, exchange_exists
 from celeriac.exceptions import BrokerUnavailable, EncodeError, MessageRefused
 from celeriac.wire.message import TaskMessage
@@ -474,19 +473,7 @@ def _of_a_message(error: BaseException) -> bool:
 
 def outgoing_of(message: TaskMessage, *, park: bool) -> Outgoing:
     """A task message, encoded; park: until it is due. Raises EncodeError."""
-    content_type, encoding, body = encode(message.body, message.serializer)
-    headers = message.headers
-    if message.compression:
-        body, compression_type = compress(body, message.compression)
-        headers = {**headers, "compression": compression_type}
-    properties: dict[str, Any] = {
-        "correlation_id": message.id,
-        "reply_to": message.reply_to,
-        "delivery_mode": 2,
-        "priority": message.priority,
-    }
-    if message.expiration_s is not None:
-        properties["expiration"] = str(max(0, int(message.expiration_s * 1000)))
+    content_type, encoding, body, headers, properties = written(message)
     return Outgoing(
         message.queue, body, headers, properties, content_type, encoding, message.exchange, message.routing_key,
         message.due_at if park else None,

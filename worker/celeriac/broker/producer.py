@@ -137,6 +137,24 @@ class RedisProducer:
             self._connection = self._queues = None
 
 
+def written(message: TaskMessage) -> tuple[str, str, Any, dict[str, Any], dict[str, Any]]:
+    """(content type, content encoding, body, headers, properties) of a task message for AMQP and kombu's own transports. Raises EncodeError."""
+    content_type, encoding, body = encode(message.body, message.serializer)
+    headers = message.headers
+    if message.compression:
+        body, compression_type = compress(body, message.compression)
+        headers = {**headers, "compression": compression_type}
+    properties: dict[str, Any] = {
+        "correlation_id": message.id,
+        "reply_to": message.reply_to,
+        "delivery_mode": 2,
+        "priority": message.priority,
+    }
+    if message.expiration_s is not None:
+        properties["expiration"] = str(max(0, int(message.expiration_s * 1000)))
+    return content_type, encoding, body, headers, properties
+
+
 class KombuProducer:
     """Memory, and RabbitMQ on a connection that is there already (with publisher confirms), through kombu's Producer."""
 
@@ -153,19 +171,7 @@ class KombuProducer:
         self._pid = 0
 
     def publish(self, message: TaskMessage) -> None:
-        content_type, encoding, body = encode(message.body, message.serializer)
-        headers = message.headers
-        if message.compression:
-            body, compression_type = compress(body, message.compression)
-            headers = {**headers, "compression": compression_type}
-        properties: dict[str, Any] = {
-            "correlation_id": message.id,
-            "reply_to": message.reply_to,
-            "delivery_mode": 2,
-            "priority": message.priority,
-        }
-        if message.expiration_s is not None:
-            properties["expiration"] = str(max(0, int(message.expiration_s * 1000)))
+        content_type, encoding, body, headers, properties = written(message)
         self.publish_raw(
             message.queue, body, headers, content_type=content_type, content_encoding=encoding, properties=properties,
             exchange=message.exchange, routing_key=message.routing_key,
