@@ -35,7 +35,12 @@ class ImproperlyConfigured(CeleriacError):
 
 
 class OperationalError(CeleriacError):
-    """The broker or the result store did not do what was asked."""
+    """The broker or the result store did not do what was asked.
+
+    published  when many messages were to be published: the places of those that surely are on their queues.
+    """
+
+    published: frozenset[int] = frozenset()
 
 
 class BrokerUnavailable(OperationalError):

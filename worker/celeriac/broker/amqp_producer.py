@@ -17,7 +17,7 @@ from amqp import spec
 from celeriac.broker.amqp_stream import AmqpStream
 from celeriac.broker.connection import BrokerAddress, connect, let_go, recoverable, redacted, unavailable
 from celeriac.broker.delayed import bind_delays, declare_delays, delay_s, parked_under
-from celeriac.broker.producer import written
+from celeriac.broker.producer import MOST_AT_ONCE, partly, written
 from celeriac.broker.topology import declare_queue, exchange_exists
 from celeriac.exceptions import BrokerUnavailable, EncodeError, MessageRefused
 from celeriac.wire.message import TaskMessage
@@ -160,6 +160,25 @@ class AmqpProducer:
         """Put one message on its queue. Raises BrokerUnavailable after the deadline, EncodeError and MessageRefused at once."""
         self._publish(outgoing_of(message, park=self._park))
 
+    def publish_many(self, messages: Sequence[TaskMessage]) -> None:
+        """As the protocol says. Raises MessageRefused, and EncodeError for headers that AMQP cannot hold, when the go is over."""
+        goes = [(object(), outgoing_of(message, park=self._park)) for message in messages]
+        confirmed: set[object] = set()
+        for first in range(0, len(goes), MOST_AT_ONCE):
+            part = {key: [outgoing] for key, outgoing in goes[first : first + MOST_AT_ONCE]}
+            try:
+                self.deliver(part, timeout_s=self._timeout_s, patient=True, confirmed=confirmed)
+                for refusal in self.refusals(part).values():
+                    raise refusal
+                if not confirmed.issuperset(part):
+                    raise self._too_late(part, self._timeout_s, self._unconfirmed())
+            except (BrokerUnavailable, EncodeError, MessageRefused) as error:
+                raise partly(
+                    error, {place for place, (key, _) in enumerate(goes) if key in confirmed}, len(goes)
+                ) from error
+            finally:
+                self.abandon(part)
+
     def publish_raw(
         self, queue: str, body: Any, headers: Mapping[str, Any], *, content_type: str, content_encoding: str, properties: Mapping[str, Any]
     ) -> None:  # fmt: skip
@@ -178,16 +197,18 @@ class AmqpProducer:
 
     # -- batches
 
-    def deliver(self, batch: Mapping[K, Sequence[Outgoing]], *, timeout_s: float, patient: bool = False) -> set[K]:
+    def deliver(
+        self, batch: Mapping[K, Sequence[Outgoing]], *, timeout_s: float, patient: bool = False, confirmed: set[K] | None = None
+    ) -> set[K]:  # fmt: skip
         """Publish each key's messages; the keys of which all are confirmed. The others are under way: ask again with the same keys.
-        Or they can never go: see `refusals`.
+        Or they can never go: see `refusals`. confirmed: a set to add to, which holds what is known should this raise.
 
         Nothing is published twice while the connection lives, but what the broker refused. patient: wait out an alarm as far as
         timeout_s goes, and raise BrokerUnavailable when it refused a message until then. Raises it anyway without a connection.
         """
         deadline = time.monotonic() + timeout_s
         pause_s = 0.0
-        confirmed: set[K] = set()
+        confirmed = set() if confirmed is None else confirmed
         while True:
             left = {
                 key: outgoing for key, outgoing in batch.items() if key not in confirmed and key not in self._refused
@@ -195,7 +216,7 @@ class AmqpProducer:
             try:
                 done, trouble = self._attempt(left, deadline, patient)
             except recoverable() as error:
-                self._drop()
+                confirmed |= self._rescued(left)
                 if time.monotonic() + pause_s >= deadline:
                     raise self._too_late(left, timeout_s, str(unavailable(self._address, error))) from error
             else:
@@ -212,6 +233,13 @@ class AmqpProducer:
                     continue
             time.sleep(pause_s)
             pause_s = min(_MOST_PAUSE_S, pause_s + 0.2)
+
+    def _rescued(self, keys: Iterable[K]) -> set[K]:
+        """Those that were confirmed before the connection broke, which ends with this: the others go out again on the next one."""
+        with self._lock:
+            done = {key for key in keys if self._confirms.through(key)}
+            self._drop()
+        return done
 
     def confirmed(self, keys: Iterable[K]) -> set[K]:
         """Those of which everything is confirmed by now. Waits for nothing and publishes nothing; raises nothing either."""

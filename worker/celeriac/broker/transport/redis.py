@@ -8,6 +8,7 @@ a dead-letter list. Each move is one script, so no crash can lose one. Scripts n
     celeriac.leaseSEP<queue>            claim id -> end of its lease, by the server's clock
     celeriac.delayedSEP<queue>          "<step> <claim id or -> <envelope>" -> due time
     celeriac.throttled…                 throttled messages: see limits.py
+    celeriac.sentSEP<go>                for a minute or so: messages that a client sent at once have come
     celeriac.watchSEP<queue>            which of its idle workers watches its lists
     celeriac.idleSEP<queue>             the others, by when they turned idle; each listens on the channel celeriac.bellSEP<id>
     <queue>.dead                        dead letters, an ordinary queue
@@ -164,6 +165,16 @@ end
 return moved
 """
 
+#: Many messages for one list or delayed set at once, and only once: the client that got no answer sends them again. The note comes
+#: last: a script that fails at the push leaves none.
+PUSH_ONCE = """
+-- KEYS: note, destination     ARGV: seconds for which the note is kept, LPUSH or ZADD, then what is pushed
+if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
+redis.call(ARGV[2], KEYS[2], unpack(ARGV, 3))
+redis.call('SET', KEYS[1], '1', 'EX', ARGV[1])
+return 1
+"""
+
 RENEW = """
 -- KEYS: unacked, unacked_index, lease set     ARGV: lease in s, then claim ids     returns the ids that are no longer ours
 local t = redis.call('TIME')
@@ -277,6 +288,7 @@ class RedisQueues:
         self.restore_script = register(RESTORE)
         self.release_script = register(RELEASE)
         self.depth_script = register(DEPTH)
+        self.push_once_script = register(PUSH_ONCE)
 
     def list_key(self, queue: str, step: int) -> str:
         """The list of one priority step: the bare name for the first, kombu's form for the others."""
@@ -309,6 +321,10 @@ class RedisQueues:
     def throttled_count_key(self, queue: str) -> str:
         """How many throttled messages there are, by task."""
         return f"{self.prefix}celeriac.throttled.count{SEP}{queue}"
+
+    def sent_key(self, go: str) -> str:
+        """The note that many messages which were sent at once have come."""
+        return f"{self.prefix}celeriac.sent{SEP}{go}"
 
     def watch_keys(self, queue: str) -> list[str]:
         """Who watches a queue's lists, and who is idle beside it."""
