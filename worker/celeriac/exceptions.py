@@ -13,6 +13,7 @@ CeleriacError
 ├── EncodeError                     a value that cannot be serialized
 ├── TimeoutError                    get() waited long enough
 ├── MaxRetriesExceededError         retry() was asked for once too often
+├── ChordError                      a chord's body did not run, since a member of its header failed
 ├── TaskRevokedError                revoked, expired or terminated
 ├── SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 └── TaskPredicate                   raised by tasks to steer the worker; not failures
@@ -90,6 +91,10 @@ class MaxRetriesExceededError(CeleriacError):
 
 #: The guide's name.
 MaxRetriesExceeded = MaxRetriesExceededError
+
+
+class ChordError(CeleriacError):
+    """A chord's body did not run: a member of its header failed, or the body could not be sent."""
 
 
 class TaskRevokedError(CeleriacError):

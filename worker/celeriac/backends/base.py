@@ -1,8 +1,9 @@
-"""What a result store must do: a Protocol of six methods, in records (wire.result.ResultMeta)."""
+"""What a result store must do: a Protocol, in records (wire.result.ResultMeta) and a chord's bookkeeping (wire.chord)."""
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
+from celeriac.wire.chord import ChordPart, ChordStart, Joined
 from celeriac.wire.result import ResultMeta
 
 
@@ -11,6 +12,10 @@ class ResultBackend(Protocol):
 
     #: Whether anything is kept at all.
     keeps_results: bool
+    #: Whether it can count a chord's members. Without, a chord is refused when it is called, and the methods below raise NotSupported.
+    keeps_chords: bool
+
+    # -- records
 
     def store(self, records: Sequence[tuple[ResultMeta, bytes | None]]) -> list[Exception | None]:
         """Write all records in one go; for each None, or why it alone was refused.
@@ -24,11 +29,48 @@ class ResultBackend(Protocol):
     def fetch(self, task_id: str) -> ResultMeta | None:
         """The record, None when nothing is stored. Raises DecodeError."""
 
+    def fetch_many(self, task_ids: Sequence[str]) -> Mapping[str, ResultMeta]:
+        """The records that are stored, by id, in one go. Raises DecodeError."""
+
     def wait(self, task_id: str, timeout_s: float | None, interval_s: float) -> ResultMeta | None:
         """The record once it is ready; None when timeout_s is over."""
 
     def forget(self, task_id: str) -> None:
         """Delete the record."""
+
+    def cleanup(self) -> int:
+        """Delete what has expired, where the store does not by itself; how many records."""
+
+    # -- groups
+
+    def save_group(self, group_id: str, members: Any) -> None:
+        """Keep a group's result: nested tuples of ids, as GroupResult.as_tuple gives them."""
+
+    def fetch_group(self, group_id: str) -> Any:
+        """The same, of lists; None when nothing is stored."""
+
+    def forget_group(self, group_id: str) -> None:
+        """Delete it."""
+
+    # -- chords
+
+    def open_chords(self, starts: Sequence[ChordStart]) -> None:
+        """Expect so many members each, before any of them is sent. Opening one again changes nothing."""
+
+    def widen_chord(self, group_id: str, more: int) -> None:
+        """Expect more members of an open chord."""
+
+    def encode_part(self, task_id: str, state: str, result: Any) -> bytes:
+        """A ChordPart's payload. Raises EncodeError naming the value."""
+
+    def join_chords(self, parts: Sequence[ChordPart]) -> list[Joined]:
+        """Count these members, each once whatever its number of runs; the chords that are complete and whose bodies their callers are to send.
+
+        A chord is handed out once: to the member that completed it, and to that one again whenever it joins again before `close_chords`.
+        """
+
+    def close_chords(self, joined: Sequence[Joined]) -> None:
+        """Their bodies are on their queues: forget the members. Whoever joins later is told nothing."""
 
     def close(self) -> None:
         """Disconnect."""

@@ -18,6 +18,7 @@ from celeriac import states
 from celeriac.broker.codec import decode, encode
 from celeriac.broker.connection import BrokerAddress, connect, redacted
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, DecodeError, EncodeError
+from celeriac.wire.chord import DONE, DONE_S, GROUP_PREFIX, ChordPart, ChordStart, Joined, group_record, part_record
 from celeriac.wire.result import KEY_PREFIX, ResultMeta, from_wire
 
 log = logging.getLogger(__name__)
@@ -45,11 +46,63 @@ end
 return out
 """
 
+#: A chord's keys, after `celery-taskset-meta-<group id>`: parts by place, more members, size, who was counted, who sends the body.
+_CHORD_KEYS = (".j", ".t", ".s", ".d", ".c")
+
+_OPEN = """
+-- KEYS: .s, .c, the group     ARGV: size, structure or '', seconds to live or ''
+if redis.call('EXISTS', KEYS[2]) == 1 then return 0 end
+local function set(key, value)
+  if ARGV[3] == '' then redis.call('SET', key, value) else redis.call('SET', key, value, 'EX', ARGV[3]) end
+end
+set(KEYS[1], ARGV[1])
+if ARGV[2] ~= '' then set(KEYS[3], ARGV[2]) end
+return 1
+"""
+
+#: As Celery's own script counts, but for the claim: it is the member's that completed the chord, for good. Delivered again after a crash, that
+#: member finds it; every other one may go, since the one that holds the claim is not acknowledged.
+_JOIN = """
+-- KEYS: .j .t .s .d .c, the group     ARGV: seconds to live or '', then (task id, place, payload) of each member
+-- returns {} or {the claiming member's id, the parts in order, the group's record or false}
+local claim = redis.call('GET', KEYS[5])
+if claim == 'done' then return {} end
+for i = 2, #ARGV, 3 do
+  if redis.call('SADD', KEYS[4], ARGV[i] .. ':' .. ARGV[i + 1]) == 1 then redis.call('ZADD', KEYS[1], ARGV[i + 1], ARGV[i + 2]) end
+end
+if ARGV[1] ~= '' then
+  for i = 1, 6 do redis.call('EXPIRE', KEYS[i], ARGV[1]) end
+end
+local size = redis.call('GET', KEYS[3])
+if not size or redis.call('ZCARD', KEYS[1]) ~= tonumber(size) + tonumber(redis.call('GET', KEYS[2]) or 0) then return {} end
+local holder = false
+if claim then
+  for i = 2, #ARGV, 3 do
+    if claim == 'celeriac:' .. ARGV[i] then holder = ARGV[i] end
+  end
+  if not holder then return {} end
+else
+  holder = ARGV[2]
+  if ARGV[1] == '' then redis.call('SET', KEYS[5], 'celeriac:' .. holder)
+  else redis.call('SET', KEYS[5], 'celeriac:' .. holder, 'EX', ARGV[1]) end
+end
+return {holder, redis.call('ZRANGE', KEYS[1], 0, -1), redis.call('GET', KEYS[6])}
+"""
+
+_CLOSE = """
+-- KEYS: .j .t .s .d .c     ARGV: the claim, what stands for it from now on, for how many seconds
+if redis.call('GET', KEYS[5]) ~= ARGV[1] then return 0 end
+redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
+redis.call('SET', KEYS[5], ARGV[2], 'EX', ARGV[3])
+return 1
+"""
+
 
 class RedisBackend:
     """See ResultBackend."""
 
     keeps_results = True
+    keeps_chords = True
 
     def __init__(
         self, url: str, *, options: Mapping[str, Any], expires_s: float | None, serializer: str, accept: Collection[str]
@@ -60,6 +113,7 @@ class RedisBackend:
         if prefix and prefix[-1] not in "_:-.":
             prefix += "_"  # as Celery does
         self._prefix = prefix + KEY_PREFIX
+        self._group_prefix = prefix + GROUP_PREFIX
         self._expires_ms = int(expires_s * 1000) if expires_s else None
         self._serializer = serializer
         self._content_type, self._encoding, _ = encode(None, serializer)
@@ -130,6 +184,19 @@ class RedisBackend:
             payload = self._open().get(self._prefix + task_id)
         return self._read(payload) if payload is not None else None
 
+    def fetch_many(self, task_ids: Sequence[str]) -> Mapping[str, ResultMeta]:
+        found: dict[str, ResultMeta] = {}
+        for start in range(0, len(task_ids), 1000):
+            some = task_ids[start : start + 1000]
+            with self._errors():
+                payloads = self._open().mget([self._prefix + task_id for task_id in some])
+            found |= {
+                task_id: self._read(payload)
+                for task_id, payload in zip(some, payloads, strict=True)
+                if payload is not None
+            }
+        return found
+
     def wait(self, task_id: str, timeout_s: float | None, interval_s: float) -> ResultMeta | None:
         """See ResultBackend. The first contact has to work; an outage after it is waited out."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -169,6 +236,74 @@ class RedisBackend:
         with self._errors():
             self._open().delete(self._prefix + task_id)
 
+    def cleanup(self) -> int:
+        return 0  # the server does it
+
+    # -- groups and chords
+
+    def save_group(self, group_id: str, members: Any) -> None:
+        payload = encode(group_record(members), self._serializer)[2]
+        with self._errors():
+            self._open().set(self._group_prefix + group_id, payload, px=self._expires_ms)
+
+    def fetch_group(self, group_id: str) -> Any:
+        with self._errors():
+            payload = self._open().get(self._group_prefix + group_id)
+        return None if payload is None else self._decoded(payload)["result"]
+
+    def forget_group(self, group_id: str) -> None:
+        with self._errors():
+            self._open().delete(self._group_prefix + group_id)
+
+    def open_chords(self, starts: Sequence[ChordStart]) -> None:
+        with self._errors(), self._open().pipeline(transaction=False) as pipe:
+            for start in starts:
+                _, _, size, _, claim = self._chord_keys(start.group_id)
+                whole = b"" if start.structure is None else encode(group_record(start.structure), self._serializer)[2]
+                keys = [size, claim, self._group_prefix + start.group_id]
+                self._opens(keys=keys, args=[start.size, whole, self._ttl_s()], client=pipe)
+            pipe.execute()
+
+    def widen_chord(self, group_id: str, more: int) -> None:
+        with self._errors():
+            key = self._chord_keys(group_id)[1]
+            self._open().incrby(key, more)
+            if self._expires_ms:
+                self._open().pexpire(key, self._expires_ms)
+
+    def encode_part(self, task_id: str, state: str, result: Any) -> bytes:
+        return encode(part_record(task_id, state, result), self._serializer)[2]
+
+    def join_chords(self, parts: Sequence[ChordPart]) -> list[Joined]:
+        by_group: dict[str, list[Any]] = {}
+        for part in parts:
+            place = "+inf" if part.place is None else part.place
+            by_group.setdefault(part.group_id, []).extend((part.task_id, place, part.payload))
+        with self._errors(), self._open().pipeline(transaction=False) as pipe:
+            for group_id, flat in by_group.items():
+                keys = [*self._chord_keys(group_id), self._group_prefix + group_id]
+                self._joins(keys=keys, args=[self._ttl_s(), *flat], client=pipe)
+            answers = pipe.execute()
+        complete = []
+        for group_id, answer in zip(by_group, answers, strict=True):
+            if answer:
+                holder, payloads, saved = answer
+                structure = None if saved is None else self._decoded(saved)["result"]
+                complete.append(Joined(group_id, holder.decode(), list(map(self._decoded, payloads)), structure))
+        return complete
+
+    def close_chords(self, joined: Sequence[Joined]) -> None:
+        with self._errors(), self._open().pipeline(transaction=False) as pipe:
+            for one in joined:
+                self._closes(keys=self._chord_keys(one.group_id), args=[one.token, DONE, DONE_S], client=pipe)
+            pipe.execute()
+
+    def _chord_keys(self, group_id: str) -> list[str]:
+        return [f"{self._group_prefix}{group_id}{name}" for name in _CHORD_KEYS]
+
+    def _ttl_s(self) -> int | str:
+        return "" if self._expires_ms is None else max(1, self._expires_ms // 1000)
+
     def close(self) -> None:
         with self._lock:
             if self._client is not None:
@@ -178,9 +313,12 @@ class RedisBackend:
 
     def _read(self, payload: bytes) -> ResultMeta:
         try:
-            return from_wire(decode(payload, self._content_type, self._encoding, self._accept))
+            return from_wire(self._decoded(payload))
         except ValueError as error:
             raise DecodeError(str(error)) from error
+
+    def _decoded(self, payload: bytes) -> Any:
+        return decode(payload, self._content_type, self._encoding, self._accept)
 
     def _open(self) -> redis.Redis:
         if self._client is None:
@@ -190,6 +328,7 @@ class RedisBackend:
                     self._connection = connect(BrokerAddress(url=self._url, transport_options=self._options))
                     client = redis.Redis(connection_pool=self._connection.default_channel.pool)
                     self._script = client.register_script(_STORE)
+                    self._opens, self._joins, self._closes = map(client.register_script, (_OPEN, _JOIN, _CLOSE))
                     self._client = client
         return self._client
 
