@@ -1,17 +1,31 @@
 """Settings: Celery's names of both ages, the environment, two profiles, and errors that name the setting."""
 
 import types
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from celeriac import Celeriac
-from celeriac.config import BY_NAME, PROFILES, SETTINGS, Settings, from_environment, from_object
+from celeriac.config import (
+    BY_NAME,
+    EVERY,
+    PROFILES,
+    SETTINGS,
+    UNSUPPORTED,
+    Effect,
+    Setting,
+    Settings,
+    from_environment,
+    from_object,
+    misspelt_variables,
+)
 from celeriac.exceptions import ImproperlyConfigured
+from celeriac.worker.assemble import Options, run_worker
 
 
-@pytest.mark.parametrize(("old", "new"), [(old, setting.name) for setting in SETTINGS for old in setting.old])
+@pytest.mark.parametrize(("old", "new"), [(old, setting.name) for setting in EVERY for old in setting.old])
 def test_an_old_name_is_the_new_one(old: str, new: str) -> None:
     settings = Settings()
 
@@ -101,6 +115,16 @@ def test_a_value_is_made_what_its_setting_wants(name: str, given: object, value:
         ("broker_transport_options", "fast"),
         ("imports", 7),
         ("CELERY_TASK_RESULT_EXPIRES", "never"),
+        ("result_expires", -1),
+        ("result_expires", float("nan")),
+        ("worker_max_tasks_per_child", -5),
+        ("worker_max_tasks_per_child", 2.5),
+        ("task_serializer", None),
+        ("task_default_queue", 7),
+        ("task_acks_late", ["yes"]),
+        ("task_rate_limit_scope", "galaxy"),
+        ("broker_url", {"host": "h"}),
+        ("broker_transport_options", "{no json"),
     ],
 )
 def test_a_wrong_value_is_refused_by_the_settings_name_and_with_its_meaning(name: str, value: object) -> None:
@@ -109,17 +133,124 @@ def test_a_wrong_value_is_refused_by_the_settings_name_and_with_its_meaning(name
 
     assert name in str(raised.value)
     assert repr(value) in str(raised.value)
+    assert "expected" in str(raised.value)
     meaning = BY_NAME.get(name, BY_NAME["result_expires"]).help
     assert meaning in str(raised.value)
 
 
-def test_a_name_that_nobody_knows_is_kept_and_told_with_the_nearest_one() -> None:
-    settings = Settings({"task_ack_late": True, "shop_currency": "EUR"})
+def test_no_name_is_in_the_tables_twice() -> None:
+    """Who builds what `unsupported.py` has a row for moves it to `table.py`."""
+    names = Counter(name for setting in EVERY for name in {setting.name, *setting.old, setting.name.upper()})
 
-    assert settings.shop_currency == "EUR"
-    assert "task_ack_late (did you mean task_acks_late?)" in settings.unknown()
+    assert {name for name, count in names.items() if count > 1} == set()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("task_ack_late", "task_acks_late"),
+        ("task_ackslate", "task_acks_late"),
+        ("worker_prefetch_multiplyer", "worker_prefetch_multiplier"),
+        ("tsak_acks_late", "task_acks_late"),
+        ("accept_contents", "accept_content"),
+        ("import", "imports"),
+        ("CELERY_ACK_LATE", "CELERY_ACKS_LATE"),
+        ("CELERYD_CONCURENCY", "CELERYD_CONCURRENCY"),
+        ("BROKER_URI", "BROKER_URL"),
+    ],
+)
+def test_a_name_that_was_meant_as_a_setting_stops_a_start_with_the_right_one(wrong: str, right: str) -> None:
+    settings = Settings({wrong: True})
+
+    with pytest.raises(ImproperlyConfigured, match=rf"there is no setting {wrong} \(did you mean {right}\?\)"):
+        settings.check()
+
+
+@pytest.mark.parametrize(
+    "name", ["shop_currency", "SHOP_CURRENCY", "DEBUG", "TIME_ZONE", "CACHES", "CACHE_MIDDLEWARE_SECONDS", "importance", "tasks_per_page"]
+)  # fmt: skip
+def test_a_projects_own_values_are_kept_and_no_mistake(name: str) -> None:
+    settings = Settings({name: "EUR"})
+
+    settings.check()
+    assert (settings[name], settings.own()) == ("EUR", {name: "EUR"})
     with pytest.raises(AttributeError, match="did you mean broker_url"):
         _ = settings.broker_ur
+
+
+def test_a_worker_and_a_client_refuse_a_misspelt_setting() -> None:
+    app = Celeriac("shop", broker="memory://", set_as_current=False)
+    app.conf.update(task_ack_late=True, worker_concurency=1)
+
+    with pytest.raises(ImproperlyConfigured, match=r"task_ack_late .*and no worker_concurency"):
+        app.send_task("t")
+    with pytest.raises(ImproperlyConfigured, match="task_ack_late"):
+        run_worker(app, Options(pool="solo"))
+
+
+@pytest.mark.parametrize("setting", [each for each in UNSUPPORTED if each.effect is Effect.REFUSED], ids=lambda each: each.name)  # fmt: skip
+def test_a_setting_that_would_be_missed_is_refused_with_the_reason(setting: Setting) -> None:
+    Settings({setting.name: setting.default})
+
+    with pytest.raises(ImproperlyConfigured) as raised:
+        Settings({setting.name: 1})
+    assert setting.help in str(raised.value)
+
+
+def test_a_setting_without_effect_is_told_when_it_is_set_and_only_then() -> None:
+    settings = Settings({"CELERYD_STATE_DB": "/tmp/x", "worker_lost_wait": 10.0})
+
+    settings.check()
+    [remark] = settings.remarks()
+    assert remark == f"the setting worker_state_db has no effect here: {BY_NAME['worker_state_db'].help}"
+
+
+def test_two_names_of_one_setting_must_not_contradict_each_other() -> None:
+    with pytest.raises(ImproperlyConfigured, match="CELERY_ACKS_LATE and task_acks_late are two names"):
+        Settings({"CELERY_ACKS_LATE": True, "task_acks_late": False})
+
+    settings = Settings({"CELERY_TASK_RESULT_EXPIRES": timedelta(minutes=1), "result_expires": 60})
+    assert settings.result_expires == 60.0
+    assert settings.remarks() == [
+        "CELERY_TASK_RESULT_EXPIRES and result_expires are two names of the setting result_expires: keep result_expires alone"
+    ]
+    settings.CELERY_TASK_RESULT_EXPIRES = 30  # another source may say otherwise
+    assert settings.result_expires == 30.0
+
+
+def test_what_is_set_is_told_apart_from_what_holds() -> None:
+    settings = Settings({"task_acks_late": True, "shop": 1}, profile="kubernetes")
+    settings.add_defaults({"task_default_queue": "ours", "task_acks_late": False, "colour": "red"})
+    settings.broker_transport_options["visibility_timeout"] = 9
+
+    assert settings.changes == {"task_acks_late": True, "shop": 1}
+    assert (settings.task_default_queue, settings.task_acks_late, settings.colour) == ("ours", True, "red")
+    assert settings.without_defaults() == {
+        "shop": 1, "task_default_queue": "ours", "broker_transport_options": {"visibility_timeout": 9},
+    }  # fmt: skip
+    assert settings.value_set_for("CELERY_ACKS_LATE")
+    assert not settings.value_set_for("task_default_queue")
+    assert settings.setdefault("task_default_queue", "other") == "other"
+    del settings["CELERY_DEFAULT_QUEUE"]
+    assert settings.task_default_queue == "ours"
+    assert settings.get_by_parts("task", "acks_late") is True
+    assert dict(settings.items())["shop"] == 1
+    assert Settings().broker_transport_options == {}
+
+
+def test_secrets_are_never_shown() -> None:
+    settings = Settings(
+        {"broker_url": "redis://me:s3cret@h", "redis_password": "s3cret", "broker_transport_options": {"sentinel_kwargs": {"password": "s3cret"}},
+         "shop_api_key": "s3cret", "result_backend": "db+postgresql://me:s3cret@h/x", "task_default_routing_key": "seen"}
+    )  # fmt: skip
+
+    for text in (settings.humanize(), settings.humanize(with_defaults=True), repr(settings), repr(settings.table())):
+        assert "s3cret" not in text
+        assert "seen" in text
+    assert settings.table(censored=False)["redis_password"] == "s3cret"
+    with pytest.raises(ImproperlyConfigured) as raised:
+        settings.redis_password = ["s3cret"]
+    assert "s3cret" not in str(raised.value)
 
 
 def test_two_apps_do_not_share_a_mutable_default() -> None:
@@ -142,6 +273,33 @@ def test_the_environment_names_settings_in_upper_case() -> None:
     }
 
     assert from_environment(environ) == {"broker_url": "redis://h", "task_acks_late": "1"}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "near"),
+    [
+        pytest.param("CELERIAC_TASK_ACK_LATE", "1", "CELERIAC_TASK_ACKS_LATE", id="misspelt"),
+        pytest.param("CELERIAC_BROKER_UR", "redis://h", "CELERIAC_BROKER_URL", id="cut off"),
+        pytest.param("CELERIAC_WORKER_HTP_PORT", "8080", "CELERIAC_WORKER_HTTP_PORT", id="a port"),
+        pytest.param("CELERIAC_POD_NAME", "x", None, id="what the chart sets"),
+        pytest.param("CELERIAC_PROFILE", "celery", None, id="the profile"),
+        pytest.param("CELERIAC_APP", "shop", None, id="the app"),
+        pytest.param("CELERIAC_OPERATOR_LOG_LEVEL", "info", None, id="the operator's"),
+        pytest.param("CELERIAC_WORKER_SERVICE_HOST", "10.0.0.1", None, id="what Kubernetes tells of a Service"),
+        pytest.param("CELERIAC_WORKER_HTTP_PORT_8080_TCP_ADDR", "10.0.0.1", None, id="more of it"),
+        pytest.param("CELERIAC_WORKER_HTP_PORT", "tcp://10.0.0.1:8080", None, id="a port of it"),
+        pytest.param("XCELERIAC_TASK_ACK_LATE", "1", None, id="somebody else's"),
+    ],
+)  # fmt: skip
+def test_a_misspelt_variable_is_named_and_others_are_left_alone(variable: str, value: str, near: str | None) -> None:
+    assert misspelt_variables({variable: value}) == ([f"{variable} (did you mean {near}?)"] if near else [])
+
+
+def test_a_misspelt_variable_stops_the_first_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CELERIAC_TASK_ACK_LATE", "1")
+
+    with pytest.raises(ImproperlyConfigured, match="CELERIAC_TASK_ACK_LATE"):
+        Celeriac("shop", broker="memory://", set_as_current=False).send_task("t")
 
 
 def test_an_app_takes_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,6 +361,11 @@ def test_celerys_own_variables_count_below_ours() -> None:
         pytest.param({"_private": 1}, None, {}, id="nothing private"),
         pytest.param(types.SimpleNamespace(BROKER_URL="b", DEBUG=True), None, {"BROKER_URL": "b"}, id="a module, of which only what is known"),
         pytest.param({"CELERY_BROKER_URL": "b", "DEBUG": True}, "CELERY", {"broker_url": "b"}, id="with a namespace"),
+        pytest.param(
+            types.SimpleNamespace(CELERY_ACK_LATE=1, _task_x=1, task_lists=types, CACHES={}), None, {"CELERY_ACK_LATE": 1},
+            id="a module's mistakes, too",
+        ),
+        pytest.param({"CELERY_RESULT_DBURI": "d"}, "CELERY", {"CELERY_RESULT_DBURI": "d"}, id="an old name that begins as the namespace does"),
         pytest.param(types.SimpleNamespace(CELERY_TASK_ACKS_LATE=True), "celery", {"task_acks_late": True}, id="a namespace in any case"),
     ],
 )  # fmt: skip

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from celeriac.config import secret
 from celeriac.wire.control import COMMANDS, arguments_of
-from celeriac.worker.inspection import _shown
 from celeriac.worker.mingle import heed
 from celeriac.worker.remote import _number_of, _stamped
 
@@ -102,7 +102,7 @@ def test_stamps_are_met_by_name_and_value(stamps: Any, wanted: dict[str, list[st
     ],
 )  # fmt: skip
 def test_settings_are_shown_without_secrets(name: str, value: Any, shown: Any) -> None:
-    assert _shown(name, value) == shown
+    assert secret.shown(name, value) == shown
 
 
 class Known:

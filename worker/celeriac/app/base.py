@@ -173,6 +173,13 @@ class Celeriac:
                 f"the environment variable {variable} is not set; it should name the settings module"
             )
 
+    def check_settings(self) -> None:
+        """Raise ImproperlyConfigured for settings, and CELERIAC_ variables, that do not exist; before the first message and at a worker's start."""
+        self.conf.check()
+        wrong = config.misspelt_variables(os.environ)
+        if wrong:
+            raise ImproperlyConfigured(f"the environment sets no setting with {', nor with '.join(wrong)}")
+
     def broker_address(self) -> BrokerAddress:
         """Where the broker is, from the settings."""
         conf = self.conf
@@ -309,6 +316,7 @@ class Celeriac:
         if self._producer is None:
             with self._lock:
                 if self._producer is None:
+                    self.check_settings()
                     conf = self.conf
                     self._producer = open_producer(
                         self.broker_address(), timeout_s=conf.task_publish_timeout, park=conf.profile == "kubernetes"

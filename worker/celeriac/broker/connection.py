@@ -14,13 +14,11 @@ from urllib.parse import urlsplit
 import kombu
 from kombu.exceptions import KombuError
 
+from celeriac.config.secret import redacted
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
 
 log = logging.getLogger(__name__)
 
-#: Up to the last @ before the path: some write a password with an @ as it is, and kombu reads it so.
-_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^/:@\s]*):[^/\s]*@", re.IGNORECASE)
-_IN_QUERY = re.compile(r"(?P<head>[?&][a-z_]*(password|secret|token)=)[^&\s;'\"]*", re.IGNORECASE)
 #: Schemes that kombu knows under another name.
 _ALIASES = {"valkey": "redis", "valkeys": "rediss"}
 REDIS_SCHEMES = frozenset({"redis", "rediss", "valkey", "valkeys", "redis+socket", "valkey+socket", "sentinel"})
@@ -28,11 +26,6 @@ REDIS_SCHEMES = frozenset({"redis", "rediss", "valkey", "valkeys", "redis+socket
 _HANDSHAKE_S = 1.0
 AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 MEMORY_SCHEMES = frozenset({"memory"})
-
-
-def redacted(url: str) -> str:
-    """The URL, or any text that holds URLs, with every password replaced by **."""
-    return _IN_QUERY.sub(r"\g<head>**", _PASSWORD.sub(r"\g<head>:**@", url))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,3 +198,18 @@ def described(address: BrokerAddress) -> dict[str, Any]:
         for name, value in info.items()
         if name not in {"password", "credential_provider", "transport_options"}
     }
+
+
+__all__ = [
+    "AMQP_SCHEMES",
+    "MEMORY_SCHEMES",
+    "REDIS_SCHEMES",
+    "BrokerAddress",
+    "broker_errors",
+    "connect",
+    "described",
+    "let_go",
+    "recoverable",
+    "redacted",  # who connects shows where to
+    "unavailable",
+]

@@ -66,8 +66,9 @@ def run_worker(app: Celeriac, options: Options) -> int:
     # 1. What the settings and the command line say.
     app.import_tasks()
     conf = app.conf
-    for problem in conf.unknown():
-        log.warning("setting %s is not known and was passed over", problem)
+    app.check_settings()
+    for remark in conf.remarks():
+        log.warning("%s", remark)
     if not conf.broker_url:
         log.warning(
             "no broker is configured: using %s (set broker_url, CELERIAC_BROKER_URL or -b)", redacted(DEFAULT_BROKER)

@@ -2,11 +2,9 @@
 
 import os
 import platform
-import re
 import resource
 import time
 from collections import deque
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,17 +12,14 @@ from celeriac import __version__
 from celeriac.app.base import Celeriac
 from celeriac.broker.codec import content_types, decode
 from celeriac.broker.connection import described as broker_described
-from celeriac.broker.connection import redacted
 from celeriac.broker.consumer import Delivery, payload
 from celeriac.broker.depth import DepthProbe
 from celeriac.broker.topology import described as queue_described
-from celeriac.config import BY_NAME
+from celeriac.config.secret import redacted
 from celeriac.wire.message import split_body
 from celeriac.worker.loop import Loop
 from celeriac.worker.pool import Pool
 
-#: Settings whose values nobody may see, by name: Celery's list.
-_SECRET = re.compile("API|TOKEN|KEY|SECRET|PASS|PROFANITY_FILTER|SIGNATURE|DATABASE", re.IGNORECASE)
 #: What `registered` shows of a task when nothing is asked for.
 _TASK_ITEMS = ("exchange", "routing_key", "rate_limit")
 
@@ -151,14 +146,7 @@ class Inspection:
 
     def conf(self, with_defaults: bool = False, **_: Any) -> Any:
         """Settings that differ from their defaults, or all of them; secrets hidden."""
-        settings, shown = self._app.conf, {}
-        for name in settings:
-            value = settings[name]
-            known = BY_NAME.get(name)
-            if not with_defaults and known is not None and value == known.default_in(settings.profile):
-                continue
-            shown[name] = _shown(name, value)
-        return shown
+        return self._app.conf.table(with_defaults)
 
     def report(self, **_: Any) -> Any:
         """Versions and changed settings as text."""
@@ -204,20 +192,6 @@ class Inspection:
         except Exception:  # noqa: BLE001 - whatever is wrong with it: the executor says so when it runs
             return delivery.headers.get("argsrepr"), delivery.headers.get("kwargsrepr")
         return args, kwargs
-
-
-def _shown(name: str, value: Any) -> Any:
-    if value and _SECRET.search(name):
-        return "********"
-    if isinstance(value, str):
-        return redacted(value)
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    if isinstance(value, Mapping):
-        return {str(key): _shown(str(key), inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
-        return [_shown("", inner) for inner in value]
-    return redacted(repr(value))
 
 
 def _resident() -> str:
