@@ -5,6 +5,7 @@ CeleriacError
 ├── OperationalError                the broker or the result store did not do what was asked
 │   ├── BrokerUnavailable           it could not be reached
 │   ├── MessageRefused              the broker does not take this message, now or later
+│   │   └── NotRoutable             it would reach no queue, or nobody
 │   └── BackendUnavailable          the result store could not be reached
 ├── NotSupported                    this broker or pool cannot do that; the message names what can
 ├── NotRegistered                   no task of that name
@@ -50,6 +51,10 @@ class BrokerUnavailable(OperationalError):
 
 class MessageRefused(OperationalError):
     """The broker does not take this one message: no such exchange, no permission, too large. Others go."""
+
+
+class NotRoutable(MessageRefused):
+    """The message would reach no queue (mandatory), or a queue that no worker consumes (require_consumer). Nothing was sent."""
 
 
 class BackendUnavailable(OperationalError):

@@ -1,5 +1,6 @@
 """Celeriac, the app: settings, the registry of tasks, and the way to the broker and the result store."""
 
+import difflib
 import importlib
 import importlib.util
 import os
@@ -21,11 +22,12 @@ from celeriac.backends.base import ResultBackend
 from celeriac.broker.codec import content_types
 from celeriac.broker.connection import BrokerAddress
 from celeriac.broker.coordination import Coordination, coordination_address
-from celeriac.broker.producer import Producer, open_producer
-from celeriac.exceptions import ImproperlyConfigured, NotRegistered
+from celeriac.broker.producer import Producer, lent_producer, open_producer
+from celeriac.exceptions import ImproperlyConfigured, NotRegistered, NotRoutable, NotSupported
+from celeriac.policy.calling import OPTIONS, check_priority, priority_of, terms_of
 from celeriac.policy.routing import route
 from celeriac.result import AsyncResult
-from celeriac.wire.message import TaskMessage, compose
+from celeriac.wire.message import USUAL, TaskMessage, compose
 from celeriac.wire.result import ResultMeta
 
 #: What an app without any broker set talks to, as Celery's default does.
@@ -198,6 +200,14 @@ class Celeriac:
         countdown: float | None = None, eta: datetime | None = None, expires: Any = None, task_id: str | None = None, **options: Any,
     ) -> AsyncResult:  # fmt: skip
         """Send a task by name; see Task.apply_async for the options."""
+        producer: Producer | None = None
+        if options:
+            producer = self._lent(name, options.pop("connection", None), options.pop("producer", None))
+            required = options.pop("require_consumer", None)
+        else:
+            required = None
+        if required is None and task_type is not None:
+            required = task_type.require_consumer
         message = self.message(
             name,
             args or (),
@@ -209,9 +219,11 @@ class Celeriac:
             task_id=task_id,
             options=options,
         )
+        if required:
+            self._require_consumer(message)
         if signals.before_task_publish.receivers:
             _tell(signals.before_task_publish, message)
-        self.producer.publish(message)
+        (producer or self.producer).publish(message)
         if signals.after_task_publish.receivers:
             _tell(signals.after_task_publish, message)
         return AsyncResult(message.headers["id"], self.backend, name=name, guard=_no_waiting, app=self)
@@ -232,6 +244,11 @@ class Celeriac:
     ) -> TaskMessage:  # fmt: skip
         """The message of one call: routed, with ids and times. Everything that varies is rolled here."""
         conf = self.conf
+        terms = task_type._terms if task_type is not None else None
+        urgency = None
+        if options:
+            terms = terms_of(name, options, terms)
+            urgency = options.pop("urgency", None)
         wall = time.time()
         if expires is None and task_type is not None:
             expires = task_type.expires
@@ -241,6 +258,10 @@ class Celeriac:
             expires = moment(expires, now)
         queue: Any = options.pop("queue", None)
         priority = options.pop("priority", None)
+        if urgency is not None:
+            if priority is not None:
+                raise TypeError(f"task {name}: give priority (the broker's own number) or urgency (a word), not both")
+            priority = self._priority(name, urgency)
         exchange, routing_key = options.pop("exchange", None), options.pop("routing_key", None)
         if conf.task_routes and queue is None:
             found = route(name, conf.task_routes, args, kwargs, options)
@@ -249,7 +270,14 @@ class Celeriac:
         if task_type is not None:
             queue = queue or task_type.queue
             priority = task_type.priority if priority is None else priority
+            if priority is None and task_type.urgency is not None:
+                priority = self._priority(name, task_type.urgency)
             exchange, routing_key = exchange or task_type.exchange, routing_key or task_type.routing_key
+        if priority is not None:
+            check_priority(name, priority)
+        if exchange is not None and not isinstance(exchange, str):  # kombu's, which knows its type
+            terms = (terms or USUAL)._replace(exchange_type=exchange.type or "")
+            exchange = exchange.name
         if queue is not None:
             queue, exchange, routing_key = str(getattr(queue, "name", queue)), None, None
         hard_s = options.pop("time_limit", task_type.time_limit if task_type else None)
@@ -293,8 +321,44 @@ class Celeriac:
                 ignore_result if ignore_result is not None else (task_type.ignore_result if task_type else False)
             ),
             headers=headers,
-            embed=_embed(options),
+            embed=_embed(name, options),
+            terms=terms,
         )
+
+    def _priority(self, name: str, urgency: str) -> int:
+        address = self.broker_address()
+        lowest_first = address.is_redis or address.is_memory
+        return priority_of(name, urgency, lowest_first=lowest_first, most=self.conf.get("task_queue_max_priority"))
+
+    def _lent(self, name: str, connection: Any, producer: Any) -> Producer | None:
+        """A producer on a connection of the caller's; None when none is lent."""
+        if connection is None and producer is None:
+            return None
+        if isinstance(producer, type(self.producer)):  # ours, from app.producer
+            return producer
+        lent = connection if connection is not None else getattr(producer, "connection", None)
+        if not hasattr(lent, "channel"):
+            raise TypeError(
+                f"task {name}: connection and producer must be kombu's, got {producer if connection is None else connection!r};"
+                " leave them out and the app's own connection, which is kept, is used"
+            )
+        return lent_producer(self.broker_address(), lent, timeout_s=self.conf.task_publish_timeout)
+
+    def _require_consumer(self, message: TaskMessage) -> None:
+        """Raise NotRoutable when nobody consumes the queue now. A worker may end, or come, just after."""
+        if message.exchange:
+            raise NotSupported(
+                f"task {message.headers['task']}: require_consumer asks about one queue, and the message goes to the exchange"
+                f" {message.exchange!r}; name a queue, or use mandatory=True"
+            )
+        count = self.producer.consumers(message.queue)
+        if count is None:  # the broker cannot tell: the workers can
+            queues = self.control.inspect().active_queues() or {}
+            count = sum(entry["name"] == message.queue for entries in queues.values() for entry in entries)
+        if not count:
+            raise NotRoutable(
+                f"no worker consumes the queue {message.queue!r} now (celeriac worker -Q {message.queue})"
+            )
 
     def _name_origin(self) -> str:
         self._origin = f"gen{os.getpid()}@{socket.gethostname()}"
@@ -397,27 +461,30 @@ def _tell(signal: signals.Signal, message: TaskMessage) -> None:
     )  # fmt: skip
 
 
-def _embed(options: dict[str, Any]) -> dict[str, Any] | None:
+def _embed(name: str, options: dict[str, Any]) -> dict[str, Any] | None:
     """callbacks, errbacks, chain and chord of the options; anything left that we do not know is an error of the caller's."""
     link, link_error = options.pop("link", None), options.pop("link_error", None)
     chain, chord = options.pop("chain", None), options.pop("chord", None)
-    for passed_over in (
-        "retry",
-        "retry_policy",
-        "delivery_mode",
-        "producer",
-        "connection",
-        "add_to_parent",
-        "timestamp",
-        "time",
-        "routing",
-    ):
-        options.pop(passed_over, None)
     if options:
-        raise TypeError(f"unknown option(s) {', '.join(sorted(options))} in apply_async")
+        options.pop("add_to_parent", None)  # no list of children is kept for it to be left out of
+    if options:
+        raise TypeError(f"task {name}: apply_async does not know {', '.join(map(_with_nearest, sorted(options)))}")
     if not (link or link_error or chain or chord):
         return None
     return {"callbacks": _listed(link), "errbacks": _listed(link_error), "chain": chain, "chord": chord}
+
+
+#: What apply_async takes, for who has mistyped it.
+_CALL_OPTIONS = (
+    *OPTIONS, "countdown", "eta", "expires", "task_id", "queue", "exchange", "routing_key", "priority", "urgency", "serializer", "compression",
+    "headers", "shadow", "time_limit", "soft_time_limit", "ignore_result", "link", "link_error", "reply_to", "require_consumer", "root_id",
+    "parent_id", "group_id", "group_index", "retries", "connection", "producer",
+)  # fmt: skip
+
+
+def _with_nearest(option: str) -> str:
+    near = difflib.get_close_matches(option, _CALL_OPTIONS, n=1)
+    return f"{option} (did you mean {near[0]}?)" if near else option
 
 
 def _listed(value: Any) -> list[Any] | None:

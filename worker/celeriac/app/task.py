@@ -13,10 +13,11 @@ from celeriac import signals, states
 from celeriac.app.context import IDLE, Request, current
 from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Reject, Retry
 from celeriac.policy import throttle
+from celeriac.policy.calling import URGENCIES, check_priority, type_terms
 from celeriac.policy.retry import backoff_s, exhausted
 from celeriac.policy.throttle import KeySpec
 from celeriac.result import AsyncResult, EagerResult
-from celeriac.wire.message import CONCURRENCY_KEY, RATE_KEY
+from celeriac.wire.message import CONCURRENCY_KEY, RATE_KEY, Terms
 from celeriac.wire.result import ResultMeta
 
 #: What a retry may change besides its arguments and its time.
@@ -82,6 +83,11 @@ class Task:
     exchange: str | None = None
     routing_key: str | None = None
     priority: int | None = None
+    urgency: str | None = None
+    mandatory: bool = False
+    immediate: bool = False
+    require_consumer: bool = False
+    delivery_mode: int | str | None = None
     expires: Any = None
     send_events: bool = True
 
@@ -113,10 +119,13 @@ class Task:
     ) -> AsyncResult:
         """Send the task.
 
-        options: countdown (s), eta (datetime), expires (s or datetime), task_id, queue, priority, serializer, compression, headers,
-        shadow, time_limit, soft_time_limit, ignore_result, retries, root_id, parent_id, group_id, link-less protocol fields.
+        options: countdown (s), eta (datetime), expires (s or datetime), task_id, queue, exchange, routing_key, priority, urgency,
+        serializer, compression, headers, shadow, time_limit, soft_time_limit, ignore_result, mandatory, require_consumer,
+        delivery_mode, retry, retry_policy, timeout and confirm_timeout (s), connection, retries, root_id, parent_id, group_id.
+        See docs/calling.md.
 
-        Raises TypeError when the arguments do not fit the function, BrokerUnavailable when the broker cannot be reached in time.
+        Raises TypeError when the arguments do not fit the function or an option is unknown, ValueError for an option that means nothing,
+        BrokerUnavailable when the broker cannot be reached in time, NotRoutable for a mandatory message without a queue.
         """
         args = tuple(args) if args else ()
         kwargs = dict(kwargs) if kwargs else {}
@@ -325,6 +334,7 @@ class Task:
             throttle.check(cls)
         except ValueError as error:
             raise ImproperlyConfigured(f"task {cls.name}: {error}") from None
+        cls._bind_terms()
         #: Whether the worker must call hooks: looked up once a type, never once a task.
         hooks = ("before_start", "on_success", "on_retry", "on_failure", "after_return")
         cls._hooked = frozenset(hook for hook in hooks if getattr(cls, hook) is not getattr(Task, hook))
@@ -344,6 +354,27 @@ class Task:
                 cls._signature = signature
             cls._key_signature = signature
 
+    @classmethod
+    def _bind_terms(cls) -> None:
+        """What its calls ask of their publish, checked once. Raises ImproperlyConfigured, NotSupported for `immediate`."""
+        name = cls.name or ""
+        try:
+            cls._terms = type_terms(name, cls)
+            if cls.priority is not None:
+                check_priority(name, cls.priority)
+        except (TypeError, ValueError) as error:
+            raise ImproperlyConfigured(str(error)) from None
+        if cls.urgency is not None and cls.urgency not in URGENCIES:
+            raise ImproperlyConfigured(
+                f"task {name}: urgency {cls.urgency!r} is none of {', '.join(map(repr, URGENCIES))}"
+            )
+        if cls.urgency is not None and cls.priority is not None:
+            raise ImproperlyConfigured(
+                f"task {name}: set priority (the broker's own number) or urgency (a word), not both"
+            )
+
+    #: What its calls ask of their publish; None: the usual.
+    _terms: ClassVar[Terms | None] = None
     _hooked: ClassVar[frozenset[str]] = frozenset()
     _overrides_call: ClassVar[bool] = False
     #: Header -> what it is worked out from, for each call, by the client.
@@ -399,14 +430,19 @@ def _awaited(coroutine: Any) -> Any:
 
 
 def moment(value: Any, now: datetime) -> datetime | None:
-    """An aware datetime out of one (naive means UTC), a timedelta, or seconds from now."""
+    """An aware datetime out of one (naive means UTC), its ISO 8601 text, a timedelta, or seconds from now. Raises ValueError."""
     if value is None:
         return None
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
     if isinstance(value, datetime):
         return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
     if isinstance(value, timedelta):
         return now + value
-    return now + timedelta(seconds=float(value))
+    try:
+        return now + timedelta(seconds=float(value))
+    except OverflowError as error:
+        raise ValueError(f"{value!r} seconds from now is beyond the year 9999") from error
 
 
 __all__ = ["Sender", "Task", "moment", "signals", "task_class"]

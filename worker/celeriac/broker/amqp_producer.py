@@ -17,10 +17,10 @@ from amqp import spec
 from celeriac.broker.amqp_stream import AmqpStream
 from celeriac.broker.connection import BrokerAddress, connect, let_go, recoverable, redacted, unavailable
 from celeriac.broker.delayed import bind_delays, declare_delays, delay_s, parked_under
-from celeriac.broker.producer import MOST_AT_ONCE, partly, written
-from celeriac.broker.topology import declare_queue, exchange_exists
-from celeriac.exceptions import BrokerUnavailable, EncodeError, MessageRefused
-from celeriac.wire.message import TaskMessage
+from celeriac.broker.producer import MOST_AT_ONCE, no_binding, no_exchange, no_queue, partly, time_for, written
+from celeriac.broker.topology import consumer_count, declare_queue, exchange_exists, queue_exists
+from celeriac.exceptions import BrokerUnavailable, EncodeError, MessageRefused, NotRoutable
+from celeriac.wire.message import USUAL, Patience, TaskMessage, Terms
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +34,6 @@ _BROKERS_OWN = frozenset({
     "x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason",
     "x-last-death-exchange", "x-last-death-queue", "x-last-death-reason", "x-delivery-count", "x-acquired-count", "x-opt-rabbitmq-delivery-time",
 })  # fmt: skip
-_MOST_PAUSE_S = 1.0
 #: To find out which of many messages the broker refuses, at the least.
 _APART_S = 1.0
 
@@ -55,6 +54,7 @@ class Outgoing(NamedTuple):
     exchange: str = ""
     routing_key: str = ""
     due_at: float | None = None
+    mandatory: bool = False
 
     @property
     def parked(self) -> bool:
@@ -158,7 +158,7 @@ class AmqpProducer:
 
     def publish(self, message: TaskMessage) -> None:
         """Put one message on its queue. Raises BrokerUnavailable after the deadline, EncodeError and MessageRefused at once."""
-        self._publish(outgoing_of(message, park=self._park))
+        self._publish(outgoing_of(message, park=self._park), message.terms)
 
     def publish_many(self, messages: Sequence[TaskMessage]) -> None:
         """As the protocol says. Raises MessageRefused, and EncodeError for headers that AMQP cannot hold, when the go is over."""
@@ -185,29 +185,33 @@ class AmqpProducer:
         """Put a body that is encoded already on a queue."""
         self._publish(Outgoing(queue, body, headers, properties, content_type, content_encoding))
 
-    def _publish(self, outgoing: Outgoing) -> None:
+    def _publish(self, outgoing: Outgoing, terms: Terms | None = None) -> None:
         key = object()
+        timeout_s = self._timeout_s if terms is None else time_for(terms, self._timeout_s)
+        patience = (terms or USUAL).patience
         try:
-            if not self.deliver({key: [outgoing]}, timeout_s=self._timeout_s, patient=True):
+            if not self.deliver({key: [outgoing]}, timeout_s=timeout_s, patient=True, patience=patience):
                 for refusal in self.refusals([key]).values():
                     raise refusal
-                raise self._too_late({key: [outgoing]}, self._timeout_s, self._unconfirmed())
+                raise self._too_late({key: [outgoing]}, timeout_s, self._unconfirmed())
         finally:
             self.abandon([key])
 
     # -- batches
 
     def deliver(
-        self, batch: Mapping[K, Sequence[Outgoing]], *, timeout_s: float, patient: bool = False, confirmed: set[K] | None = None
+        self, batch: Mapping[K, Sequence[Outgoing]], *, timeout_s: float, patient: bool = False, confirmed: set[K] | None = None,
+        patience: Patience = USUAL.patience,
     ) -> set[K]:  # fmt: skip
         """Publish each key's messages; the keys of which all are confirmed. The others are under way: ask again with the same keys.
         Or they can never go: see `refusals`. confirmed: a set to add to, which holds what is known should this raise.
 
         Nothing is published twice while the connection lives, but what the broker refused. patient: wait out an alarm as far as
         timeout_s goes, and raise BrokerUnavailable when it refused a message until then. Raises it anyway without a connection.
+        patience: with what pauses it is tried again, and how often.
         """
         deadline = time.monotonic() + timeout_s
-        pause_s = 0.0
+        pauses = patience.pauses()
         confirmed = set() if confirmed is None else confirmed
         while True:
             left = {
@@ -217,11 +221,14 @@ class AmqpProducer:
                 done, trouble = self._attempt(left, deadline, patient)
             except recoverable() as error:
                 confirmed |= self._rescued(left)
-                if time.monotonic() + pause_s >= deadline:
+                pause_s = next(pauses, None)
+                if pause_s is None or time.monotonic() + pause_s >= deadline:
                     raise self._too_late(left, timeout_s, str(unavailable(self._address, error))) from error
             else:
                 confirmed |= done
-                over = time.monotonic() + pause_s >= deadline
+                over = time.monotonic() >= deadline
+                pause_s = next(pauses, None) if trouble else 0.0
+                over = over or pause_s is None or time.monotonic() + pause_s >= deadline
                 if trouble and patient and over:
                     raise self._too_late(left, timeout_s, trouble)
                 if trouble and not patient:
@@ -231,8 +238,7 @@ class AmqpProducer:
                     return confirmed
                 if not trouble:
                     continue
-            time.sleep(pause_s)
-            pause_s = min(_MOST_PAUSE_S, pause_s + 0.2)
+            time.sleep(pause_s or 0.0)
 
     def _rescued(self, keys: Iterable[K]) -> set[K]:
         """Those that were confirmed before the connection broke, which ends with this: the others go out again on the next one."""
@@ -314,10 +320,15 @@ class AmqpProducer:
             self._wait(batch, deadline, patient)
             confirms = self._confirms
             ended = {key: confirms.end(key) for key in batch if confirms.knows(key) and not confirms.waiting(key)}
+            for key in ended if confirms.unroutable else ():
+                for outgoing in batch[key]:
+                    if outgoing.mandatory and (outgoing.routing_key or outgoing.queue) in confirms.unroutable:
+                        self._refused[key], ended[key] = _not_routable(outgoing), ""
             self._declared -= confirms.unroutable
             self._bound -= confirms.unroutable
             confirms.unroutable.clear()
-        return {key for key, trouble in ended.items() if not trouble}, next(filter(None, ended.values()), "")
+        done = {key for key, trouble in ended.items() if not trouble and key not in self._refused}
+        return done, next(filter(None, ended.values()), "")
 
     def _send(self, batch: Mapping[K, Sequence[Outgoing]]) -> None:
         """Write what is not under way yet, in one piece."""
@@ -334,7 +345,9 @@ class AmqpProducer:
                 self._confirms.held_back(key, f"a queue cannot be declared now: {error}")
             except (struct.error, ValueError, TypeError) as error:
                 self._refused[key] = _unwritable(batch[key][0].queue, error)
-            except (amqp.exceptions.ChannelError, MessageRefused) as error:
+            except MessageRefused as error:
+                self._refused[key] = error
+            except amqp.exceptions.ChannelError as error:
                 self._refused[key] = MessageRefused(f"RabbitMQ refuses the message: {error}")
         now = time.time()
         with stream.corked():
@@ -370,7 +383,7 @@ class AmqpProducer:
             application_headers={name: value for name, value in outgoing.headers.items() if name not in _BROKERS_OWN},
             **properties,
         )
-        mandatory = not outgoing.exchange  # a queue that was deleted meanwhile is declared again
+        mandatory = outgoing.mandatory or not outgoing.exchange  # a queue that was deleted meanwhile is declared again
         try:
             channel.send_method(spec.Basic.Publish, "Bssbb", (0, exchange, routing_key, mandatory, False), message)
         except (amqp.exceptions.FrameSyntaxError, struct.error, ValueError, TypeError) as error:
@@ -380,13 +393,17 @@ class AmqpProducer:
     def _prepare(self, channel: Any, outgoing: Outgoing) -> None:
         """See to it that the queue is there, and gets what is parked for it."""
         queue = outgoing.queue
-        if not outgoing.exchange and queue not in self._declared:
+        if outgoing.mandatory:
+            # It goes to a queue that is there. The broker tells when it is not, but for a message that is to wait in another one first.
+            if outgoing.parked and not queue_exists(self._raw(), queue):
+                raise no_queue(queue)
+        elif not outgoing.exchange and queue not in self._declared:
             declare_queue(channel, queue)
             self._declared.add(queue)
         if outgoing.exchange and outgoing.exchange not in self._exchanges:
             # Asked for first: a refused message takes the channel with it, and what else is under way there goes out twice.
             if not exchange_exists(self._raw(), outgoing.exchange):
-                raise MessageRefused(f"there is no exchange {outgoing.exchange!r}")
+                raise no_exchange(outgoing.exchange)
             self._exchanges.add(outgoing.exchange)
         if outgoing.parked:
             self._prepare_delays(queue)
@@ -410,6 +427,16 @@ class AmqpProducer:
             )
         else:
             self._bound.add(queue)
+
+    def consumers(self, queue: str) -> int | None:
+        """How many the queue has now; 0 without such a queue."""
+        with self._lock:
+            try:
+                self._open()
+                return consumer_count(self._raw(), queue)
+            except recoverable() as error:
+                self._drop()
+                raise unavailable(self._address, error) from error
 
     def delays(self, queues: Iterable[str]) -> bool:
         """Whether what is not due can wait in the broker for these queues. Raises what a broken connection raises."""
@@ -487,6 +514,10 @@ class AmqpProducer:
         return f"the broker at {redacted(self._address.url)} did not confirm it; it may have arrived"
 
 
+def _not_routable(outgoing: Outgoing) -> NotRoutable:
+    return no_binding(outgoing.exchange, outgoing.routing_key) if outgoing.exchange else no_queue(outgoing.queue)
+
+
 def _unwritable(queue: str, error: Exception) -> EncodeError:
     return EncodeError(
         f"the message for queue {queue!r} cannot be written: {error}. AMQP headers hold text, numbers, times, lists and"
@@ -504,5 +535,5 @@ def outgoing_of(message: TaskMessage, *, park: bool) -> Outgoing:
     content_type, encoding, body, headers, properties = written(message)
     return Outgoing(
         message.queue, body, headers, properties, content_type, encoding, message.exchange, message.routing_key,
-        message.due_at if park else None,
+        message.due_at if park else None, message.terms is not None and message.terms.mandatory,
     )  # fmt: skip

@@ -3,6 +3,7 @@
 import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import kombu
@@ -29,12 +30,13 @@ class MemoryConsumer:
         self._connection = connect(address)
         self._channel = self._connection.channel()
         self._producer = KombuProducer(address, connection=self._connection)
-        self._consumer: Any = None
+        #: One for each queue: kombu does not say which queue a message came from.
+        self._consumers: list[Any] = []
         self.set_queues(queues)
 
     def claim(self, limit: int, *, free: int | None = None) -> list[Delivery]:
         with self._lock:
-            if self._consumer is None:
+            if not self._consumers:
                 self._consume()
             while len(self._ready) < limit:
                 try:
@@ -49,12 +51,12 @@ class MemoryConsumer:
     def fileno(self) -> int | None:
         return None
 
-    def _received(self, message: Any) -> None:
+    def _received(self, queue: str, message: Any) -> None:
         headers = message.headers if isinstance(message.headers, dict) else {}
         starts = headers.get(STARTS)
         delivery = Delivery(
             claim=message,
-            queue=message.delivery_info["routing_key"],
+            queue=queue,
             headers=headers,
             properties=message.properties or {},
             body=message.body,
@@ -118,9 +120,8 @@ class MemoryConsumer:
 
     def pause(self) -> None:
         with self._lock:
-            if self._consumer is not None:
-                self._consumer.cancel()
-                self._consumer = None
+            if self._consumers:
+                self._cancel()
                 ready = list(self._ready)
                 self._ready.clear()
                 self.give_back(ready)
@@ -136,17 +137,21 @@ class MemoryConsumer:
 
     def set_queues(self, queues: Sequence[str]) -> None:
         with self._lock:
-            if self._consumer is not None:
-                self._consumer.cancel()
+            self._cancel()
             self._queues = list(queues)
             self._consume()
 
     def _consume(self) -> None:
-        bound = [declare_queue(self._channel, name) for name in self._queues]
-        self._consumer = kombu.Consumer(
-            self._channel, bound, on_message=self._received, auto_declare=False, accept=None
-        )
-        self._consumer.consume(no_ack=False)
+        for name in self._queues:
+            bound, received = declare_queue(self._channel, name), partial(self._received, name)
+            consumer = kombu.Consumer(self._channel, [bound], on_message=received, auto_declare=False, accept=None)
+            consumer.consume(no_ack=False)
+            self._consumers.append(consumer)
+
+    def _cancel(self) -> None:
+        for consumer in self._consumers:
+            consumer.cancel()
+        self._consumers = []
 
     def reconnect(self) -> None:
         """Nothing can have been lost."""
@@ -154,6 +159,5 @@ class MemoryConsumer:
     def close(self) -> None:
         with self._lock:
             self.give_back(list(self._open.values()))
-            if self._consumer is not None:
-                self._consumer.cancel()
+            self._cancel()
             self._connection.release()

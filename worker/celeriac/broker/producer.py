@@ -7,7 +7,8 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
-from typing import Any, Protocol
+from itertools import islice
+from typing import Any, Protocol, TypeVar
 
 import kombu
 import orjson
@@ -17,15 +18,18 @@ from kombu.utils.json import dumps as json_dumps
 from celeriac.broker.codec import encode
 from celeriac.broker.connection import BrokerAddress, connect, recoverable, unavailable
 from celeriac.broker.topology import declare_queue
-from celeriac.exceptions import BrokerUnavailable, CeleriacError, OperationalError
-from celeriac.wire.message import TaskMessage
+from celeriac.exceptions import BrokerUnavailable, CeleriacError, NotRoutable, NotSupported, OperationalError
+from celeriac.wire.binding import bound_queues, queue_in
+from celeriac.wire.message import USUAL, TaskMessage, Terms
+
+T = TypeVar("T")
 
 
 class Producer(Protocol):
     """What a client and a worker need to publish. Safe to use from several threads; survives fork."""
 
     def publish(self, message: TaskMessage) -> None:
-        """Put one message on its queue. Raises BrokerUnavailable after the deadline, EncodeError at once."""
+        """Put one message on its queue. Raises BrokerUnavailable after the deadline, EncodeError and NotRoutable at once."""
 
     def publish_many(self, messages: Sequence[TaskMessage]) -> None:
         """Put many messages on their queues, in the order given for each queue: a few hundred in one go.
@@ -48,6 +52,9 @@ class Producer(Protocol):
     ) -> None:
         """Put a body that is bytes already on a queue."""
 
+    def consumers(self, queue: str) -> int | None:
+        """How many consumers the queue has now; None when the broker cannot tell. Raises BrokerUnavailable."""
+
     def close(self) -> None:
         """Disconnect."""
 
@@ -65,6 +72,11 @@ def open_producer(address: BrokerAddress, *, timeout_s: float = 5.0, park: bool 
     from celeriac.broker.amqp_producer import AmqpProducer
 
     return AmqpProducer(address, timeout_s=timeout_s, park=park)
+
+
+def lent_producer(address: BrokerAddress, connection: Any, *, timeout_s: float) -> Producer:
+    """A producer on a connection of the caller's (kombu's), which stays the caller's. Its errors come as BrokerUnavailable, without a second try."""
+    return KombuProducer(address, connection=connection, timeout_s=timeout_s)
 
 
 #: How many messages go at once, and how many bytes: a server that has one thread is not to be held up by one client.
@@ -89,12 +101,20 @@ class RedisProducer:
 
     def publish(self, message: TaskMessage) -> None:
         envelope = envelope_of(message)
-        self._push(message.queue, envelope, message.priority, message.due_at if self._park else None)
+        due_at = message.due_at if self._park else None
+        if message.terms is None and not message.exchange:
+            self._push(message.queue, envelope, message.priority, due_at)
+        else:
+            self._patiently(message.queue, message.terms, self._route, message, envelope, due_at)
 
     def publish_many(self, messages: Sequence[TaskMessage]) -> None:
         """As the protocol says. One script a go, each for one list: it runs as a whole or not at all, and never twice."""
         goes: dict[tuple[str, int, bool], list[tuple[int, bytes, float]]] = {}
+        apart: list[tuple[int, TaskMessage]] = []
         for place, message in enumerate(messages):
+            if message.terms is not None or message.exchange:
+                apart.append((place, message))
+                continue
             parked = self._park and message.due_at is not None
             lot = goes.setdefault((message.queue, message.priority, parked), [])
             lot.append((place, envelope_of(message), message.due_at or 0.0))
@@ -106,12 +126,20 @@ class RedisProducer:
                 except BrokerUnavailable as error:
                     raise partly(error, published, len(messages)) from error
                 published.update(place for place, _, _ in part)
+        for place, message in apart:  # each asks for something of its own
+            try:
+                self.publish(message)
+            except OperationalError as error:
+                raise partly(error, published, len(messages)) from error
+            published.add(place)
 
     def _push_many(self, queue: str, priority: int, parked: bool, lot: Sequence[tuple[int, bytes, float]]) -> None:
         """One go. The server keeps for a while that it has had it: a second try after a lost answer does nothing then."""
         go, lasts_s = uuid.uuid4().hex, int(2 * self._timeout_s + 60)
 
         def push(queues: Any) -> None:
+            if queue not in self._bound:
+                self._bind(queue)
             step = queues.step_of(priority)
             if parked:
                 key, command = queues.delayed_key(queue), "ZADD"
@@ -123,7 +151,7 @@ class RedisProducer:
                 values = [envelope for _, envelope, _ in lot]
             queues.push_once_script(keys=[queues.sent_key(go), key], args=[lasts_s, command, *values])
 
-        self._until_done(queue, push)
+        self._patiently(queue, None, push)
 
     def publish_raw(
         self,
@@ -141,31 +169,78 @@ class RedisProducer:
         self._push(queue, envelope, int(properties.get("priority") or 0), None)
 
     def _push(self, queue: str, envelope: bytes, priority: int, due_at: float | None) -> None:
-        def push(queues: Any) -> None:
-            step = queues.step_of(priority)
-            if due_at is not None:
-                queues.client.zadd(queues.delayed_key(queue), {queues.delayed_member(step, envelope): due_at})
-            else:
-                queues.client.execute_command("LPUSH", queues.list_key(queue, step), envelope)
+        self._patiently(queue, None, self._put, queue, envelope, priority, due_at)
 
-        self._until_done(queue, push)
-
-    def _until_done(self, queue: str, push: Callable[[Any], None]) -> None:
-        """Connect, and push; again until the deadline when that fails. Raises BrokerUnavailable."""
-        deadline = time.monotonic() + self._timeout_s
-        pause_s = 0.0
+    def _patiently(self, queue: str, terms: Terms | None, act: Callable[..., T], *args: Any) -> T:
+        """What act(queues, *args) gives, tried again as the terms say. Raises BrokerUnavailable."""
+        terms = terms or USUAL
+        timeout_s = time_for(terms, self._timeout_s)
+        deadline = time.monotonic() + timeout_s
+        pauses: Iterator[float] | None = None
         while True:
             try:
-                queues = self._open()
-                if queue not in self._bound:
-                    self._bind(queue)
-                push(queues)
-                return
+                return act(self._open(), *args)
             except recoverable() as error:
-                if time.monotonic() + pause_s >= deadline:
-                    raise _too_late(self._address, queue, self._timeout_s, error) from error
+                pauses = pauses or terms.patience.pauses()
+                pause_s = next(pauses, None)
+                if pause_s is None or time.monotonic() + pause_s >= deadline:
+                    raise _too_late(self._address, queue, timeout_s, error) from error
                 time.sleep(pause_s)
-                pause_s = min(1.0, pause_s + 0.2)
+
+    def _put(self, queues: Any, queue: str, envelope: bytes, priority: int, due_at: float | None) -> None:
+        if queue not in self._bound:
+            self._bind(queue)
+        if due_at is not None:
+            queues.client.zadd(
+                queues.delayed_key(queue), {queues.delayed_member(queues.step_of(priority), envelope): due_at}
+            )
+        else:
+            queues.client.execute_command("LPUSH", queues.list_key(queue, queues.step_of(priority)), envelope)
+
+    def _route(self, queues: Any, message: TaskMessage, envelope: bytes, due_at: float | None) -> None:
+        """A message for an exchange goes to all queues that are bound to it, as kombu has it; one that must be routable, to a queue that is there."""
+        terms = message.terms or USUAL
+        if not message.exchange:
+            if terms.mandatory and not self._exists(queues, message.queue):
+                raise no_queue(message.queue)
+            self._put(queues, message.queue, envelope, message.priority, due_at)
+            return
+        routing_key = message.routing_key or message.queue
+        if terms.exchange_type == "fanout":
+            if not self._broadcast(queues, message.exchange, routing_key, envelope) and terms.mandatory:
+                raise NotRoutable(f"nobody listens to the fanout exchange {message.exchange!r}")
+            return
+        table = _texts(queues.client.smembers(queues.binding_key(message.exchange)))
+        if not table:
+            raise no_exchange(message.exchange)
+        names = bound_queues(table, routing_key, terms.exchange_type)
+        if not names and terms.mandatory:
+            raise no_binding(message.exchange, routing_key)
+        step = queues.step_of(message.priority)
+        pipe = queues.client.pipeline(transaction=True)
+        for name in names:
+            if due_at is not None:
+                pipe.zadd(queues.delayed_key(name), {queues.delayed_member(step, envelope): due_at})
+            else:
+                pipe.lpush(queues.list_key(name, step), envelope)
+        pipe.execute()
+
+    def _exists(self, queues: Any, queue: str) -> bool:
+        """Whether anybody has declared the queue: it is bound, mostly to an exchange of its own name."""
+        if queue in self._bound or queue_in(_texts(queues.client.smembers(queues.binding_key(queue))), queue):
+            return True
+        keys = queues.client.scan_iter(match=queues.binding_key("*"), count=1000)
+        return any(queue_in(_texts(queues.client.smembers(key)), queue) for key in keys)
+
+    def _broadcast(self, queues: Any, exchange: str, routing_key: str, envelope: bytes) -> int:
+        """Publish to a fanout exchange, which is PUB/SUB; how many heard it."""
+        channel = queues.channel
+        with channel.conn_or_acquire() as client:
+            return sum(client.publish(topic, envelope) for topic in channel._get_publish_topics(exchange, routing_key))
+
+    def consumers(self, queue: str) -> int | None:
+        found = self._patiently(queue, None, _consumed, queue)
+        return 1 if found else None  # nobody seen: stock Celery workers leave no trace there
 
     def _open(self) -> Any:
         if self._queues is None or self._pid != os.getpid():
@@ -201,7 +276,7 @@ def written(message: TaskMessage) -> tuple[str, str, Any, dict[str, Any], dict[s
     properties: dict[str, Any] = {
         "correlation_id": message.id,
         "reply_to": message.reply_to,
-        "delivery_mode": 2,
+        "delivery_mode": 2 if message.terms is None else message.terms.delivery_mode,
         "priority": message.priority,
     }
     if message.expiration_s is not None:
@@ -228,7 +303,7 @@ class KombuProducer:
         content_type, encoding, body, headers, properties = written(message)
         self.publish_raw(
             message.queue, body, headers, content_type=content_type, content_encoding=encoding, properties=properties,
-            exchange=message.exchange, routing_key=message.routing_key,
+            exchange=message.exchange, routing_key=message.routing_key, terms=message.terms,
         )  # fmt: skip
 
     def publish_many(self, messages: Sequence[TaskMessage]) -> None:
@@ -247,17 +322,21 @@ class KombuProducer:
 
     def publish_raw(
         self, queue: str, body: Any, headers: Mapping[str, Any], *, content_type: str, content_encoding: str,
-        properties: Mapping[str, Any], exchange: str = "", routing_key: str = "",
+        properties: Mapping[str, Any], exchange: str = "", routing_key: str = "", terms: Terms | None = None,
     ) -> None:  # fmt: skip
+        terms = terms or USUAL
         kept = {name: value for name, value in properties.items() if name in _PROPERTIES and value not in (None, "")}
         if "expiration" in kept:
             kept["expiration"] = float(kept["expiration"]) / 1000  # kombu takes seconds
-        deadline = time.monotonic() + self._timeout_s
-        pause_s = 0.0
+        timeout_s = time_for(terms, self._timeout_s)
+        deadline = time.monotonic() + timeout_s
+        pauses = terms.patience.pauses()
         while True:
             try:
                 with self._lock:
                     producer = self._open()
+                    if exchange or terms.mandatory:
+                        self._check_routable(producer.channel, exchange, routing_key or queue, terms)
                     if not exchange and queue not in self._declared:
                         declare_queue(producer.channel, queue)
                         self._declared.add(queue)
@@ -269,12 +348,29 @@ class KombuProducer:
                 return
             except recoverable() as error:
                 if self._given is not None:
-                    raise
+                    raise unavailable(self._address, error) from error
                 self._drop()
-                if time.monotonic() + pause_s >= deadline:
-                    raise _too_late(self._address, queue, self._timeout_s, error) from error
+                pause_s = next(pauses, None)
+                if pause_s is None or time.monotonic() + pause_s >= deadline:
+                    raise _too_late(self._address, queue, timeout_s, error) from error
                 time.sleep(pause_s)
-                pause_s = min(1.0, pause_s + 0.2)
+
+    def _check_routable(self, channel: Any, exchange: str, routing_key: str, terms: Terms) -> None:
+        """Raise NotRoutable for what would be dropped. Only memory can tell: on a connection of the caller's nothing is asked."""
+        if not self._address.is_memory:
+            if terms.mandatory:
+                raise NotSupported("mandatory=True is not kept on a connection of the caller's: leave `connection` out")
+            return
+        if not exchange:
+            if not channel._has_queue(routing_key):
+                raise no_queue(routing_key)
+        elif exchange not in channel.state.exchanges:
+            raise no_exchange(exchange)
+        elif terms.mandatory and not channel._lookup(exchange, routing_key):
+            raise no_binding(exchange, routing_key)
+
+    def consumers(self, queue: str) -> int | None:
+        return None  # nothing is kept of them
 
     def _open(self) -> kombu.Producer:
         if self._producer is None or self._pid != os.getpid():
@@ -309,6 +405,40 @@ _PROPERTIES = (
     "app_id",
     "type",
 )
+
+
+def time_for(terms: Terms, timeout_s: float) -> float:
+    """Seconds that a publish may take: as asked for; else as usual, and what the pauses asked for come to."""
+    if terms.timeout_s is not None:
+        return terms.timeout_s
+    patience = terms.patience
+    return (
+        timeout_s
+        if patience.retries is None
+        else timeout_s + min(patience.retries * patience.most_s, sum(islice(patience.pauses(), 1000)))
+    )
+
+
+def _consumed(queues: Any, queue: str) -> bool:
+    return bool(queues.consumed(queue))
+
+
+def _texts(members: Any) -> list[str]:
+    return [member.decode() for member in members]
+
+
+def no_queue(queue: str) -> NotRoutable:
+    return NotRoutable(
+        f"there is no queue {queue!r}: no worker has declared it, and a mandatory message does not (is its name right?)"
+    )
+
+
+def no_exchange(exchange: str) -> NotRoutable:
+    return NotRoutable(f"there is no exchange {exchange!r}, or nothing is bound to it (is its name right?)")
+
+
+def no_binding(exchange: str, routing_key: str) -> NotRoutable:
+    return NotRoutable(f"no queue is bound to the exchange {exchange!r} with a key that matches {routing_key!r}")
 
 
 def confirming(address: BrokerAddress) -> BrokerAddress:
@@ -357,7 +487,7 @@ def envelope_of(message: TaskMessage) -> bytes:
     properties = {
         "correlation_id": message.headers["id"],
         "reply_to": message.reply_to,
-        "delivery_mode": 2,
+        "delivery_mode": 2 if message.terms is None else message.terms.delivery_mode,
         "delivery_info": {"exchange": message.exchange, "routing_key": message.routing_key or message.queue},
         "priority": message.priority,
         "body_encoding": "base64",

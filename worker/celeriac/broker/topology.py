@@ -62,6 +62,18 @@ def queue_exists(connection: Any, name: str) -> bool:
             probe.close()
 
 
+def consumer_count(connection: Any, name: str) -> int:
+    """How many consume a queue, on an AMQP connection; 0 when it is not there."""
+    probe = connection.channel()
+    try:
+        return int(probe.queue_declare(queue=name, passive=True).consumer_count)
+    except _refused():
+        return 0
+    finally:
+        if probe.is_open:
+            probe.close()
+
+
 def exchange_exists(connection: Any, name: str) -> bool:
     """Whether an exchange is there, on an AMQP connection."""
     probe = connection.channel()

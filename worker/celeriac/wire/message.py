@@ -3,8 +3,9 @@
 Source: celery/app/amqp.py as_task_v2 of 5.7, measured in research/celery.md 3A. `timelimit` is [hard, soft] on the wire.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import count
 from typing import Any, NamedTuple
 
 #: Our own header: seconds since the epoch at which the client sent the message. Other consumers pass it over.
@@ -21,10 +22,42 @@ DEATH = "celeriac_death"
 REPR_LIMIT = 1024
 
 
+class Patience(NamedTuple):
+    """How a publish is tried again: at most `retries` times (None: until its time is over), with longer and longer pauses."""
+
+    retries: int | None = None
+    start_s: float = 0.0
+    step_s: float = 0.2
+    most_s: float = 1.0
+
+    def pauses(self) -> Iterator[float]:
+        """Seconds to wait before each further try."""
+        for number in count() if self.retries is None else range(self.retries):
+            yield min(self.most_s, self.start_s + number * self.step_s)
+
+
+class Terms(NamedTuple):
+    """What a caller asks of a publish, beyond the message.
+
+    mandatory      a message that no queue would take is an error. delivery_mode: 2 lasting, 1 not.
+    timeout_s      of the whole publish, None: as the settings say. exchange_type: of the exchange, "" when the broker knows.
+    """
+
+    mandatory: bool = False
+    delivery_mode: int = 2
+    timeout_s: float | None = None
+    patience: Patience = Patience()
+    exchange_type: str = ""
+
+
+#: What holds for a message that asks for nothing.
+USUAL = Terms()
+
+
 class TaskMessage(NamedTuple):
     """What is to be published: headers and body as Python values, and where to.
 
-    body    (args, kwargs, embed) of protocol 2; encoded by the producer with `serializer`.
+    body    (args, kwargs, embed) of protocol 2; encoded by the producer with `serializer`. terms: None for the usual ones.
     due_at  seconds since the epoch before which it must not run (the ETA), None: at once.
     """
 
@@ -39,6 +72,7 @@ class TaskMessage(NamedTuple):
     reply_to: str = ""
     expiration_s: float | None = None
     due_at: float | None = None
+    terms: Terms | None = None
 
     @property
     def id(self) -> str:
@@ -83,6 +117,7 @@ def compose(
     ignore_result: bool = False,
     headers: Mapping[str, Any] | None = None,
     embed: Mapping[str, Any] | None = None,
+    terms: Terms | None = None,
 ) -> TaskMessage:
     """The message of one call. `headers` of the caller are merged flat; `embed` holds callbacks, errbacks, chain, chord."""
     fixed: dict[str, Any] = {
@@ -119,9 +154,16 @@ def compose(
         serializer=serializer,
         compression=compression,
         reply_to=reply_to,
-        expiration_s=(expires.timestamp() - sent_at) if expires is not None else None,
+        expiration_s=_expiration_s(expires, sent_at),
         due_at=eta.timestamp() if eta is not None else None,
+        terms=terms,
     )
+
+
+def _expiration_s(expires: datetime | None, sent_at: float) -> float | None:
+    """None for what has expired already: RabbitMQ would drop it, and nobody would mark its result as revoked. The worker does."""
+    left_s = expires.timestamp() - sent_at if expires is not None else 0.0
+    return left_s if left_s > 0 else None
 
 
 _NO_EMBED: Mapping[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}

@@ -263,6 +263,20 @@ return out
 """
 
 
+#: Whether a worker of ours consumes the queue: it watches or is idle and listens, or holds a lease.
+CONSUMED = """
+-- KEYS: lease set, watch, idle set     ARGV: what stands before an id in the name of its bell
+local t = redis.call('TIME')
+if redis.call('ZCOUNT', KEYS[1], t[1] + t[2] / 1000000, '+inf') > 0 then return 1 end
+local ids = redis.call('ZRANGE', KEYS[3], 0, -1)
+table.insert(ids, redis.call('GET', KEYS[2]) or nil)
+for i = 1, #ids do
+  if redis.call('PUBSUB', 'NUMSUB', ARGV[1] .. ids[i])[2] > 0 then return 1 end
+end
+return 0
+"""
+
+
 class RedisQueues:
     """The queues of one Redis database, through one kombu channel's connection pool. Safe to use from several threads.
 
@@ -289,6 +303,7 @@ class RedisQueues:
         self.release_script = register(RELEASE)
         self.depth_script = register(DEPTH)
         self.push_once_script = register(PUSH_ONCE)
+        self.consumed_script = register(CONSUMED)
 
     def list_key(self, queue: str, step: int) -> str:
         """The list of one priority step: the bare name for the first, kombu's form for the others."""
@@ -301,6 +316,14 @@ class RedisQueues:
     def step_of(self, priority: int | None) -> int:
         """The step a message's priority belongs to: the largest that is not above it."""
         return self._step_of[max(0, min(9, int(priority or 0)))]
+
+    def binding_key(self, exchange: str) -> str:
+        """kombu's table of what is bound to an exchange."""
+        return f"{self.prefix}{self.channel.keyprefix_queue % exchange}"
+
+    def consumed(self, queue: str) -> bool:
+        """Whether a worker of ours consumes the queue now. Stock Celery workers are not seen."""
+        return bool(self.consumed_script(keys=[self.lease_key(queue), *self.watch_keys(queue)], args=[self.bell]))
 
     def lease_key(self, queue: str) -> str:
         """The lease set of a queue's claims."""
