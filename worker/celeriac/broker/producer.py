@@ -100,7 +100,9 @@ class RedisProducer:
         self._bound: set[str] = set()
 
     def publish(self, message: TaskMessage) -> None:
-        envelope = envelope_of(message)
+        self._publish(message, envelope_of(message))
+
+    def _publish(self, message: TaskMessage, envelope: bytes) -> None:
         due_at = message.due_at if self._park else None
         if message.terms is None and not message.exchange:
             self._push(message.queue, envelope, message.priority, due_at)
@@ -110,10 +112,10 @@ class RedisProducer:
     def publish_many(self, messages: Sequence[TaskMessage]) -> None:
         """As the protocol says. One script a go, each for one list: it runs as a whole or not at all, and never twice."""
         goes: dict[tuple[str, int, bool], list[tuple[int, bytes, float]]] = {}
-        apart: list[tuple[int, TaskMessage]] = []
+        apart: list[tuple[int, TaskMessage, bytes]] = []
         for place, message in enumerate(messages):
             if message.terms is not None or message.exchange:
-                apart.append((place, message))
+                apart.append((place, message, envelope_of(message)))
                 continue
             parked = self._park and message.due_at is not None
             lot = goes.setdefault((message.queue, message.priority, parked), [])
@@ -126,9 +128,9 @@ class RedisProducer:
                 except BrokerUnavailable as error:
                     raise partly(error, published, len(messages)) from error
                 published.update(place for place, _, _ in part)
-        for place, message in apart:  # each asks for something of its own
+        for place, message, envelope in apart:  # each asks for something of its own
             try:
-                self.publish(message)
+                self._publish(message, envelope)
             except OperationalError as error:
                 raise partly(error, published, len(messages)) from error
             published.add(place)
