@@ -1,34 +1,47 @@
 """The one global: the current app, and what Celery hangs on it."""
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 from celeriac.app import base
+from celeriac.app import task as tasks
 from celeriac.app.base import Celeriac
 from celeriac.app.context import current
 from celeriac.app.task import Task
+from celeriac.exceptions import ImproperlyConfigured
 
 Celery = Celeriac
 
 _current: Celeriac | None = None
 #: Definitions of @shared_task, made again on every app.
 _shared: list[Callable[[Celeriac], Task]] = []
+#: Task classes that were defined when there was no app yet: they are the next one's.
+_homeless: list[type[Task]] = []
 
 
 def _made(app: Celeriac) -> None:
     global _current  # noqa: PLW0603 - this file is where the global lives
     _current = app
+    while _homeless:
+        app.adopt(_homeless.pop(0))
     for define in _shared:
         define(app)
 
 
+def _defined(kind: type[Task]) -> None:
+    if _current is None:
+        _homeless.append(kind)
+    else:
+        _current.adopt(kind)
+
+
 base.created.append(_made)
+tasks.defined.append(_defined)
 
 
 def current_app() -> Celeriac:
-    """The app made last; without one, an app from the environment's settings."""
-    return _current if _current is not None else Celeriac(os.environ.get("CELERIAC_APP"))
+    """The app made last; without one, an app of the environment's settings."""
+    return _current if _current is not None else Celeriac()
 
 
 def current_task() -> Task | None:
@@ -64,15 +77,24 @@ class SharedTask:
 
 
 def shared_task(*args: Any, **options: Any) -> Any:
-    """@task for libraries that have no app of their own: the task exists on every app, and calls go to the current one's broker."""
+    """@task for libraries that have no app of their own: the task exists on every app, and calls go to the current one's broker.
+
+    No app is made for it: the first one made has it, or else one that is made when the task is first used.
+    """
 
     def define(function: Callable[..., Any]) -> SharedTask:
+        if type(function) is SharedTask:
+            raise ImproperlyConfigured(f"@task or @shared_task is applied twice to {function!r}: remove one of them")
+
         def on(app: Celeriac) -> Task:
             task: Task = app.task(**options)(function) if options else app.task(function)
             return task
 
+        if _current is not None:
+            on(_current)  # what cannot work is told here, and now
         _shared.append(on)
-        on(current_app())
         return SharedTask(on)
 
-    return define(args[0]) if len(args) == 1 and callable(args[0]) and not options else define
+    if args and not (len(args) == 1 and callable(args[0]) and not options):
+        raise TypeError("@shared_task takes named options only, for example @shared_task(name='add')")
+    return define(args[0]) if args else define

@@ -76,21 +76,50 @@ def _key(fun: Any, sender: Any, dispatch_uid: Any) -> Any:
     return dispatch_uid or function, sender if isinstance(sender, str) else id(sender)
 
 
+# Clients: body, headers, properties, exchange, routing_key, declare, retry_policy; sender: the task's name.
 before_task_publish = Signal("before_task_publish")
 after_task_publish = Signal("after_task_publish")
-task_received = Signal("task_received")
-task_prerun = Signal("task_prerun")
-task_postrun = Signal("task_postrun")
-task_success = Signal("task_success")
-task_retry = Signal("task_retry")
+#: Celery's old one: never sent, `after_task_publish` is.
+task_sent = Signal("task_sent")
+# The worker's main process; sender: the consumer (`.hostname`, `.app`), for task_revoked the task.
+task_received = Signal("task_received")  # request
+task_revoked = Signal("task_revoked")  # request, terminated, signum, expired
+task_rejected = Signal("task_rejected")  # message, exc
+task_unknown = Signal("task_unknown")  # message, exc, name, id
+# Where the body runs; sender: the task.
+task_prerun = Signal("task_prerun")  # task_id, task, args, kwargs
+task_postrun = Signal("task_postrun")  # task_id, task, args, kwargs, retval, state
+task_success = Signal("task_success")  # result, runtime
+task_retry = Signal("task_retry")  # request, reason, einfo
+#: task_id, exception, args, kwargs, traceback, einfo. Of a hard time limit and of a lost process: in the worker's main process.
 task_failure = Signal("task_failure")
-task_revoked = Signal("task_revoked")
-task_rejected = Signal("task_rejected")
-task_unknown = Signal("task_unknown")
-worker_init = Signal("worker_init", may_exit=True)
-worker_ready = Signal("worker_ready")
-worker_process_init = Signal("worker_process_init", may_exit=True)
-worker_process_shutdown = Signal("worker_process_shutdown")
-worker_shutting_down = Signal("worker_shutting_down")
-worker_shutdown = Signal("worker_shutdown")
+#: task_id, args, kwargs, request, exception, traceback, einfo: something beside the body has raised.
+task_internal_error = Signal("task_internal_error")
+# The life of a worker.
+import_modules = Signal("import_modules")  # sender: the app; before `imports` and `include`
+celeryd_init = Signal("celeryd_init")  # sender: the node name; instance, conf, options; before settings are read
+celeryd_after_setup = Signal(
+    "celeryd_after_setup"
+)  # sender: the node name; instance, conf; queues may still be changed
+worker_init = Signal("worker_init", may_exit=True)  # sender: the worker
+worker_before_create_process = Signal("worker_before_create_process")  # sender: the pool; in the main process
+worker_process_init = Signal("worker_process_init", may_exit=True)  # sender: the node name
+worker_process_shutdown = Signal("worker_process_shutdown")  # pid, exitcode
+worker_ready = Signal("worker_ready")  # sender: the consumer
+worker_shutting_down = Signal("worker_shutting_down")  # sender: the node name; sig, how, exitcode
+worker_shutdown = Signal("worker_shutdown")  # sender: the worker
 heartbeat_sent = Signal("heartbeat_sent")
+# Logging: loglevel, logfile, format, colorize. A receiver of setup_logging sets logging up itself, and nothing else does.
+setup_logging = Signal("setup_logging")
+after_setup_logger = Signal("after_setup_logger")  # and logger
+after_setup_task_logger = Signal("after_setup_task_logger")  # and logger
+# Beat.
+beat_init = Signal("beat_init")
+beat_embedded_init = Signal("beat_embedded_init")
+#: Celery's, for options that users add to its command: ours takes none, so nobody sends it.
+user_preload_options = Signal("user_preload_options")
+# Celery's, of a pool that we have not: nobody sends them.
+eventlet_pool_started = Signal("eventlet_pool_started")
+eventlet_pool_preshutdown = Signal("eventlet_pool_preshutdown")
+eventlet_pool_postshutdown = Signal("eventlet_pool_postshutdown")
+eventlet_pool_apply = Signal("eventlet_pool_apply")

@@ -19,8 +19,11 @@ FAILURE_STATES = PROPAGATE_STATES
 ALL_STATES = frozenset({PENDING, RECEIVED, STARTED, SUCCESS, FAILURE, RETRY, REVOKED})
 
 #: Highest first; a custom state stands where None stands.
-PRECEDENCE = (SUCCESS, FAILURE, None, REVOKED, STARTED, RECEIVED, REJECTED, RETRY, PENDING)
-_RANK = {state: rank for rank, state in enumerate(PRECEDENCE)}
+PRECEDENCE: tuple[str | None, ...] = (SUCCESS, FAILURE, None, REVOKED, STARTED, RECEIVED, REJECTED, RETRY, PENDING)
+#: State -> rank, as Celery calls it.
+PRECEDENCE_LOOKUP: dict[str | None, int] = {state: rank for rank, state in enumerate(PRECEDENCE)}
+NONE_PRECEDENCE = PRECEDENCE_LOOKUP[None]
+_RANK = PRECEDENCE_LOOKUP
 
 
 def precedence(state: str) -> int:

@@ -8,12 +8,16 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cached_property
+from types import new_class
 from typing import Any
 from uuid import uuid4
 
 from celeriac import config, signals
+from celeriac.app.builtins import define_builtins
 from celeriac.app.context import current
 from celeriac.app.task import Task as BaseTask
 from celeriac.app.task import moment, task_class
@@ -23,7 +27,13 @@ from celeriac.broker.codec import content_types
 from celeriac.broker.connection import BrokerAddress
 from celeriac.broker.coordination import Coordination, coordination_address
 from celeriac.broker.producer import Producer, lent_producer, open_producer
-from celeriac.exceptions import ImproperlyConfigured, NotRegistered, NotRoutable, NotSupported
+from celeriac.exceptions import (
+    DuplicateTaskNameWarning,
+    ImproperlyConfigured,
+    NotRegistered,
+    NotRoutable,
+    NotSupported,
+)
 from celeriac.policy.calling import OPTIONS, check_priority, priority_of, terms_of
 from celeriac.policy.routing import route
 from celeriac.result import AsyncResult
@@ -47,11 +57,13 @@ class Celeriac:
     set on `conf`, those given here, config_from_object, the profile's defaults.
     """
 
-    Task: type[BaseTask] = BaseTask
+    #: The base of all tasks of this app: a class, or the dotted path of one. `app.Task` is it, bound to the app.
+    task_cls: type[BaseTask] | str = BaseTask
 
     def __init__(
         self, main: str | None = None, *, broker: str | None = None, backend: str | None = None, include: Sequence[str] | None = None,
-        profile: str | None = None, config_source: Any = None, task_cls: type[BaseTask] | None = None, set_as_current: bool = True, **settings: Any,
+        profile: str | None = None, config_source: Any = None, task_cls: type[BaseTask] | str | None = None,
+        set_as_current: bool = True, **settings: Any,
     ) -> None:  # fmt: skip
         self.main = main
         chosen = os.environ.get("CELERIAC_PROFILE") or profile or "celery"
@@ -63,8 +75,12 @@ class Celeriac:
         if config_source is not None:
             self.config_from_object(config_source)
         if task_cls is not None:
-            self.Task = task_cls
+            self.task_cls = task_cls
         self._tasks: dict[str, BaseTask] = {}
+        #: Classes that are tasks and are not registered yet; and the tasks that this app has made itself.
+        self._adopted: list[type[BaseTask]] = []
+        self._made: list[BaseTask] = []
+        self._built_in = False
         self._lock = threading.RLock()
         self._producer: Producer | None = None
         self._backend: ResultBackend | None = None
@@ -85,30 +101,83 @@ class Celeriac:
             raise TypeError("@app.task takes named options only, for example @app.task(name='add')")
         return lambda function: self._define(function, options)
 
+    @cached_property
+    def Task(self) -> type[BaseTask]:  # noqa: N802 - Celery's name
+        """The base of this app's tasks: a subclass with a `run` is registered here."""
+        base = self.task_cls
+        if isinstance(base, str):
+            base = _imported(base)
+        if not (isinstance(base, type) and issubclass(base, BaseTask)):
+            raise ImproperlyConfigured(f"task_cls {base!r} is no subclass of celeriac.Task")
+        return new_class(
+            "Task", (base,), exec_body=lambda own: own.update(app=self, abstract=True, __module__=base.__module__)
+        )
+
     def _define(self, function: Callable[..., Any], options: Mapping[str, Any]) -> BaseTask:
-        if isinstance(function, BaseTask):
-            raise ImproperlyConfigured(
-                f"{function.name} is a task already: apply @task once, as the outermost decorator"
-            )
+        inner: Any = function
+        while inner is not None and not isinstance(inner, BaseTask):
+            inner = getattr(inner, "__wrapped__", None)
+        if inner is not None:
+            raise ImproperlyConfigured(f"{inner.name} is a task already: apply @task once, as the outermost decorator")
         options = dict(options)
         base = options.pop("base", None) or self.Task
         bind = options.pop("bind", False)
         name = options.pop("name", None) or self.gen_task_name(function.__name__, function.__module__)
         known = self._tasks.get(name)
         if known is not None:
+            _warn_of_two(name, type(known).__module__, function.__module__)
             return known
         return self.register_task(task_class(self, base, function, name, bind=bind, options=options))
 
     def register_task(self, task: BaseTask | type[BaseTask]) -> BaseTask:
         """Register a task class or instance under its name; what is registered under that name already stays."""
         kind = task if isinstance(task, type) else type(task)
+        if not issubclass(kind, BaseTask):
+            raise ImproperlyConfigured(f"{task!r} is no task: derive its class from celeriac.Task")
+        if not callable(getattr(kind, "run", None)):
+            raise ImproperlyConfigured(f"task {kind.__module__}.{kind.__name__} has no `run`: that is its body")
         if kind.name is None:
             kind.name = self.gen_task_name(kind.__name__, kind.__module__)
         with self._lock:
-            if kind.name not in self._tasks:
+            known = self._tasks.get(kind.name)
+            if known is None:
                 kind.bind(self)
-                self._tasks[kind.name] = task() if isinstance(task, type) else task
-            return self._tasks[kind.name]
+                if isinstance(task, type):
+                    known = task()
+                    if kind.__init__ is not object.__init__:
+                        self._made.append(known)
+                else:
+                    known = task
+                self._tasks[kind.name] = known
+            elif type(known) is not kind:
+                _warn_of_two(kind.name, type(known).__module__, kind.__module__)
+            return known
+
+    def adopt(self, kind: type[BaseTask]) -> None:
+        """A class that is a task of this app: named now, made and registered when the registry is first looked at."""
+        if kind.name is None:
+            kind.name = self.gen_task_name(kind.__name__, kind.__module__)
+        self._adopted.append(kind)
+
+    def finalize(self, auto: bool = False) -> None:
+        """Register what was defined as a class and what is built in. Done by itself when the registry is looked at."""
+        with self._lock:
+            while self._adopted:
+                kind = self._adopted.pop(0)  # first: its __init__ may look at the registry
+                if vars(kind).get("app") in {None, self}:  # not registered on another app by hand
+                    try:
+                        self.register_task(kind)
+                    except BaseException:
+                        self._adopted.insert(0, kind)  # it raises again, for whoever looks next
+                        raise
+            if not self._built_in:
+                self._built_in = True
+                define_builtins(self)
+
+    def begin_process(self) -> None:
+        """In a process that will run tasks and was forked from one that has made them: call `__init__` of each once here, too."""
+        for task in self._made:
+            task.__init__()  # type: ignore[misc]  # the same object: everybody's name of it stays
 
     def gen_task_name(self, name: str, module: str) -> str:
         """module.name; tasks of __main__ take the app's `main`."""
@@ -118,18 +187,37 @@ class Celeriac:
 
     @property
     def tasks(self) -> Mapping[str, BaseTask]:
-        """The registry: names to tasks."""
+        """The registry: names to tasks, those included that are built in (`celery.…`)."""
+        if self._adopted or not self._built_in:
+            self.finalize(auto=True)
         return self._tasks
+
+    def misplaced_decorators(self) -> list[str]:
+        """Tasks whose name in their module is bound to something that another decorator made of them, each as a sentence."""
+        found = []
+        for name, task in self.tasks.items():
+            function = getattr(task, "__wrapped__", None)
+            module = sys.modules.get(getattr(function, "__module__", ""))
+            bound = getattr(module, getattr(function, "__name__", ""), None)
+            inner = bound
+            while inner is not None and inner is not function and not isinstance(inner, BaseTask):
+                inner = getattr(inner, "__wrapped__", None)
+            if inner is task and bound is not task:
+                found.append(
+                    f"task {name}: another decorator stands above @task, so workers run the body without it; put @task at the top"
+                )
+        return found
 
     def find(self, name: str) -> BaseTask:
         """A task by name. Raises NotRegistered."""
         try:
-            return self._tasks[name]
+            return self.tasks[name]
         except KeyError:
             raise NotRegistered(name) from None
 
     def import_tasks(self) -> None:
         """Import the modules of `imports` and `include`, so that their tasks register."""
+        signals.import_modules.send(sender=self)
         for module in [*self.conf.imports, *self.conf.include]:
             try:
                 importlib.import_module(module)
@@ -497,6 +585,25 @@ def _no_waiting() -> None:
         raise RuntimeError(
             "never call result.get() within a task: it can wait for ever; link the tasks, or pass disable_sync_subtasks=False"
         )
+
+
+def _warn_of_two(name: str, first: str, second: str) -> None:
+    """Two tasks of one name: the first one stays, and somebody should know. The same module twice is the same task."""
+    if first != second and "__main__" not in {first, second}:
+        warnings.warn(
+            f"task {name} is defined in {first} and in {second}: that of {first} stays. Give one of them another name=, or import the"
+            " module under one path only",
+            DuplicateTaskNameWarning, stacklevel=4,
+        )  # fmt: skip
+
+
+def _imported(path: str) -> Any:
+    """What a dotted path (`proj.tasks:Base` or `proj.tasks.Base`) names. Raises ImproperlyConfigured."""
+    module, _, name = path.partition(":") if ":" in path else path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ImproperlyConfigured(f"cannot import {path!r}: {error}") from error
 
 
 def _main_module() -> str:

@@ -1,5 +1,6 @@
 """The request: what a running task may know of its own call. Read lazily from the message's headers."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
@@ -25,8 +26,6 @@ class Request:
         "hostname",
         "is_eager",
         "kwargs",
-        "logfile",
-        "loglevel",
         "retry_asked",
     )
 
@@ -46,8 +45,6 @@ class Request:
         self.delivery_info = delivery_info or {}
         self.is_eager = is_eager
         self.called_directly = called_directly
-        self.logfile = None
-        self.loglevel = None
         #: Whether the next Task.__call__ is the worker's own, through a __call__ of the user's, and no call inside the body.
         self.awaits_call = False
         #: Set by Task.retry: what the worker publishes when the body has ended.
@@ -62,6 +59,31 @@ class Request:
     def retries(self) -> int:
         """How often it was retried: 0 at first."""
         return self._headers.get("retries") or 0
+
+    @property
+    def loglevel(self) -> int:
+        """The level from which the worker logs, a number of `logging`."""
+        return logging.getLogger("celeriac.task").getEffectiveLevel()
+
+    @property
+    def logfile(self) -> str | None:
+        """The file the worker logs to; None: standard error."""
+        return log_file()
+
+    @property
+    def task(self) -> str | None:
+        """The task's name."""
+        return self._headers.get("task") or getattr(self._task, "name", None)
+
+    @property
+    def utc(self) -> bool:
+        """Times of messages are UTC."""
+        return True
+
+    @property
+    def timelimit(self) -> Any:
+        """(hard, soft) of this call in seconds, None where it asks for none."""
+        return self._headers.get("timelimit") or [None, None]
 
     @property
     def correlation_id(self) -> str | None:
@@ -122,3 +144,24 @@ current: ContextVar[Request | None] = ContextVar("celeriac_request", default=Non
 
 #: What `task.request` is while the task does not run.
 IDLE = Request(called_directly=True)
+
+
+def log_file() -> str | None:
+    """The file that this process logs to, if it does."""
+    files = (handler for handler in logging.getLogger().handlers if isinstance(handler, logging.FileHandler))
+    return next((handler.baseFilename for handler in files), None)
+
+
+def task_logger(name: str) -> logging.Logger:
+    """The logger `celeriac.task.<name>`. Its records have task_name and task_id: of the call they were made in, else None."""
+    logger = logging.getLogger(f"celeriac.task.{name}")
+    if _which_call not in logger.filters:
+        logger.addFilter(_which_call)
+    return logger
+
+
+def _which_call(record: logging.LogRecord) -> bool:
+    request = current.get()
+    record.task_id = request.id if request is not None else None
+    record.task_name = request.task if request is not None else None
+    return True

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Protocol
 
 from celeriac import signals, states
-from celeriac.app.context import IDLE, Request, current
+from celeriac.app.context import IDLE, Request, current, task_logger
 from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Reject, Retry
 from celeriac.policy import throttle
 from celeriac.policy.calling import URGENCIES, check_priority, type_terms
@@ -45,10 +45,18 @@ class Sender(Protocol):
     def store_state(self, task_id: str, state: str, meta: Any) -> None: ...
 
 
+#: Told of each class that may be a task and names no app: `compat` finds it one.
+defined: list[Callable[[type["Task"]], None]] = []
+
+
 class Task:
     """A registered task. One instance for each name and process; calling it runs the body here.
 
     Class attributes are the task's options, under Celery's names; None means: as the settings say.
+
+    A subclass with a `run` is a task itself, registered when its app's registry is first looked at, unless it says `abstract = True`
+    or its `__init__` wants arguments (then: `app.register_task(Add(5))`). `abstract` and `name` are not inherited. The app is that of
+    `app.Task`, if it derives from it; else the current one, or the next one made.
     """
 
     app: ClassVar[Any] = None
@@ -78,6 +86,8 @@ class Task:
     acks_late: bool | None = None
     reject_on_worker_lost: bool | None = None
     track_started: bool | None = None
+    send_error_emails: bool | None = None
+    error_whitelist: Any = None
     serializer: str | None = None
     queue: str | None = None
     exchange: str | None = None
@@ -95,6 +105,21 @@ class Task:
     _signature: inspect.Signature | None = None
 
     run: Callable[..., Any]
+
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        own = vars(cls)
+        if "abstract" not in own:
+            cls.abstract = False
+        if "name" not in own:
+            cls.name = None
+        if "__wrapped__" in own or not registers_itself(cls):  # what a decorator makes, it registers
+            return
+        if cls.app is not None:
+            cls.app.adopt(cls)
+        else:
+            for tell in defined:
+                tell(cls)
 
     # -- calling
 
@@ -132,6 +157,8 @@ class Task:
         self.check_arguments(args, kwargs)
         if self.app.conf.task_always_eager:
             return self.apply(args, kwargs, **options)
+        if self._shadows and options.get("shadow") is None:
+            options["shadow"] = self.shadow_name(args, kwargs, options)
         return self._sender().send_task(self.name or "", args, kwargs, task_type=self, **options)
 
     def apply(
@@ -165,7 +192,7 @@ class Task:
             try:
                 value = self(*args, **kwargs) if self._overrides_call else self.run(*args, **kwargs)
                 if inspect.iscoroutine(value):
-                    value = _awaited(value)
+                    value = awaited(value)
             except self.autoretry_for as error:
                 if not isinstance(error, (Retry, Ignore, Reject)):
                     self.autoretry(error)
@@ -308,7 +335,24 @@ class Task:
     def after_return(self, status: str, retval: Any, task_id: str, args: Any, kwargs: Any, einfo: Any) -> None:
         """Called in the worker when it has ended, one way or another."""
 
+    def execute(self, request: Any, pool: Any, loglevel: int, logfile: str | None, **kw: Any) -> None:
+        """Hand a call to the pool. Override it to look at calls first, in the worker's main process: it is called once a message.
+
+        request   a `celeriac.worker.request.TaskRequest`: id, name, args, kwargs, … pool: the worker's. kw: consumer.
+
+        Whoever overrides it calls `super().execute(…)` for the ordinary run, or raises Ignore (the message is acknowledged, nothing
+        else happens) or Reject. Any other exception is the task's failure. While it runs, the worker does nothing else.
+        """
+        request.execute_using_pool(pool, loglevel, logfile, **kw)
+
     # -- definition
+
+    @classmethod
+    def on_bound(cls, app: Any) -> None:
+        """Called when the class is bound to its app, once."""
+
+    def shadow_name(self, args: Any, kwargs: Any, options: Any) -> str | None:
+        """Another name of this call for logs and monitors; called at each call that names none."""
 
     @classmethod
     def bind(cls, app: Any) -> None:
@@ -320,6 +364,7 @@ class Task:
             ("track_started", "task_track_started"),
             ("serializer", "task_serializer"), ("rate_limit", "task_default_rate_limit"), ("rate_limit_scope", "task_rate_limit_scope"),
             ("store_errors_even_if_ignored", "task_store_errors_even_if_ignored"),
+            ("send_error_emails", "task_send_error_emails"), ("error_whitelist", "task_error_whitelist"),
         ):  # fmt: skip
             if getattr(cls, name) is None:
                 setattr(cls, name, conf[setting])
@@ -339,8 +384,11 @@ class Task:
         hooks = ("before_start", "on_success", "on_retry", "on_failure", "after_return")
         cls._hooked = frozenset(hook for hook in hooks if getattr(cls, hook) is not getattr(Task, hook))
         cls._overrides_call = cls.__call__ is not Task.__call__
+        cls._overrides_execute = cls.execute is not Task.execute
+        cls._shadows = cls.shadow_name is not Task.shadow_name
         body = cls.__call__ if cls._overrides_call else getattr(cls, "run", None)
         cls._is_async = inspect.iscoroutinefunction(body)
+        cls.on_bound(app)
         keys = {RATE_KEY: cls.rate_limit_key, CONCURRENCY_KEY: cls.concurrency_key}
         cls._keys = {header: spec for header, spec in keys.items() if spec is not None}
         if (cls.typing or cls._keys) and hasattr(cls, "run"):
@@ -377,6 +425,8 @@ class Task:
     _terms: ClassVar[Terms | None] = None
     _hooked: ClassVar[frozenset[str]] = frozenset()
     _overrides_call: ClassVar[bool] = False
+    _overrides_execute: ClassVar[bool] = False
+    _shadows: ClassVar[bool] = False
     #: Header -> what it is worked out from, for each call, by the client.
     _keys: ClassVar[Mapping[str, KeySpec]] = {}
     _key_signature: ClassVar[inspect.Signature | None] = None
@@ -384,8 +434,8 @@ class Task:
     _is_async: ClassVar[bool] = False
 
     def get_logger(self, **_: Any) -> logging.Logger:
-        """A logger named after the task (the guide's way)."""
-        return logging.getLogger(f"celeriac.task.{self.name}")
+        """A logger named after the task, whose records know the call they were made in (the guide's way)."""
+        return task_logger(self.name or type(self).__name__)
 
     def AsyncResult(self, task_id: str) -> AsyncResult:  # noqa: N802 - Celery's name
         """The handle of a call made before."""
@@ -398,6 +448,17 @@ class Task:
 
     def __repr__(self) -> str:
         return f"<@task: {self.name} of {getattr(self.app, 'main', None)}>"
+
+
+def registers_itself(kind: type[Task]) -> bool:
+    """Whether a class is a task by itself: it has a body, is not abstract, and is made without arguments."""
+    if vars(kind).get("abstract") or not callable(getattr(kind, "run", None)):
+        return False
+    if kind.__init__ is object.__init__:
+        return True
+    wanted = list(inspect.signature(kind.__init__).parameters.values())[1:]
+    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return all(each.default is not inspect.Parameter.empty or each.kind in optional for each in wanted)
 
 
 def task_class(
@@ -415,7 +476,7 @@ def task_class(
     )  # fmt: skip
 
 
-def _awaited(coroutine: Any) -> Any:
+def awaited(coroutine: Any) -> Any:
     """What a coroutine returns, when there is nobody to await it: in a loop of its own, beside one that runs here."""
     import asyncio  # only for who has coroutines: a client is light
     from concurrent.futures import ThreadPoolExecutor
@@ -445,4 +506,4 @@ def moment(value: Any, now: datetime) -> datetime | None:
         raise ValueError(f"{value!r} seconds from now is beyond the year 9999") from error
 
 
-__all__ = ["Sender", "Task", "moment", "signals", "task_class"]
+__all__ = ["Sender", "Task", "awaited", "defined", "moment", "registers_itself", "signals", "task_class"]

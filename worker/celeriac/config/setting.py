@@ -115,6 +115,19 @@ def words(value: Any) -> list[Any]:
     return list(value)
 
 
+def mailboxes(value: Any) -> list[tuple[str, str]]:
+    """(name, address) pairs; text is addresses, cut at its commas, each perhaps as `Ann <ann@example.com>`. Raises ValueError."""
+    from email.utils import parseaddr  # a client is light
+
+    found = []
+    for each in value.split(",") if isinstance(value, str) and value else value or ():
+        name, address = parseaddr(each) if isinstance(each, str) else each
+        if "@" not in address:
+            raise ValueError(f"expected mail addresses, or pairs of a name and an address; {each!r} is neither")
+        found.append((str(name), str(address)))
+    return found
+
+
 def mapping(value: Any) -> dict[str, Any]:
     """A mapping; text is read as JSON, as environment variables hold it. Raises ValueError."""
     if isinstance(value, str):

@@ -26,6 +26,12 @@ class Discard(NamedTuple):
 
 RUN = Run()
 
+#: Tasks that Celery once had, and why they are not run; what comes in for them is a dead letter that says so.
+REFUSED: Mapping[str, str] = {
+    "celery.execute_remote": "celery.execute_remote runs whatever code a message holds, so whoever can write to the broker could run anything"
+    " here: it is refused. Make the function a task, and call it by its name",
+}
+
 
 def admit(
     headers: Mapping[str, Any], *, known: bool, revoked: bool, max_starts: int, now: float
@@ -64,6 +70,8 @@ def _unknown(headers: Mapping[str, Any]) -> Unreadable:
     if not isinstance(name, str) or not isinstance(task_id, str):
         problem = f"the message is not a task: its headers need 'task' and 'id', it has {sorted(map(str, headers))}"
         return Unreadable(DecodeError(problem), "malformed")
+    if name in REFUSED:
+        return Unreadable(NotRegistered(name), "refused")
     return Unreadable(NotRegistered(name), "unknown_task")
 
 

@@ -59,7 +59,7 @@ class Unreadable(NamedTuple):
     """The body never ran: the message could not be decoded, or its type is unknown."""
 
     error: BaseException
-    reason: str  # malformed | content_disallowed | unknown_task | too_many_starts | unsupported
+    reason: str  # malformed | content_disallowed | unknown_task | too_many_starts | unsupported | refused
 
 
 class Revoked(NamedTuple):

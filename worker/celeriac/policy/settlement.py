@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, assert_never
 
 from celeriac import states
 from celeriac.exceptions import NotRegistered, TaskRevokedError, WorkerLostError
+from celeriac.policy.admission import REFUSED
 from celeriac.policy.outcome import Failed, Ignored, Lost, Outcome, Rejected, RetryAsked, Revoked, Succeeded, Unreadable
 from celeriac.wire.message import DEATH, STARTS, TaskMessage, compose, parse_time
 from celeriac.wire.result import ResultMeta, exception_to_wire
@@ -98,6 +99,7 @@ def settle(
             return _lost(reason, follow, headers, rules, queue=queue, hostname=hostname, now=now)
         case Unreadable(error, reason):
             detail = _UNKNOWN_TASK.format(error) if reason == "unknown_task" else str(error)
+            detail = REFUSED.get(detail, detail)
             death = _death(reason, detail, headers, queue, hostname, now)
             named = isinstance(headers.get("id"), str)
             meta = _error_meta(headers, states.FAILURE, error, None, rules, queue, hostname, now) if named else None

@@ -12,6 +12,7 @@ from typing import Any
 
 from celeriac import __version__, signals
 from celeriac.app.base import DEFAULT_BROKER, Celeriac
+from celeriac.app.builtins import is_built_in
 from celeriac.backends.base import ResultBackend
 from celeriac.broker.codec import content_types
 from celeriac.broker.connection import BrokerAddress, redacted
@@ -97,7 +98,10 @@ def run_worker(app: Celeriac, options: Options) -> int:
     pool_name = options.pool or conf.worker_pool
     accept = content_types(conf.accept_content)
     address = replace(app.broker_address(), heartbeat_s=conf.broker_heartbeat)
-    if not app.tasks:
+    own = [name for name in app.tasks if not is_built_in(name)]
+    for problem in app.misplaced_decorators():
+        log.warning("%s", problem)
+    if not own:
         log.warning("no task is registered: is -A right, and do `imports` and `include` name the modules with tasks?")
 
     _check_coordination(app, address)
@@ -122,7 +126,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
     backend = app.backend
     _check_backend(backend)
     totals = Totals(conf.worker_max_task_names)
-    totals.known(queues, app.tasks)
+    totals.known(queues, own)
     clock = logical_clock()
     events = TaskEvents(
         hostname,
@@ -183,7 +187,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
         endpoint.start()
     log.info(
         "%s ready: celeriac %s, profile %s, broker %s, queues %s, pool %s with %d slot(s), %d task type(s)%s", hostname, __version__, conf.profile,
-        redacted(address.url), ",".join(queues), pool.name, pool.size, len(app.tasks), f", http on port {endpoint.port}" if endpoint else "",
+        redacted(address.url), ",".join(queues), pool.name, pool.size, len(own), f", http on port {endpoint.port}" if endpoint else "",
     )  # fmt: skip
     if os.getpid() in pool.pids():  # bodies run in this process
         signals.worker_process_init.send(sender=None)

@@ -49,6 +49,7 @@ class Child:
         """Run what comes along the road until it ends, or this child has done enough. number: its place on the board."""
         place = self.board.place(number)
         self.app.forked()
+        self.app.begin_process()
         backend = self.app.backend
         executor = Executor(
             self.app,

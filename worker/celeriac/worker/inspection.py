@@ -10,6 +10,7 @@ from typing import Any
 
 from celeriac import __version__
 from celeriac.app.base import Celeriac
+from celeriac.app.builtins import is_built_in
 from celeriac.broker.codec import content_types, decode
 from celeriac.broker.connection import described as broker_described
 from celeriac.broker.consumer import Delivery, payload
@@ -79,7 +80,7 @@ class Inspection:
         wanted = [item for item in taskinfoitems or _TASK_ITEMS if isinstance(item, str) and not item.startswith("_")]
         found = []
         for name, task in sorted(self._app.tasks.items()):
-            if name.startswith("celery.") and not builtins:
+            if is_built_in(name) and not builtins:
                 continue
             shown = [f"{item}={getattr(task, item)}" for item in wanted if getattr(task, item, None) is not None]
             found.append(f"{name} [{' '.join(shown)}]" if shown else name)
