@@ -16,7 +16,7 @@ class AsyncResult:
     Reads the store at each question until the task is ready, then keeps what it read.
     """
 
-    __slots__ = ("_app", "_backend", "_cache", "_children", "_guard", "id", "name", "parent")
+    __slots__ = ("_app", "_backend", "_cache", "_children", "_guard", "deduplicated", "id", "name", "parent")
 
     def __init__(
         self,
@@ -27,8 +27,11 @@ class AsyncResult:
         parent: "AsyncResult | None" = None,
         guard: Callable[[], None] | None = None,
         app: Any = None,
+        deduplicated: bool = False,
     ) -> None:
         self.id = id
+        #: Whether the call was not sent, because this one, with the same key, waits or runs (unique_for).
+        self.deduplicated = deduplicated
         self.name = name
         self.parent = parent
         self._app = app

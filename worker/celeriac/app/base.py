@@ -19,6 +19,7 @@ from uuid import uuid4
 from celeriac import config, signals
 from celeriac.app.builtins import define_builtins
 from celeriac.app.context import current
+from celeriac.app.once import check_alone, check_many, publish_once
 from celeriac.app.task import Task as BaseTask
 from celeriac.app.task import moment, task_class
 from celeriac.backends import open_backend
@@ -296,6 +297,9 @@ class Celeriac:
             required = None
         if required is None and task_type is not None:
             required = task_type.require_consumer
+        unique = task_type._unique if task_type is not None else None
+        if unique is not None:
+            check_alone(name, options)
         message = self.message(
             name,
             args or (),
@@ -311,13 +315,19 @@ class Celeriac:
             self._require_consumer(message)
         if signals.before_task_publish.receivers:
             _tell(signals.before_task_publish, message)
-        (producer or self.producer).publish(message)
+        if unique is not None and task_type is not None:
+            holder = publish_once(self, message, unique, task_type._key_signature, producer)
+            if holder is not None:
+                return AsyncResult(holder, self.backend, name=name, guard=_no_waiting, app=self, deduplicated=True)
+        else:
+            (producer or self.producer).publish(message)
         if signals.after_task_publish.receivers:
             _tell(signals.after_task_publish, message)
         return AsyncResult(message.headers["id"], self.backend, name=name, guard=_no_waiting, app=self)
 
     def publish_many(self, messages: Sequence[TaskMessage]) -> None:
         """Publish messages made by `message`, all in a few goes; see broker/producer.py: Producer.publish_many, for what it raises."""
+        check_many({self._tasks.get(name) for name in {message.headers["task"] for message in messages}})
         if signals.before_task_publish.receivers:
             for message in messages:
                 _tell(signals.before_task_publish, message)

@@ -16,6 +16,7 @@ from celeriac.policy import throttle
 from celeriac.policy.calling import URGENCIES, check_priority, type_terms
 from celeriac.policy.retry import backoff_s, exhausted
 from celeriac.policy.throttle import KeySpec
+from celeriac.policy.unique import Unique, unique_of
 from celeriac.result import AsyncResult, EagerResult
 from celeriac.wire.message import CONCURRENCY_KEY, RATE_KEY, Terms
 from celeriac.wire.result import ResultMeta
@@ -98,6 +99,9 @@ class Task:
     immediate: bool = False
     require_consumer: bool = False
     delivery_mode: int | str | None = None
+    unique_for: float | timedelta | None = None
+    unique_key: KeySpec | None = None
+    unique_until: str | None = None
     expires: Any = None
     send_events: bool = True
 
@@ -377,6 +381,7 @@ class Task:
             setattr(cls, name, (kinds,) if isinstance(kinds, type) else tuple(kinds))
         try:
             throttle.check(cls)
+            cls._unique = unique_of(cls)
         except ValueError as error:
             raise ImproperlyConfigured(f"task {cls.name}: {error}") from None
         cls._bind_terms()
@@ -391,7 +396,7 @@ class Task:
         cls.on_bound(app)
         keys = {RATE_KEY: cls.rate_limit_key, CONCURRENCY_KEY: cls.concurrency_key}
         cls._keys = {header: spec for header, spec in keys.items() if spec is not None}
-        if (cls.typing or cls._keys) and hasattr(cls, "run"):
+        if (cls.typing or cls._keys or cls._unique) and hasattr(cls, "run"):
             try:
                 signature = inspect.signature(cls.run)
             except ValueError:  # some builtins tell nothing of their arguments: then they are not checked
@@ -421,6 +426,8 @@ class Task:
                 f"task {name}: set priority (the broker's own number) or urgency (a word), not both"
             )
 
+    #: How its calls are unique; None: they are not.
+    _unique: ClassVar[Unique | None] = None
     #: What its calls ask of their publish; None: the usual.
     _terms: ClassVar[Terms | None] = None
     _hooked: ClassVar[frozenset[str]] = frozenset()

@@ -84,6 +84,18 @@ class Coordination:
         left = {flat[n].decode(): self._revoke_ttl_s - float(flat[n + 1]) for n in range(0, len(flat), 2)}
         return {task_id: now + left_s for task_id, left_s in left.items() if left_s > 0}
 
+    # -- unique calls
+
+    def hold(self, key: str, task_id: str, for_s: float) -> str | None:
+        """Take a unique call's key for so many seconds; the id of the call that holds it already, None: it is taken now."""
+        held = self._call("hold_key", key, task_id, int(for_s * 1000))
+        return held.decode() if held else None
+
+    def let_go(self, held: Sequence[tuple[str, str]]) -> None:
+        """Let go of these (key, id); what another call holds meanwhile stays."""
+        for start in range(0, len(held), _AT_ONCE):
+            self._call("let_go", *(part for pair in held[start : start + _AT_ONCE] for part in pair))
+
     # -- rates that the operator keeps
 
     def set_rate(self, task: str, per_s: float | None, by: str) -> None:
@@ -138,6 +150,8 @@ class Coordination:
                 import redis  # an extra
 
                 from celeriac.broker.transport.limits import (
+                    HOLD_KEY,
+                    LET_GO,
                     RATES,
                     RELEASE_PLACES,
                     RENEW_PLACES,
@@ -156,7 +170,7 @@ class Coordination:
                 self._connection = connection
                 texts = {
                     "revoke": REVOKE, "revoked": REVOKED_SINCE, "take": TAKE, "renew": RENEW_PLACES, "release": RELEASE_PLACES,
-                    "rates": RATES, "set_rate": SET_RATE,
+                    "rates": RATES, "set_rate": SET_RATE, "hold_key": HOLD_KEY, "let_go": LET_GO,
                 }  # fmt: skip
                 self._scripts = {name: client.register_script(text) for name, text in texts.items()}
             return self._scripts

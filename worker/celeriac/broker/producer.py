@@ -102,6 +102,22 @@ class RedisProducer:
     def publish(self, message: TaskMessage) -> None:
         self._publish(message, envelope_of(message))
 
+    def publish_unique(self, message: TaskMessage, key: str, for_s: float) -> str | None:
+        """Publish unless another call holds the key: its id then, else None. The call holds it for so many seconds at most."""
+        args = (message, envelope_of(message), key, int(for_s * 1000))
+        held = self._patiently(message.queue, None, self._put_unique, *args)
+        return held.decode() if held else None
+
+    def _put_unique(self, queues: Any, message: TaskMessage, envelope: bytes, key: str, for_ms: int) -> Any:
+        queue, step = message.queue, queues.step_of(message.priority)
+        if queue not in self._bound:
+            self._bind(queue)
+        if self._park and message.due_at is not None:
+            target, push = queues.delayed_key(queue), ["ZADD", message.due_at, queues.delayed_member(step, envelope)]
+        else:
+            target, push = queues.list_key(queue, step), ["LPUSH", envelope]
+        return queues.push_unique_script(keys=[queues.unique_key(key), target], args=[message.id, for_ms, *push])
+
     def _publish(self, message: TaskMessage, envelope: bytes) -> None:
         due_at = message.due_at if self._park else None
         if message.terms is None and not message.exchange:

@@ -15,6 +15,8 @@ STARTS = "celeriac_starts"
 #: Our own headers: the keys by which a call's rate limit and its concurrency are counted, worked out by the client that sends it.
 RATE_KEY = "celeriac_rate_key"
 CONCURRENCY_KEY = "celeriac_concurrency_key"
+#: Our own header: the key that a unique call holds.
+UNIQUE = "celeriac_unique"
 #: Our own header on dead letters: {reason, detail, queue, at, by, starts}.
 DEATH = "celeriac_death"
 

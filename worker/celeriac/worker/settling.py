@@ -26,6 +26,7 @@ from celeriac.wire.result import class_name
 from celeriac.worker.executor import Done, Job
 from celeriac.worker.limits import Places
 from celeriac.worker.pool import Pool
+from celeriac.worker.uniques import let_go
 
 log = logging.getLogger(__name__)
 task_log = logging.getLogger("celeriac.task")
@@ -77,6 +78,11 @@ class Settler:
         """Hand jobs to the pool."""
         with self._lock:
             self.outstanding += len(jobs)
+            starting = [
+                job.delivery for job in jobs if job.task._unique is not None and job.task._unique.until == "start"
+            ]
+            if starting:
+                let_go(self._app, starting)
             self._pool.submit(jobs)
 
     def take_back(self) -> list[Job]:
@@ -162,6 +168,9 @@ class Settler:
             refused += unpublished
         if failed:
             refused += self._apply(failed, None)
+        ended = [done.job.delivery for done, s in kept if done.job.task._unique is not None and _has_ended(done, s)]
+        if ended:
+            let_go(self._app, ended)
         if self._places.used:  # others may run
             self._places.release([done.job.delivery for done, _ in kept])
         # 4. observe
@@ -317,6 +326,17 @@ def _not_followed(done: Done, error: Exception) -> Done:
         else Failed(error, f"{type(error).__name__}: {error}")
     )
     return done._replace(outcome=failed, stored=False)
+
+
+def _has_ended(done: Done, settlement: Settlement) -> bool:
+    """Whether a unique call's key is held until now: no retry and no other start follows."""
+    unique = done.job.task._unique
+    return (
+        unique is not None
+        and unique.until == "done"
+        and settlement.then in {ACK, DEAD}
+        and settlement.state != "retried"
+    )
 
 
 def _may_fail(outcome: Outcome) -> bool:

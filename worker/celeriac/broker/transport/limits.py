@@ -9,6 +9,7 @@ the concurrency key of its calls, with SEP between them.
     celeriac.limitSEP<task>[SEP<rate key>]    a rate's theoretical arrival time (GCRA)
     celeriac.holdersSEP<task>[SEP<key>]       who runs -> end of its lease, by the server's clock
     celeriac.blockedSEP<task>[SEP<key>]       "<queue>SEP<line>" of lines that wait for such a place (a set)
+    celeriac.uniqueSEP<task>SEP<key>          id of the unique call that holds the key, until its time is over
     celeriac.revoked                          task id -> when it was revoked
     celeriac.rates                            task -> "<starts a second> <who set it>": rates that the operator keeps (a hash)
 
@@ -293,6 +294,30 @@ RENEW_PLACES = (
     + r"""
 -- KEYS: none     ARGV: prefix, lease in s, then for each: place's id, holder
 for a = 3, #ARGV, 2 do hold(ARGV[a], ARGV[a + 1], tonumber(ARGV[2])) end
+return 1
+"""
+)
+
+#: The key of a unique call: taken, or the id of who holds it; let go of by that one alone.
+HOLD_KEY = (
+    _SHARED
+    + r"""
+-- KEYS: none     ARGV: prefix, key, id, ms
+local held = redis.call('GET', prefix .. 'unique' .. SEP .. ARGV[2])
+if held then return held end
+redis.call('SET', prefix .. 'unique' .. SEP .. ARGV[2], ARGV[3], 'PX', ARGV[4])
+return false
+"""
+)
+
+LET_GO = (
+    _SHARED
+    + r"""
+-- KEYS: none     ARGV: prefix, then for each: key, id
+for a = 2, #ARGV, 2 do
+  local name = prefix .. 'unique' .. SEP .. ARGV[a]
+  if redis.call('GET', name) == ARGV[a + 1] then redis.call('DEL', name) end
+end
 return 1
 """
 )

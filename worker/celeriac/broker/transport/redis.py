@@ -175,6 +175,16 @@ redis.call('SET', KEYS[1], '1', 'EX', ARGV[1])
 return 1
 """
 
+#: A message and the key that it holds, or neither: then the id of who holds it. Sent again after a lost answer, it finds its own id.
+PUSH_UNIQUE = """
+-- KEYS: the key, destination     ARGV: id, ms for which it is held, LPUSH or ZADD, then what is pushed
+local held = redis.call('GET', KEYS[1])
+if held then return held end
+redis.call(ARGV[3], KEYS[2], unpack(ARGV, 4))
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
+return false
+"""
+
 RENEW = """
 -- KEYS: unacked, unacked_index, lease set     ARGV: lease in s, then claim ids     returns the ids that are no longer ours
 local t = redis.call('TIME')
@@ -303,6 +313,7 @@ class RedisQueues:
         self.release_script = register(RELEASE)
         self.depth_script = register(DEPTH)
         self.push_once_script = register(PUSH_ONCE)
+        self.push_unique_script = register(PUSH_UNIQUE)
         self.consumed_script = register(CONSUMED)
 
     def list_key(self, queue: str, step: int) -> str:
@@ -324,6 +335,10 @@ class RedisQueues:
     def consumed(self, queue: str) -> bool:
         """Whether a worker of ours consumes the queue now. Stock Celery workers are not seen."""
         return bool(self.consumed_script(keys=[self.lease_key(queue), *self.watch_keys(queue)], args=[self.bell]))
+
+    def unique_key(self, key: str) -> str:
+        """Where the id of the call stands that holds a key; broker/coordination.py lets go of it."""
+        return f"{self.prefix}celeriac.unique{SEP}{key}"
 
     def lease_key(self, queue: str) -> str:
         """The lease set of a queue's claims."""
