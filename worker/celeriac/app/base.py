@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import islice
 from types import new_class
 from typing import Any
 from uuid import uuid4
@@ -27,13 +28,15 @@ from celeriac.backends.base import ResultBackend
 from celeriac.broker.codec import content_types
 from celeriac.broker.connection import BrokerAddress
 from celeriac.broker.coordination import Coordination, coordination_address
-from celeriac.broker.producer import Producer, lent_producer, open_producer
+from celeriac.broker.producer import Producer, after_others, lent_producer, open_producer
 from celeriac.exceptions import (
     DuplicateTaskNameWarning,
+    EncodeError,
     ImproperlyConfigured,
     NotRegistered,
     NotRoutable,
     NotSupported,
+    OperationalError,
 )
 from celeriac.policy.calling import OPTIONS, check_priority, priority_of, terms_of
 from celeriac.policy.routing import route
@@ -43,6 +46,9 @@ from celeriac.wire.result import ResultMeta
 
 #: What an app without any broker set talks to, as Celery's default does.
 DEFAULT_BROKER = "amqp://guest:guest@localhost:5672//"
+
+#: Calls of send_many whose messages are in memory at once.
+_LOT = 1000
 
 #: Told of each app made: `compat` keeps the current one.
 created: list[Callable[["Celeriac"], None]] = []
@@ -325,13 +331,44 @@ class Celeriac:
             _tell(signals.after_task_publish, message)
         return AsyncResult(message.headers["id"], self.backend, name=name, guard=_no_waiting, app=self)
 
-    def publish_many(self, messages: Sequence[TaskMessage]) -> None:
+    def send_many(
+        self, name: str, calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]], *, task_type: BaseTask | None = None,
+        countdown: float | None = None, eta: datetime | None = None, expires: Any = None, **options: Any,
+    ) -> list[AsyncResult]:  # fmt: skip
+        """Send a task by name once for each (args, kwargs) of `calls`, by the thousand; see Task.send_many."""
+        producer = self._lent(name, options.pop("connection", None), options.pop("producer", None))
+        required = options.pop("require_consumer", task_type is not None and task_type.require_consumer)
+        results: list[AsyncResult] = []
+        remaining, backend = iter(calls), self.backend
+        while lot := list(islice(remaining, _LOT)):
+            messages = [
+                self.message(
+                    name, args, kwargs, task_type, countdown=countdown, eta=eta, expires=expires, task_id=None, options=dict(options)
+                )
+                for args, kwargs in lot
+            ]  # fmt: skip
+            if required:
+                for message in {message.queue: message for message in messages}.values():
+                    self._require_consumer(message)
+            try:
+                self.publish_many(messages, producer)
+            except (OperationalError, EncodeError) as error:
+                if not results:
+                    raise
+                raise after_others(error, len(results)) from error
+            results += [
+                AsyncResult(message.headers["id"], backend, name=name, guard=_no_waiting, app=self)
+                for message in messages
+            ]
+        return results
+
+    def publish_many(self, messages: Sequence[TaskMessage], producer: Producer | None = None) -> None:
         """Publish messages made by `message`, all in a few goes; see broker/producer.py: Producer.publish_many, for what it raises."""
         check_many({self._tasks.get(name) for name in {message.headers["task"] for message in messages}})
         if signals.before_task_publish.receivers:
             for message in messages:
                 _tell(signals.before_task_publish, message)
-        self.producer.publish_many(messages)
+        (producer or self.producer).publish_many(messages)
         if signals.after_task_publish.receivers:
             for message in messages:
                 _tell(signals.after_task_publish, message)

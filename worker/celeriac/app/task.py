@@ -5,7 +5,7 @@ import logging
 import random
 import sys
 import traceback as tracebacks
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar, Protocol
 
@@ -43,6 +43,7 @@ class Sender(Protocol):
     conf: Any
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult: ...
+    def send_many(self, name: str, calls: Any, **options: Any) -> list[AsyncResult]: ...
     def store_state(self, task_id: str, state: str, meta: Any) -> None: ...
 
 
@@ -164,6 +165,42 @@ class Task:
         if self._shadows and options.get("shadow") is None:
             options["shadow"] = self.shadow_name(args, kwargs, options)
         return self._sender().send_task(self.name or "", args, kwargs, task_type=self, **options)
+
+    def send_many(
+        self, calls: Iterable[Sequence[Any] | Mapping[str, Any]], kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> list[AsyncResult]:  # fmt: skip
+        """Send the task once for each of the calls, many at once; the handles in their order.
+
+        calls    of each its positional arguments, `[(1, "a"), (2, "b")]`, or its named ones, `[{"number": 1}, {"number": 2}]`.
+        kwargs   named arguments that all of them share. options: as apply_async's, for all of them; not task_id.
+
+        All arguments are checked before anything is sent: TypeError says which call does not fit. They are sent by the thousand.
+        EncodeError and BrokerUnavailable say how many were sent; the latter's `published` holds the places of those in `calls`.
+        """
+        shared = dict(kwargs) if kwargs else {}
+        checked = [self._call_of(place, call, shared) for place, call in enumerate(calls)]
+        if "task_id" in options:
+            raise TypeError(f"{self.name}.send_many() takes no task_id: each call gets an id of its own")
+        if self.app.conf.task_always_eager:
+            return [self.apply(args, named, **options) for args, named in checked]
+        return self._sender().send_many(self.name or "", checked, task_type=self, **options)
+
+    def _call_of(self, place: int, call: Any, shared: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
+        """(args, kwargs) of one of many calls. Raises TypeError."""
+        if isinstance(call, Mapping):
+            args, kwargs = (), {**shared, **call}
+        elif isinstance(call, (tuple, list)):
+            args, kwargs = tuple(call), shared
+        else:
+            raise TypeError(
+                f"{self.name}.send_many(): call {place} is {call!r:.100}; give its arguments as a tuple, such as (1,), or its named"
+                " arguments as a mapping"
+            )
+        try:
+            self.check_arguments(args, kwargs)
+        except TypeError as error:
+            raise TypeError(f"call {place} of send_many: {error}") from None
+        return args, kwargs
 
     def apply(
         self,

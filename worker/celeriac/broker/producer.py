@@ -95,9 +95,11 @@ class RedisProducer:
         self._park = park
         self._lock = threading.Lock()
         self._queues: Any = None
+        self._calls: Any = None
         self._connection: kombu.Connection | None = None
         self._pid = 0
         self._bound: set[str] = set()
+        self._lists: dict[tuple[str, int], str] = {}
 
     def publish(self, message: TaskMessage) -> None:
         self._publish(message, envelope_of(message))
@@ -213,7 +215,14 @@ class RedisProducer:
                 queues.delayed_key(queue), {queues.delayed_member(queues.step_of(priority), envelope): due_at}
             )
         else:
-            queues.client.execute_command("LPUSH", queues.list_key(queue, queues.step_of(priority)), envelope)
+            key = self._lists.get((queue, priority)) or self._list(queues, queue, priority)
+            self._calls.call("LPUSH", key, envelope)
+
+    def _list(self, queues: Any, queue: str, priority: int) -> str:
+        """Worked out once, and kept."""
+        key: str = queues.list_key(queue, queues.step_of(priority))
+        self._lists[queue, priority] = key
+        return key
 
     def _route(self, queues: Any, message: TaskMessage, envelope: bytes, due_at: float | None) -> None:
         """A message for an exchange goes to all queues that are bound to it, as kombu has it; one that must be routable, to a queue that is there."""
@@ -264,10 +273,13 @@ class RedisProducer:
         if self._queues is None or self._pid != os.getpid():
             with self._lock:
                 if self._queues is None or self._pid != os.getpid():
+                    from celeriac.broker.redis_calls import RedisCalls
                     from celeriac.broker.transport.redis import RedisQueues
 
                     self._connection = connect(self._address)  # after a fork: the parent's connection is left alone
-                    self._queues, self._pid, self._bound = RedisQueues(self._connection), os.getpid(), set()
+                    queues = RedisQueues(self._connection)
+                    self._calls = RedisCalls(queues.channel.pool)
+                    self._queues, self._pid, self._bound = queues, os.getpid(), set()
         return self._queues
 
     def _bind(self, queue: str) -> None:
@@ -280,6 +292,7 @@ class RedisProducer:
     def close(self) -> None:
         with self._lock:
             if self._connection is not None and self._pid == os.getpid():
+                self._calls.close()
                 self._connection.release()
             self._connection = self._queues = None
 
@@ -481,6 +494,14 @@ def partly(error: CeleriacError, published: Set[int], count: int) -> CeleriacErr
     return told
 
 
+def after_others(error: CeleriacError, count: int) -> CeleriacError:
+    """The error of a lot before which `count` messages were published: places are counted from the first of those."""
+    told = type(error)(f"{count} messages were published before these: {error}")
+    if isinstance(told, OperationalError):
+        told.published = frozenset(range(count)) | {count + place for place in getattr(error, "published", ())}
+    return told
+
+
 def _parts(lot: Sequence[tuple[int, bytes, float]]) -> Iterator[list[tuple[int, bytes, float]]]:
     """What goes at once, in order."""
     part: list[tuple[int, bytes, float]] = []
@@ -561,6 +582,7 @@ __all__ = [
     "Producer",
     "RedisProducer",
     "Sequence",
+    "after_others",
     "envelope_of",
     "open_producer",
     "partly",
