@@ -7,6 +7,7 @@ from celeriac.app import base
 from celeriac.app import task as tasks
 from celeriac.app.base import Celeriac
 from celeriac.app.context import current
+from celeriac.app.periodic import PeriodicTask
 from celeriac.app.task import Task
 from celeriac.exceptions import ImproperlyConfigured
 
@@ -98,3 +99,10 @@ def shared_task(*args: Any, **options: Any) -> Any:
     if args and not (len(args) == 1 and callable(args[0]) and not options):
         raise TypeError("@shared_task takes named options only, for example @shared_task(name='add')")
     return define(args[0]) if args else define
+
+
+def periodic_task(*args: Any, **options: Any) -> Any:
+    """The guide's @periodic_task(run_every=…): a task that beat sends by itself. Options are those of @task, and PeriodicTask's."""
+    if args or "run_every" not in options:
+        raise TypeError("give @periodic_task(run_every=…) the schedule: seconds, a timedelta, crontab() or solar()")
+    return shared_task(**{"base": PeriodicTask, **options})

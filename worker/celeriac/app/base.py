@@ -10,7 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from functools import cached_property
 from itertools import islice
 from types import new_class
@@ -18,6 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 from celeriac import config, signals
+from celeriac.app import periodic
 from celeriac.app.builtins import define_builtins
 from celeriac.app.context import current
 from celeriac.app.once import check_alone, check_many, publish_once
@@ -94,6 +95,11 @@ class Celeriac:
         self._coordination: Coordination | None = None
         self._control: Any = None
         self._origin = ""
+        self._announced = False
+        #: Told once, in this order, when the modules with tasks are imported: by a worker, beat, or import_tasks().
+        self.on_configure = signals.Signal("app.on_configure")
+        self.on_after_configure = signals.Signal("app.on_after_configure")
+        self.on_after_finalize = signals.Signal("app.on_after_finalize")
         if set_as_current:
             for tell in created:
                 tell(self)
@@ -232,6 +238,22 @@ class Celeriac:
                 raise ImproperlyConfigured(
                     f"cannot import {module!r} (of the settings imports or include): {error}"
                 ) from error
+        self._announce()
+
+    def _announce(self) -> None:
+        """Tell the app's own signals, once. What a receiver raises is raised: an entry that cannot work must not go unseen."""
+        if self._announced:
+            return
+        self._announced = True
+        self.finalize(auto=True)
+        for signal, named in (
+            (self.on_configure, {}),
+            (self.on_after_configure, {"source": self.conf}),
+            (self.on_after_finalize, {}),
+        ):
+            for _, answer in signal.send(sender=self, **named):
+                if isinstance(answer, Exception):
+                    raise answer
 
     def autodiscover_tasks(
         self, packages: Iterable[str] | Callable[[], Iterable[str]] = (), related_name: str = "tasks"
@@ -276,6 +298,25 @@ class Celeriac:
         wrong = config.misspelt_variables(os.environ)
         if wrong:
             raise ImproperlyConfigured(f"the environment sets no setting with {', nor with '.join(wrong)}")
+
+    @property
+    def timezone(self) -> tzinfo:
+        """Whose clock crontabs go by: the setting `timezone`; without one UTC, or with enable_utc=False this machine's zone."""
+        return periodic.zone(self.conf.timezone, utc=self.conf.enable_utc)
+
+    def add_periodic_task(
+        self, schedule: Any, sig: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None, name: str | None = None, **options: Any
+    ) -> str:  # fmt: skip
+        """Have beat send a task or signature by a schedule: seconds, a timedelta, schedule(), crontab() or solar(). Its entry's name.
+
+        name      of the entry; without one it is made of the call, and adding the same call again replaces it.
+        options   those of apply_async; relative=True and catch_up="latest"|"all"|"skip" belong to the entry.
+
+        Raises TypeError or ValueError for what is no schedule, no task, or does not fit the task's arguments.
+        """
+        key, entry = periodic.entry(self, schedule, sig, args, kwargs or {}, name, options)
+        self.conf.beat_schedule = {**self.conf.beat_schedule, key: entry}
+        return key
 
     def broker_address(self) -> BrokerAddress:
         """Where the broker is, from the settings."""

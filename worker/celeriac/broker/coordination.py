@@ -1,5 +1,5 @@
-"""The coordination store: what all workers share besides messages, on one Redis or Valkey. Revokes; and where the broker keeps none, the
-tokens of rates and the places of running calls.
+"""The coordination store: what all workers share besides messages, on one Redis or Valkey. Revokes; when periodic tasks last ran; and where
+the broker keeps none, the tokens of rates and the places of running calls.
 
 It is the Redis broker itself; else `coordination_url`; else a Redis result store; else there is none.
 """
@@ -130,6 +130,12 @@ class Coordination:
             woken += int(self._call("release", *(part for place in places[start : start + _AT_ONCE] for part in place)))
         return woken > 0
 
+    # -- periodic tasks
+
+    def beat(self, name: str, *args: Any) -> Any:
+        """What a script of broker/transport/beat.py answers: forget, lasts, claim, confirm, put_off or overdue, with its ARGV after the prefix."""
+        return self._call(f"beat_{name}", *args)
+
     # -- life
 
     def close(self) -> None:
@@ -149,6 +155,7 @@ class Coordination:
             if not self._scripts:
                 import redis  # an extra
 
+                from celeriac.broker.transport import beat
                 from celeriac.broker.transport.limits import (
                     HOLD_KEY,
                     LET_GO,
@@ -171,6 +178,7 @@ class Coordination:
                 texts = {
                     "revoke": REVOKE, "revoked": REVOKED_SINCE, "take": TAKE, "renew": RENEW_PLACES, "release": RELEASE_PLACES,
                     "rates": RATES, "set_rate": SET_RATE, "hold_key": HOLD_KEY, "let_go": LET_GO,
+                    **beat.SCRIPTS,
                 }  # fmt: skip
                 self._scripts = {name: client.register_script(text) for name, text in texts.items()}
             return self._scripts

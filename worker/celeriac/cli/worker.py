@@ -47,6 +47,12 @@ from celeriac.telemetry.logs import set_up
     type=click.FloatRange(0, min_open=True),
     help="Seconds a task may run before SoftTimeLimitExceeded is raised inside it.",
 )
+@click.option(
+    "-B",
+    "--beat",
+    is_flag=True,
+    help="Also send periodic tasks; with Redis any number of workers may, each run is sent once.",
+)
 @click.option("--without-remote-control", is_flag=True, help="Answer no commands and send no heartbeats.")
 @click.option(
     "-S", "--statedb", metavar="PATH", help="Accepted for Celery's sake: revokes are kept in the coordination store."
@@ -72,6 +78,7 @@ def worker(
     max_memory_per_child: int | None,
     time_limit: float | None,
     soft_time_limit: float | None,
+    beat: bool,
     without_remote_control: bool,
     statedb: str | None,
     without_mingle: bool,
@@ -87,6 +94,11 @@ def worker(
             raise ValueError(f"concurrency {slots} is not at least 1")
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
+    beside = None
+    if beat:
+        from celeriac.beat.process import EmbeddedBeat
+
+        beside = EmbeddedBeat
     options = Options(
         hostname=hostname,
         queues=tuple(part.strip() for part in queues.split(",") if part.strip()) if queues else (),
@@ -99,6 +111,7 @@ def worker(
         max_memory_per_child_kib=max_memory_per_child,
         time_limit_s=time_limit,
         soft_time_limit_s=soft_time_limit,
+        beside=beside,
         without_control=without_remote_control,
         statedb=statedb,
         without_mingle=without_mingle,

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import tzinfo
 from enum import Enum
 from typing import Any
 
@@ -104,6 +105,13 @@ def seconds(value: Any) -> float:
     if not found >= 0:
         raise ValueError("expected seconds, 0 or more")
     return found
+
+
+def a_zone(value: Any) -> Any:
+    """The name of a time zone, or a tzinfo, as it is; beat looks it up. Raises ValueError."""
+    if not isinstance(value, str | tzinfo):
+        raise ValueError("expected the name of a time zone, such as Europe/Berlin")  # noqa: TRY004
+    return value
 
 
 def words(value: Any) -> list[Any]:

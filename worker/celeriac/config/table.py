@@ -2,6 +2,7 @@
 
 from celeriac.config.setting import (
     Setting,
+    a_zone,
     anything,
     boolean,
     concurrency,
@@ -83,4 +84,11 @@ SETTINGS: tuple[Setting, ...] = (
     _S("worker_http_host", text, "0.0.0.0", "Where /livez, /readyz and /metrics listen."),
     _S("worker_http_port", whole, 0, "Port of /livez, /readyz and /metrics; 0: off.", kubernetes=8080),
     _S("worker_max_task_names", whole, 200, "Task names kept apart in metrics; more are counted as 'other'."),
+    _S("timezone", optional(a_zone), None, "Whose clock crontabs go by, e.g. Europe/Berlin; unset: UTC.", old=("CELERY_TIMEZONE",)),
+    _S("enable_utc", boolean, True, "Without a timezone, crontabs go by UTC; False: by this machine's zone. Times in messages are UTC, always.", old=("CELERY_ENABLE_UTC",)),
+    _S("beat_schedule", mapping, {}, "Periodic tasks: name -> task, schedule, args, kwargs, options, relative, catch_up.", old=("CELERYBEAT_SCHEDULE",)),
+    _S("beat_schedule_filename", text, "celeriac-beat.json", "Where beat keeps its state when there is no coordination store.", old=("CELERYBEAT_SCHEDULE_FILENAME",)),
+    _S("beat_max_loop_interval", seconds, 0.0, "Longest sleep of beat in seconds; 0: 300, or 15 with a coordination store.", old=("CELERYBEAT_MAX_LOOP_INTERVAL",)),
+    _S("beat_cron_starting_deadline", optional(seconds), None, "Seconds after which a missed run is left out; unset: the last one missed is sent, however late.", old=("CELERYBEAT_CRON_STARTING_DEADLINE",)),
+    _S("beat_http_port", whole, 0, "Port of beat's /livez, /readyz and /metrics; 0: off.", kubernetes=8080),
 )  # fmt: skip

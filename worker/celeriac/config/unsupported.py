@@ -105,12 +105,6 @@ UNSUPPORTED: tuple[Setting, ...] = (
              max_retry_wait_time=30),
     *_family("elasticsearch", _NO_STORE, "celery_elasticsearch", retry_on_timeout=None, max_retries=None, timeout=None, save_meta_as_text=True),
     # -- beat
-    _none("beat_schedule", {}, "Schedules are not here yet.", "CELERYBEAT_SCHEDULE"),
-    _none("beat_schedule_filename", "celerybeat-schedule", "Schedules are not here yet.", "CELERYBEAT_SCHEDULE_FILENAME"),
-    _none("beat_max_loop_interval", 0, "Schedules are not here yet.", "CELERYBEAT_MAX_LOOP_INTERVAL"),
-    _none("beat_cron_starting_deadline", None, "Schedules are not here yet.", "CELERYBEAT_CRON_STARTING_DEADLINE"),
-    _none("timezone", None, "Schedules are not here yet.", "CELERY_TIMEZONE"),
-    _none("enable_utc", True, "Times in messages are UTC, always."),
     _none("beat_scheduler", "celery.beat:PersistentScheduler", "There is one scheduler, of beat_schedule; entries in a database are not read.", "CELERYBEAT_SCHEDULER"),
     _none("beat_sync_every", 0, "Each tick is written down as it is sent.", "CELERYBEAT_SYNC_EVERY"),
     _none("beat_enable_remote_control", False, "beat answers over HTTP.", "CELERYBEAT_ENABLE_REMOTE_CONTROL"),

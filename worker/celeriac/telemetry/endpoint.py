@@ -16,8 +16,17 @@ Probe = Callable[[], tuple[bool, str]]
 class Endpoint:
     """An HTTP server in threads of its own. A probe answers (good?, why); 200 or 503 follows from it."""
 
-    def __init__(self, host: str, port: int, *, livez: Probe, readyz: Probe, metrics: Callable[[], bytes]) -> None:
-        """port 0: any free one; read it from `.port` after start(). Raises ImproperlyConfigured when it is taken."""
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        livez: Probe,
+        readyz: Probe,
+        metrics: Callable[[], bytes],
+        setting: str = "worker_http_port",
+    ) -> None:
+        """port 0: any free one; read it from `.port` after start(). Raises ImproperlyConfigured, naming the setting, when it is taken."""
         probes = {"/livez": livez, "/readyz": readyz}
 
         class Handler(BaseHTTPRequestHandler):
@@ -50,7 +59,7 @@ class Endpoint:
             self._server = ThreadingHTTPServer((host, port), Handler)
         except (OSError, OverflowError) as error:
             raise ImproperlyConfigured(
-                f"cannot listen on {host}:{port}: {error}. Set worker_http_port to a free port, or 0 for none"
+                f"cannot listen on {host}:{port}: {error}. Set {setting} to a free port, or 0 for none"
             ) from error
         self._server.daemon_threads = True
         self._thread = threading.Thread(

@@ -7,8 +7,9 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from celeriac import __version__, signals
 from celeriac.app.base import DEFAULT_BROKER, Celeriac
@@ -60,6 +61,15 @@ class Options:
     without_control: bool = False
     without_mingle: bool = False
     statedb: str | None = None
+    #: What runs in a thread beside the loop: beat. Made once the tasks are imported, started when the worker is ready.
+    beside: Callable[[Celeriac], "Beside"] | None = None
+
+
+class Beside(Protocol):
+    """A companion of the worker, in a thread of its own."""
+
+    def start(self) -> None: ...
+    def stop(self) -> None: ...
 
 
 def run_worker(app: Celeriac, options: Options) -> int:
@@ -107,6 +117,8 @@ def run_worker(app: Celeriac, options: Options) -> int:
     _check_coordination(app, address)
     if options.statedb is not None:
         log.warning(_NO_STATEDB, options.statedb)
+
+    beside = options.beside(app) if options.beside is not None else None
 
     # 2. The road of a task: consumer, executor, pool, result store, loop.
     wake = Wake()
@@ -194,9 +206,13 @@ def run_worker(app: Celeriac, options: Options) -> int:
     signals.worker_ready.send(sender=loop)
     if stop:
         loop.stop()
+    if beside is not None:
+        beside.start()
     try:
         loop.run()
     finally:
+        if beside is not None:
+            beside.stop()
         code = _end(app, loop, keeper, control, consumer, pool, endpoint, hostname)
     return code
 
