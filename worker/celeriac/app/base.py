@@ -21,6 +21,7 @@ from celeriac import config, signals
 from celeriac.app import periodic
 from celeriac.app.builtins import define_builtins
 from celeriac.app.context import current
+from celeriac.app.models import models_into
 from celeriac.app.once import check_alone, check_many, publish_once
 from celeriac.app.task import Task as BaseTask
 from celeriac.app.task import moment, task_class
@@ -140,7 +141,8 @@ class Celeriac:
         if known is not None:
             _warn_of_two(name, type(known).__module__, function.__module__)
             return known
-        return self.register_task(task_class(self, base, function, name, bind=bind, options=options))
+        body = models_into(self, function, name, bind, options)
+        return self.register_task(task_class(self, base, function, name, bind=bind, options=options, body=body))
 
     def register_task(self, task: BaseTask | type[BaseTask]) -> BaseTask:
         """Register a task class or instance under its name; what is registered under that name already stays."""
@@ -420,6 +422,8 @@ class Celeriac:
     ) -> TaskMessage:  # fmt: skip
         """The message of one call: routed, with ids and times. Everything that varies is rolled here."""
         conf = self.conf
+        if task_type is not None and task_type._models is not None:
+            args, kwargs = task_type._models.dumped(args, kwargs, options.get("serializer") or task_type.serializer)
         terms = task_type._terms if task_type is not None else None
         urgency = None
         if options:

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 from celeriac import signals, states
 from celeriac.app.context import IDLE, Request, current, task_logger
+from celeriac.app.models import Models
 from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Reject, Retry
 from celeriac.policy import throttle
 from celeriac.policy.calling import URGENCIES, check_priority, type_terms
@@ -463,6 +464,8 @@ class Task:
                 f"task {name}: set priority (the broker's own number) or urgency (a word), not both"
             )
 
+    #: Its models (pydantic=True).
+    _models: ClassVar[Models | None] = None
     #: How its calls are unique; None: they are not.
     _unique: ClassVar[Unique | None] = None
     #: What its calls ask of their publish; None: the usual.
@@ -506,15 +509,17 @@ def registers_itself(kind: type[Task]) -> bool:
 
 
 def task_class(
-    app: Any, base: type[Task], function: Callable[..., Any], name: str, *, bind: bool, options: Mapping[str, Any]
-) -> type[Task]:
-    """The class of a decorated function: made once a task type."""
-    body = function if bind else staticmethod(function)
+    app: Any, base: type[Task], function: Callable[..., Any], name: str, *, bind: bool, options: Mapping[str, Any],
+    body: Callable[..., Any] | None = None,
+) -> type[Task]:  # fmt: skip
+    """The class of a decorated function: made once a task type. body: what runs in its place."""
+    body = body or function
+    run = body if bind else staticmethod(body)
     return type(
         function.__name__,
         (base,),
         {
-            "name": name, "run": body, "abstract": False, "__module__": function.__module__, "__doc__": function.__doc__,
+            "name": name, "run": run, "abstract": False, "__module__": function.__module__, "__doc__": function.__doc__,
             "__wrapped__": staticmethod(function), "__qualname__": getattr(function, "__qualname__", function.__name__), **options,
         },
     )  # fmt: skip
