@@ -3,12 +3,14 @@
 from collections.abc import Callable
 from typing import Any
 
+from celeriac import result
 from celeriac.app import base
 from celeriac.app import task as tasks
 from celeriac.app.base import Celeriac
 from celeriac.app.context import current
 from celeriac.app.periodic import PeriodicTask
 from celeriac.app.task import Task
+from celeriac.app.typed import TaskDecorator
 from celeriac.exceptions import ImproperlyConfigured
 
 Celery = Celeriac
@@ -45,6 +47,9 @@ def current_app() -> Celeriac:
     return _current if _current is not None else Celeriac()
 
 
+result.apps.append(current_app)
+
+
 def current_task() -> Task | None:
     """The task that is running here."""
     request = current.get()
@@ -77,12 +82,7 @@ class SharedTask:
         return repr(self._on(current_app()))
 
 
-def shared_task(*args: Any, **options: Any) -> Any:
-    """@task for libraries that have no app of their own: the task exists on every app, and calls go to the current one's broker.
-
-    No app is made for it: the first one made has it, or else one that is made when the task is first used.
-    """
-
+def _shared_task(*args: Any, **options: Any) -> Any:
     def define(function: Callable[..., Any]) -> SharedTask:
         if type(function) is SharedTask:
             raise ImproperlyConfigured(f"@task or @shared_task is applied twice to {function!r}: remove one of them")
@@ -99,6 +99,11 @@ def shared_task(*args: Any, **options: Any) -> Any:
     if args and not (len(args) == 1 and callable(args[0]) and not options):
         raise TypeError("@shared_task takes named options only, for example @shared_task(name='add')")
     return define(args[0]) if args else define
+
+
+#: @task for libraries that have no app of their own: the task exists on every app, and calls go to the current one's broker.
+#: No app is made for it: the first one made has it, or else one that is made when the task is first used.
+shared_task: TaskDecorator = _shared_task
 
 
 def periodic_task(*args: Any, **options: Any) -> Any:

@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from types import new_class
 from typing import Any
@@ -25,8 +25,10 @@ from celeriac.app.models import models_into
 from celeriac.app.once import check_alone, check_many, publish_once
 from celeriac.app.task import Task as BaseTask
 from celeriac.app.task import moment, task_class
+from celeriac.app.typed import TaskDecorator
 from celeriac.backends import open_backend
 from celeriac.backends.base import ResultBackend
+from celeriac.backends.watching import stop_watching
 from celeriac.broker.codec import content_types
 from celeriac.broker.connection import BrokerAddress
 from celeriac.broker.coordination import Coordination, coordination_address
@@ -95,6 +97,7 @@ class Celeriac:
         self._backend: ResultBackend | None = None
         self._coordination: Coordination | None = None
         self._control: Any = None
+        self._sending: Any = None
         self._origin = ""
         self._announced = False
         #: Told once, in this order, when the modules with tasks are imported: by a worker, beat, or import_tasks().
@@ -107,8 +110,12 @@ class Celeriac:
 
     # -- defining
 
-    def task(self, *args: Any, **options: Any) -> Any:
-        """Make a function a task: `@app.task` or `@app.task(bind=True, max_retries=5, …)`. Options become attributes."""
+    @property
+    def task(self) -> TaskDecorator:
+        """Makes a function a task: `@app.task` or `@app.task(bind=True, max_retries=5, …)`. Options become attributes."""
+        return self._task_decorator
+
+    def _task_decorator(self, *args: Any, **options: Any) -> Any:
         if len(args) == 1 and callable(args[0]):
             return self._define(args[0], options)
         if args:
@@ -372,7 +379,61 @@ class Celeriac:
             (producer or self.producer).publish(message)
         if signals.after_task_publish.receivers:
             _tell(signals.after_task_publish, message)
-        return AsyncResult(message.headers["id"], self.backend, name=name, guard=_no_waiting, app=self)
+        return self._handle(message)
+
+    async def asend_task(
+        self, name: str, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, *, task_type: BaseTask | None = None,
+        countdown: float | None = None, eta: datetime | None = None, expires: Any = None, task_id: str | None = None, **options: Any,
+    ) -> AsyncResult:  # fmt: skip
+        """`send_task` for coroutines. Receivers of the publishing signals are called in the caller's context, and should not wait."""
+        asks = bool(options.keys() & {"connection", "producer", "require_consumer"})
+        if asks or (task_type is not None and (task_type.require_consumer or task_type._unique)):  # the broker, first
+            import asyncio  # only for who has a loop
+
+            send = partial(
+                self.send_task,
+                name,
+                args,
+                kwargs,
+                task_type=task_type,
+                countdown=countdown,
+                eta=eta,
+                expires=expires,
+                task_id=task_id,
+            )
+            return await asyncio.to_thread(send, **options)
+        message = self.message(
+            name,
+            args or (),
+            kwargs or {},
+            task_type,
+            countdown=countdown,
+            eta=eta,
+            expires=expires,
+            task_id=task_id,
+            options=options,
+        )
+        if signals.before_task_publish.receivers:
+            _tell(signals.before_task_publish, message)
+        await self._sending_thread().publish(message)
+        if signals.after_task_publish.receivers:
+            _tell(signals.after_task_publish, message)
+        return self._handle(message)
+
+    def _sending_thread(self) -> Any:
+        """Publishes what coroutines ask for: an `app.sending.Sending`."""
+        with self._lock:
+            if self._sending is None or self._sending.pid != os.getpid():
+                from celeriac.app.sending import Sending  # asyncio, only for who has a loop
+
+                self._sending = Sending(lambda: self.producer)  # which connects: not in a coroutine's thread
+            return self._sending
+
+    def _handle(self, message: TaskMessage) -> AsyncResult:
+        headers = message.headers
+        return AsyncResult(
+            headers["id"], self.backend, headers["task"], self, guard=_no_waiting, ignored=headers["ignore_result"]
+        )
 
     def send_many(
         self, name: str, calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]], *, task_type: BaseTask | None = None,
@@ -382,7 +443,7 @@ class Celeriac:
         producer = self._lent(name, options.pop("connection", None), options.pop("producer", None))
         required = options.pop("require_consumer", task_type is not None and task_type.require_consumer)
         results: list[AsyncResult] = []
-        remaining, backend = iter(calls), self.backend
+        remaining = iter(calls)
         while lot := list(islice(remaining, _LOT)):
             messages = [
                 self.message(
@@ -399,10 +460,7 @@ class Celeriac:
                 if not results:
                     raise
                 raise after_others(error, len(results)) from error
-            results += [
-                AsyncResult(message.headers["id"], backend, name=name, guard=_no_waiting, app=self)
-                for message in messages
-            ]
+            results += map(self._handle, messages)
         return results
 
     def publish_many(self, messages: Sequence[TaskMessage], producer: Producer | None = None) -> None:
@@ -546,7 +604,11 @@ class Celeriac:
 
     def AsyncResult(self, task_id: str) -> AsyncResult:  # noqa: N802 - Celery's name
         """The handle of a call made before, by its id."""
-        return AsyncResult(task_id, self.backend, guard=_no_waiting, app=self)
+        return AsyncResult(task_id, self.backend, app=self, guard=_no_waiting)
+
+    def guard(self) -> None:
+        """What a handle asks before it waits. Raises RuntimeError inside a task."""
+        _no_waiting()
 
     def store_state(self, task_id: str, state: str, meta: Any) -> None:
         """Write a state of the user's own."""
@@ -606,6 +668,11 @@ class Celeriac:
 
     def close(self) -> None:
         """Disconnect from broker and result store; the next call connects again."""
+        if self._sending is not None and self._sending.pid == os.getpid():
+            self._sending.close()
+        self._sending = None
+        if self._backend is not None:
+            stop_watching(self._backend)
         with self._lock:
             if self._coordination is not None:
                 self._coordination.close()
@@ -621,7 +688,7 @@ class Celeriac:
     def forked(self) -> None:
         """In a process just forked: leave the connections of the process it came from to that one, and open others when asked for."""
         self._lock = threading.RLock()
-        self._producer = self._backend = self._coordination = self._control = None
+        self._producer = self._backend = self._coordination = self._control = self._sending = None
         self._origin = ""
 
     def __enter__(self) -> "Celeriac":

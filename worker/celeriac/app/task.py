@@ -7,7 +7,7 @@ import sys
 import traceback as tracebacks
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
 
 from celeriac import signals, states
 from celeriac.app.context import IDLE, Request, current, task_logger
@@ -18,9 +18,18 @@ from celeriac.policy.calling import URGENCIES, check_priority, type_terms
 from celeriac.policy.retry import backoff_s, exhausted
 from celeriac.policy.throttle import KeySpec
 from celeriac.policy.unique import Unique, unique_of
-from celeriac.result import AsyncResult, EagerResult
+from celeriac.result import AsyncResult, EagerResult, R
 from celeriac.wire.message import CONCURRENCY_KEY, RATE_KEY, Terms
 from celeriac.wire.result import ResultMeta
+
+if TYPE_CHECKING:  # as in celeriac.result: `Task` alone means any arguments
+    from typing_extensions import ParamSpec
+
+    P = ParamSpec("P", default=...)
+else:
+    from typing import ParamSpec
+
+    P = ParamSpec("P")
 
 #: What a retry may change besides its arguments and its time.
 RETRY_OPTIONS = frozenset(
@@ -45,6 +54,7 @@ class Sender(Protocol):
 
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult: ...
     def send_many(self, name: str, calls: Any, **options: Any) -> list[AsyncResult]: ...
+    async def asend_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult: ...
     def store_state(self, task_id: str, state: str, meta: Any) -> None: ...
 
 
@@ -52,7 +62,7 @@ class Sender(Protocol):
 defined: list[Callable[[type["Task"]], None]] = []
 
 
-class Task:
+class Task(Generic[P, R]):
     """A registered task. One instance for each name and process; calling it runs the body here.
 
     Class attributes are the task's options, under Celery's names; None means: as the settings say.
@@ -110,7 +120,7 @@ class Task:
     MaxRetriesExceededError = MaxRetriesExceededError
     _signature: inspect.Signature | None = None
 
-    run: Callable[..., Any]
+    run: Callable[P, R]
 
     def __init_subclass__(cls, **named: Any) -> None:
         super().__init_subclass__(**named)
@@ -129,25 +139,26 @@ class Task:
 
     # -- calling
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Run the body here and now."""
         outer = current.get()
         if outer is not None and outer.awaits_call and outer._task is self:
             outer.awaits_call = False
-            return self.run(*args, **kwargs)
+            value: R = self.run(*args, **kwargs)
+            return value
         token = current.set(Request(self, args=args, kwargs=kwargs, called_directly=True, outer=outer))
         try:
             return self.run(*args, **kwargs)
         finally:
             current.reset(token)
 
-    def delay(self, *args: Any, **kwargs: Any) -> AsyncResult:
+    def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send the task with these arguments; the handle of the call."""
         return self.apply_async(args, kwargs)
 
     def apply_async(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> AsyncResult:
+    ) -> AsyncResult[R]:
         """Send the task.
 
         options: countdown (s), eta (datetime), expires (s or datetime), task_id, queue, exchange, routing_key, priority, urgency,
@@ -169,7 +180,7 @@ class Task:
 
     def send_many(
         self, calls: Iterable[Sequence[Any] | Mapping[str, Any]], kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> list[AsyncResult]:  # fmt: skip
+    ) -> list[AsyncResult[R]]:  # fmt: skip
         """Send the task once for each of the calls, many at once; the handles in their order.
 
         calls    of each its positional arguments, `[(1, "a"), (2, "b")]`, or its named ones, `[{"number": 1}, {"number": 2}]`.
@@ -203,6 +214,25 @@ class Task:
             raise TypeError(f"call {place} of send_many: {error}") from None
         return args, kwargs
 
+    async def adelay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
+        """`delay` for coroutines: `result = await task.adelay(…)`, and the loop runs on meanwhile."""
+        return await self.aapply_async(args, kwargs)
+
+    async def aapply_async(
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> AsyncResult[R]:
+        """`apply_async` for coroutines. Calls made at the same time go to the broker together."""
+        args = tuple(args) if args else ()
+        kwargs = dict(kwargs) if kwargs else {}
+        self.check_arguments(args, kwargs)
+        if self.app.conf.task_always_eager:
+            import asyncio  # only for who has a loop
+
+            return await asyncio.to_thread(self.apply, args, kwargs, **options)
+        if self._shadows and options.get("shadow") is None:
+            options["shadow"] = self.shadow_name(args, kwargs, options)
+        return await self._sender().asend_task(self.name or "", args, kwargs, task_type=self, **options)
+
     def apply(
         self,
         args: Sequence[Any] | None = None,
@@ -211,7 +241,7 @@ class Task:
         throw: bool | None = None,
         retries: int = 0,
         **options: Any,
-    ) -> EagerResult:
+    ) -> EagerResult[R]:
         """Run the task here, as a worker would; its result. Retries run at once."""
         from uuid import uuid4
 
@@ -484,9 +514,9 @@ class Task:
         """A logger named after the task, whose records know the call they were made in (the guide's way)."""
         return task_logger(self.name or type(self).__name__)
 
-    def AsyncResult(self, task_id: str) -> AsyncResult:  # noqa: N802 - Celery's name
+    def AsyncResult(self, task_id: str) -> AsyncResult[R]:  # noqa: N802 - Celery's name
         """The handle of a call made before."""
-        handle: AsyncResult = self.app.AsyncResult(task_id)
+        handle: AsyncResult[R] = self.app.AsyncResult(task_id)
         return handle
 
     def _sender(self) -> Sender:

@@ -15,6 +15,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from celeriac import states
+from celeriac.backends.redis_listener import Listener
 from celeriac.broker.codec import decode, encode
 from celeriac.broker.connection import BrokerAddress, connect, redacted
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, DecodeError, EncodeError
@@ -231,6 +232,12 @@ class RedisBackend:
                         return told
             if deadline is not None and time.monotonic() >= deadline:
                 return None
+
+    def listen(self) -> Listener:
+        """Hears of every record that is stored under the ids it is given: see watching.Source."""
+        with self._errors():
+            pool = self._open().connection_pool
+        return Listener(self, pool, self._prefix, self._read, self._errors)
 
     def forget(self, task_id: str) -> None:
         with self._errors():
