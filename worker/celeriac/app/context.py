@@ -63,7 +63,7 @@ class Request:
     @property
     def loglevel(self) -> int:
         """The level from which the worker logs, a number of `logging`."""
-        return logging.getLogger("celeriac.task").getEffectiveLevel()
+        return task_log_level()
 
     @property
     def logfile(self) -> str | None:
@@ -144,6 +144,11 @@ current: ContextVar[Request | None] = ContextVar("celeriac_request", default=Non
 
 #: What `task.request` is while the task does not run.
 IDLE = Request(called_directly=True)
+
+
+def task_log_level() -> int:
+    """The level from which what tasks log is written, a number of `logging`."""
+    return logging.getLogger("celeriac.task").getEffectiveLevel()
 
 
 def log_file() -> str | None:

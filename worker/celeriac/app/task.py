@@ -13,7 +13,7 @@ from celeriac import signals, states
 from celeriac.app.context import IDLE, Request, current, task_logger
 from celeriac.app.models import Models
 from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Reject, Retry
-from celeriac.policy import throttle
+from celeriac.policy import errormail, throttle
 from celeriac.policy.calling import URGENCIES, check_priority, type_terms
 from celeriac.policy.retry import backoff_s, exhausted
 from celeriac.policy.throttle import KeySpec
@@ -448,6 +448,7 @@ class Task(Generic[P, R]):
             kinds = getattr(cls, name) or ()
             setattr(cls, name, (kinds,) if isinstance(kinds, type) else tuple(kinds))
         try:
+            cls.error_whitelist = errormail.listed(cls.error_whitelist)
             throttle.check(cls)
             cls._unique = unique_of(cls)
         except ValueError as error:

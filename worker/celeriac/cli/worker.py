@@ -20,6 +20,9 @@ from celeriac.telemetry.logs import set_up
 @click.option("-P", "--pool", metavar="POOL", help="How bodies run: prefork, threads, asyncio or solo.")
 @click.option("-c", "--concurrency", metavar="N", help="Bodies run at once; auto: the CPUs this worker may use.")
 @click.option("-l", "--loglevel", default="warning", show_default=True, help="debug, info, warning, error or critical.")
+@click.option(
+    "-f", "--logfile", metavar="PATH", help="Log to this file, which may be moved meanwhile. [standard error]"
+)
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
 @click.option("-E", "--task-events", is_flag=True, default=None, help="Send task events for monitors.")
 @click.option(
@@ -70,6 +73,7 @@ def worker(
     pool: str | None,
     concurrency: str | None,
     loglevel: str,
+    logfile: str | None,
     log_json: bool,
     task_events: bool | None,
     prefetch_multiplier: int | None,
@@ -87,12 +91,13 @@ def worker(
     """Run a worker: consume tasks until SIGTERM, then finish what runs."""
     from celeriac.worker.assemble import Options, run_worker  # clients of this command need no worker
 
+    app = given.app(needed=True)  # first: its module may hold receivers of setup_logging
     try:
-        set_up(loglevel, as_json=log_json)
+        set_up(loglevel, as_json=log_json, logfile=logfile)
         slots = None if concurrency in (None, "auto") else int(concurrency or 0)
         if slots is not None and slots < 1:
             raise ValueError(f"concurrency {slots} is not at least 1")
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise click.BadParameter(str(error)) from error
     beside = None
     if beat:
@@ -116,7 +121,7 @@ def worker(
         statedb=statedb,
         without_mingle=without_mingle,
     )
-    sys.exit(run_worker(given.app(needed=True), options))
+    sys.exit(run_worker(app, options))
 
 
 def _bounds(text: str) -> tuple[int, int]:

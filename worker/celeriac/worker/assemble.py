@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol
 
 from celeriac import __version__, signals
@@ -27,6 +27,7 @@ from celeriac.telemetry.totals import Totals
 from celeriac.worker.aio import AsyncioPool
 from celeriac.worker.autoscale import Autoscaler
 from celeriac.worker.cpus import usable_cpus
+from celeriac.worker.errormail import error_mails
 from celeriac.worker.executor import Executor
 from celeriac.worker.heartbeat import Heart
 from celeriac.worker.inspection import Inspection
@@ -72,11 +73,29 @@ class Beside(Protocol):
     def stop(self) -> None: ...
 
 
+class Worker:
+    """What signals of a worker's life name as the worker: Celery's WorkController, as far as receivers use it.
+
+    queues  may be changed by receivers of celeryd_after_setup.
+    """
+
+    def __init__(self, app: Celeriac, hostname: str) -> None:
+        self.app, self.hostname = app, hostname
+        self.queues: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"<Worker: {self.hostname}>"
+
+
 def run_worker(app: Celeriac, options: Options) -> int:
     """Run a worker until it is told to stop; the exit code. Raises ImproperlyConfigured for what cannot work."""
     # 1. What the settings and the command line say.
-    app.import_tasks()
     conf = app.conf
+    hostname = node_name(options.hostname)
+    worker = Worker(app, hostname)
+    given = {field.name: getattr(options, field.name) for field in fields(options)}
+    signals.celeryd_init.send(sender=hostname, instance=worker, conf=conf, options=given)
+    app.import_tasks()
     app.check_settings()
     for remark in conf.remarks():
         log.warning("%s", remark)
@@ -94,8 +113,9 @@ def run_worker(app: Celeriac, options: Options) -> int:
     ):
         if given is not None:
             conf.pin({name: given})
-    hostname = node_name(options.hostname)
-    queues = list(options.queues) or [conf.task_default_queue]
+    worker.queues = list(options.queues) or [conf.task_default_queue]
+    signals.celeryd_after_setup.send(sender=hostname, instance=worker, conf=conf)
+    queues = worker.queues
     slots = (
         options.autoscale[1] if options.autoscale else options.concurrency or conf.worker_concurrency or usable_cpus()
     )
@@ -124,7 +144,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
     wake = Wake()
     stop: list[int] = []  # signals so far
     _until_stopped(stop, wake)
-    signals.worker_init.send(sender=hostname)
+    signals.worker_init.send(sender=worker)
     pool: Pool | None = None
     if pool_name in ("prefork", "processes"):
         pool = _prefork(app, conf, slots, hostname, accept)  # before there are threads and connections
@@ -162,6 +182,8 @@ def run_worker(app: Celeriac, options: Options) -> int:
     )  # fmt: skip
     if options.autoscale is not None:
         loop.autoscaler = Autoscaler(pool, most=options.autoscale[0], least=options.autoscale[1])
+
+    loop.mails = error_mails(app, hostname)
 
     try:
         loop.intake.keep(time.monotonic())  # nothing that was revoked before may run
@@ -202,7 +224,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
         redacted(address.url), ",".join(queues), pool.name, pool.size, len(own), f", http on port {endpoint.port}" if endpoint else "",
     )  # fmt: skip
     if os.getpid() in pool.pids():  # bodies run in this process
-        signals.worker_process_init.send(sender=None)
+        signals.worker_process_init.send(sender=hostname)
     signals.worker_ready.send(sender=loop)
     if stop:
         loop.stop()
@@ -213,7 +235,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
     finally:
         if beside is not None:
             beside.stop()
-        code = _end(app, loop, keeper, control, consumer, pool, endpoint, hostname)
+        code = _end(app, loop, keeper, control, consumer, pool, endpoint, worker)
     return code
 
 
@@ -225,10 +247,13 @@ def _end(
     consumer: Consumer,
     pool: Pool,
     endpoint: Endpoint | None,
-    hostname: str,
+    worker: "Worker",
 ) -> int:
     """Let go of everything, in the order that loses nothing."""
     keeper.stop()
+    loop.aftermath.stop()
+    if loop.mails is not None:
+        loop.mails.stop()
     if control is not None:
         control.stop()
     try:
@@ -239,11 +264,11 @@ def _end(
     if endpoint is not None:
         endpoint.stop()
     if os.getpid() in pool.pids():
-        signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
-    signals.worker_shutdown.send(sender=hostname)
+        signals.worker_process_shutdown.send(sender=worker.hostname, pid=os.getpid(), exitcode=0)
+    signals.worker_shutdown.send(sender=worker)
     left = len(pool.running()) + pool.lost
     pool.stop()
-    log.info("%s ended%s", hostname, f"; {left} bodies were cut off" if left else "")
+    log.info("%s ended%s", worker.hostname, f"; {left} bodies were cut off" if left else "")
     if left:  # threads cannot be ended: leave without waiting for them
         failure = sys.exc_info()[1]
         if failure is not None:

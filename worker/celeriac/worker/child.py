@@ -65,10 +65,10 @@ class Child:
         except (RuntimeError, ValueError, OSError) as error:
             log.debug("crashes of this child will not show where: %s", error)
         road = _out_of_the_way(road)
-        signals.worker_process_init.send(sender=None)
+        signals.worker_process_init.send(sender=self.hostname)
         send(road, READY)
         self._run(road, place, executor, soft)
-        signals.worker_process_shutdown.send(sender=None, pid=os.getpid(), exitcode=0)
+        signals.worker_process_shutdown.send(sender=self.hostname, pid=os.getpid(), exitcode=0)
 
     def _run(self, road: socket.socket, place: Place, executor: Executor, soft: "_SoftLimit") -> None:
         tasks, ran, leaving = self.app.tasks, 0, False

@@ -56,13 +56,17 @@ class Job(NamedTuple):
 
 
 class Done(NamedTuple):
-    """A job that has run. started_at: seconds since the epoch; run_s: seconds the body took; stored: its record is written already."""
+    """A job that has run. started_at: seconds since the epoch; run_s: seconds the body took; stored: its record is written already.
+
+    untold  its hooks were not called where it ran, since it did not come to its end there.
+    """
 
     job: Job
     outcome: Outcome
     started_at: float
     run_s: float
     stored: bool = False
+    untold: bool = False
 
 
 class ExceptionInfo:
@@ -106,6 +110,7 @@ class Executor:
             return self._execute(job, run, wall, started)
         except BaseException as error:  # before or after the body: a thread that ended here would take the job with it
             log.exception("%s[%s]: raised outside of its body", job.task.name, job.delivery.headers.get("id"))
+            self._internal_error(job, error)
             failed = Failed(_no_exit(error), tracebacks.format_exc())
             return Done(job, failed, wall, time.monotonic() - started)
 
@@ -143,11 +148,20 @@ class Executor:
                 or signals.task_success.receivers
                 or signals.task_failure.receivers
                 or signals.task_retry.receivers
-            ):
-                stored = self._tell(job, request, outcome, value, run)
+            ) and (run is None or run.may_tell()):
+                stored = self._tell(job, request, outcome, value, run, time.monotonic() - started)
         finally:
             current.reset(token)
         return Done(job, outcome, wall, time.monotonic() - started, stored)
+
+    def _internal_error(self, job: Job, error: BaseException) -> None:
+        if signals.task_internal_error.receivers:
+            request = self._request(job)
+            args, kwargs = ((), {}) if isinstance(request, Unreadable) else (request.args, request.kwargs)
+            signals.task_internal_error.send(
+                sender=job.task, task_id=job.delivery.headers.get("id"), args=args, kwargs=kwargs, request=request, exception=error,
+                traceback=error.__traceback__, einfo=ExceptionInfo(error, tracebacks.format_exc()),
+            )  # fmt: skip
 
     async def execute_async(self, job: Job, run: Run) -> Done:
         """As `execute`, for a task whose body is a coroutine function. Hooks and receivers of signals, which may block, run in a thread."""
@@ -173,7 +187,10 @@ class Executor:
             outcome = _too_late(job)
         elif run.terminated is not None and isinstance(outcome, Failed):
             outcome = Revoked("terminated", None, run.terminated)
-        stored = await asyncio.to_thread(self._tell, job, request, outcome, value, run) if _listens(task) else False
+        stored = False
+        if _listens(task) and run.may_tell():
+            run_s = time.monotonic() - started
+            stored = await asyncio.to_thread(self._tell, job, request, outcome, value, run, run_s)
         return Done(job, outcome, wall, time.monotonic() - started, stored)
 
     # -- the steps
@@ -315,7 +332,7 @@ class Executor:
 
     # -- hooks and signals after the body
 
-    def _tell(self, job: Job, request: Request, outcome: Outcome, value: Any, run: Run | None) -> bool:
+    def _tell(self, job: Job, request: Request, outcome: Outcome, value: Any, run: Run | None, run_s: float) -> bool:
         """Store, then call hooks and receivers, so that they find what they are told. Whether it is stored. What they raise changes nothing."""
         stored = (run is None or not run.settled) and self._store_now(job, outcome)
         task, task_id, args, kwargs = job.task, request.id, request.args, request.kwargs
@@ -323,11 +340,11 @@ class Executor:
         match outcome:
             case Succeeded():
                 if signals.task_success.receivers:
-                    signals.task_success.send(sender=task, result=value)
-                _hook(task, "on_success", value, task_id, args, kwargs)
+                    signals.task_success.send(sender=task, result=value, runtime=run_s)
+                call_hook(task, "on_success", value, task_id, args, kwargs)
             case Failed(error, text):
                 status, value, info = states.FAILURE, error, ExceptionInfo(error, text)
-                _hook(task, "on_failure", error, task_id, args, kwargs, info)
+                call_hook(task, "on_failure", error, task_id, args, kwargs, info)
                 if signals.task_failure.receivers:
                     signals.task_failure.send(
                         sender=task,
@@ -341,14 +358,14 @@ class Executor:
             case RetryAsked(error, text):
                 status, value = states.RETRY, error
                 info = ExceptionInfo(error, text) if error is not None else None
-                _hook(task, "on_retry", error, task_id, args, kwargs, info)
+                call_hook(task, "on_retry", error, task_id, args, kwargs, info)
                 if signals.task_retry.receivers:
                     signals.task_retry.send(sender=task, request=request, reason=error, einfo=info)
             case Revoked():
                 status, value = states.REVOKED, None
             case _:
                 status, value = states.IGNORED, None
-        _hook(task, "after_return", status, value, task_id, args, kwargs, info)
+        call_hook(task, "after_return", status, value, task_id, args, kwargs, info)
         if signals.task_postrun.receivers:
             signals.task_postrun.send(
                 sender=task, task_id=task_id, task=task, args=args, kwargs=kwargs, retval=value, state=status
@@ -397,7 +414,7 @@ def _listens(task: Task) -> bool:
 
 def _before(task: Task, request: Request) -> None:
     """Hooks and signals before the body. What they raise is logged."""
-    _hook(task, "before_start", request.id, request.args, request.kwargs)
+    call_hook(task, "before_start", request.id, request.args, request.kwargs)
     if signals.task_prerun.receivers:
         signals.task_prerun.send(sender=task, task_id=request.id, task=task, args=request.args, kwargs=request.kwargs)
 
@@ -412,7 +429,8 @@ async def _steer(steered: Steered) -> Any:
     return await steered
 
 
-def _hook(task: Task, name: str, *args: Any) -> None:
+def call_hook(task: Any, name: str, *args: Any) -> None:
+    """Call a hook of a task, if it has one of its own. What it raises is logged."""
     if name in task._hooked:
         try:
             getattr(task, name)(*args)
@@ -460,4 +478,4 @@ def body_frames(frames: Sequence[FrameType]) -> list[FrameType]:
 #: Files whose frames stand above a body's: ours, and the event loop's.
 _NOT_THE_TASKS = (__file__, interrupt.__file__, os.path.dirname(asyncio.__file__) + os.sep)
 
-__all__ = ["Done", "EncodeError", "ExceptionInfo", "Executor", "Job"]
+__all__ = ["Done", "EncodeError", "ExceptionInfo", "Executor", "Job", "call_hook"]

@@ -16,10 +16,11 @@ from celeriac import signals, states
 from celeriac.app.base import Celeriac
 from celeriac.app.task import Task
 from celeriac.backends.base import ResultBackend
+from celeriac.broker.codec import content_types
 from celeriac.broker.consumer import Consumer, Delivery
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable
 from celeriac.policy.admission import RUN, Wait, admit, claim_size
-from celeriac.policy.outcome import Revoked
+from celeriac.policy.outcome import Revoked, Unreadable
 from celeriac.policy.ratelimit import parse_rate
 from celeriac.policy.settlement import Rules
 from celeriac.policy.throttle import Throttle, throttle_of
@@ -32,6 +33,7 @@ from celeriac.worker.executor import Done, Job
 from celeriac.worker.limits import Bounded, BrokerLimits, HeldLimits, Limits, Places
 from celeriac.worker.pool import Pool
 from celeriac.worker.rates import SetRate, SetRates
+from celeriac.worker.request import TaskRequest, handed_over
 from celeriac.worker.revokes import Revokes
 from celeriac.worker.settling import UNKNOWN, Settler
 
@@ -56,14 +58,18 @@ class Intake:
 
     def __init__(
         self, *, app: Celeriac, consumer: Consumer, backend: ResultBackend, pool: Pool, settler: Settler, totals: Totals,
-        events: TaskEvents, hostname: str, queues: Sequence[str], places: Places,
+        events: TaskEvents, hostname: str, queues: Sequence[str], places: Places, consumer_told: Any,
     ) -> None:  # fmt: skip
         self._app, self._consumer, self._backend, self._pool, self._settler = app, consumer, backend, pool, settler
         self._totals, self._events = totals, events
         self._hostname = hostname
+        self._consumer_told = consumer_told
+        self._accept = content_types(app.conf.accept_content)
         self.queues = list(queues)
         self._max_starts: int = app.conf.task_max_deliveries
         self._types = self._know_types()
+        #: Whether any type looks at its calls itself, before they run.
+        self._executes = any(entry.task._overrides_execute for entry in self._types.values())
         #: Held by whoever changes a type's limits: the control thread and the keeper do.
         self._changing = threading.Lock()
         self._throttles = {name: entry.throttle for name, entry in self._types.items() if entry.throttle is not None}
@@ -163,7 +169,9 @@ class Intake:
                 park.append((delivery, verdict.due_at))
             else:
                 job = Job(entry.task if entry else UNKNOWN, delivery, entry.rules if entry else _NO_RULES)
-                ended.append(Done(job, verdict.outcome, now, 0.0))  # type: ignore[union-attr]
+                outcome = verdict.outcome  # type: ignore[union-attr]
+                gone = isinstance(outcome, Unreadable) and outcome.reason == "too_many_starts"
+                ended.append(Done(job, outcome, now, 0.0, untold=gone))
         if ended:
             self._settler.ended(ended)
         if park:
@@ -179,6 +187,8 @@ class Intake:
             left[:] = [redelivered]
         if bounded:
             jobs += self._within_bounds(bounded)
+        if self._executes:
+            jobs = self._handed_over(jobs)
         left[:] = [job.delivery for job in jobs]
         if jobs:
             try:
@@ -188,6 +198,19 @@ class Intake:
                     self._unplaced.append((left.copy(), True))
                     left.clear()
                 raise
+
+    def _handed_over(self, jobs: Sequence[Job]) -> list[Job]:
+        """Those that run: a task may look at its calls itself (`Task.execute`), and end them here."""
+        running: list[Job] = []
+        for job in jobs:
+            if job.task._overrides_execute:
+                request = TaskRequest(job.delivery, job.task, hostname=self._hostname, accept=self._accept)
+                outcome = handed_over(request, self._pool, self._consumer_told)
+                if outcome is not None:
+                    self._settler.ended([Done(job, outcome, time.time(), 0.0, untold=True)])
+                    continue
+            running.append(job)
+        return running
 
     def _within_bounds(self, bounded: Sequence[Bounded]) -> list[Job]:
         """Those that may start now; the others wait from now on, in the broker or here."""
@@ -290,7 +313,8 @@ class Intake:
                 self._events.received(delivery.headers)
         if signals.task_received.receivers:
             for delivery in deliveries:
-                signals.task_received.send(sender=self._hostname, request=delivery)
+                request = TaskRequest(delivery, None, hostname=self._hostname, accept=self._accept)
+                signals.task_received.send(sender=self._consumer_told, request=request)
 
     # -- wait
 

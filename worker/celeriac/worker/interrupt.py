@@ -43,7 +43,7 @@ class Run:
     """
 
     __slots__ = (
-        "_open", "_raising", "_sent", "_thread", "due", "given_up", "settled", "started", "started_at", "steered", "terminated", "told",
+        "_open", "_raising", "_sent", "_teller", "_thread", "due", "given_up", "settled", "started", "started_at", "steered", "terminated", "told",
     )  # fmt: skip
 
     def __init__(self, started: float) -> None:
@@ -55,6 +55,11 @@ class Run:
         self.due: type[BaseException] | None = None
         self._thread = threading.get_ident()
         self._open = self._raising = self._sent = False
+        self._teller = threading.Lock()
+
+    def may_tell(self) -> bool:
+        """Whether the caller is the one that calls the hooks of this run's end: the first to ask, the body's thread or who enforces limits."""
+        return self._teller.acquire(blocking=False)
 
     def call(self, body: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What the body returns; while it runs, `interrupt` raises in it. In the thread that made this run."""

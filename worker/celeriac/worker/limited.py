@@ -98,7 +98,8 @@ class Limited:
         text = (
             f"Where the body was at its hard limit (most recent call last):\n{where}{type(error).__name__}: {error}\n"
         )
-        return self._executor.failed(job, error, text, run.started_at, now - run.started)
+        done = self._executor.failed(job, error, text, run.started_at, now - run.started)
+        return done._replace(untold=run.may_tell())
 
     def _insist(self, job: Job, run: Run, now: float) -> float:
         """When to look again at a body that was settled and has not come back."""

@@ -24,7 +24,9 @@ from celeriac.policy.timelimit import UNLIMITED
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Totals
 from celeriac.wire.event import TaskTotals
+from celeriac.worker.aftermath import Aftermath
 from celeriac.worker.autoscale import Autoscaler
+from celeriac.worker.errormail import ErrorMails
 from celeriac.worker.executor import Done, Job
 from celeriac.worker.intake import Intake
 from celeriac.worker.limits import LocalStore, Places
@@ -56,6 +58,9 @@ class Loop:
         self._app, self._consumer, self._backend, self._pool = app, consumer, backend, pool
         self._totals, self._events = totals, events
         self.hostname = hostname
+        self.app = app
+        #: Of failures that nobody else can tell of.
+        self.aftermath = Aftermath(hostname)
         self._multiplier: int | None = conf.worker_prefetch_multiplier
         self._grace_s = grace_s
         self._wake = wake
@@ -63,13 +68,14 @@ class Loop:
         self.bodies = threading.Event()
         places = Places(app.coordination or LocalStore(), conf.task_lease)
         self._settler = Settler(
-            app=app, consumer=consumer, backend=backend, pool=pool, totals=totals, events=events, hostname=hostname, places=places
+            app=app, consumer=consumer, backend=backend, pool=pool, totals=totals, events=events, hostname=hostname, places=places,
+            consumer_told=self, aftermath=self.aftermath,
         )  # fmt: skip
         self.flush = self._settler.flush
         #: What is claimed and has not started: see there.
         self.intake = Intake(
             app=app, consumer=consumer, backend=backend, pool=pool, settler=self._settler, totals=totals, events=events,
-            hostname=hostname, queues=queues, places=places,
+            hostname=hostname, queues=queues, places=places, consumer_told=self,
         )  # fmt: skip
         #: With --autoscale.
         self.autoscaler: Autoscaler | None = None
@@ -92,6 +98,15 @@ class Loop:
         #: What other threads want done here, each with where its outcome goes.
         self._asked: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.turned_at = time.monotonic()
+
+    @property
+    def mails(self) -> ErrorMails | None:
+        """Who sends mail about failures, if anybody does."""
+        return self._settler.mails
+
+    @mails.setter
+    def mails(self, mails: ErrorMails | None) -> None:
+        self._settler.mails = mails
 
     # -- the loop
 
@@ -295,7 +310,11 @@ class Loop:
             f"cut off by the shutdown of {self.hostname}: it did not end within the grace of {self._grace_s:.0f} s"
         )
         self._settler.ended(
-            [Done(run.job, why, wall - (now - run.started), now - run.started) for run in running if run.job.acked]
+            [
+                Done(run.job, why, wall - (now - run.started), now - run.started, untold=True)
+                for run in running
+                if run.job.acked
+            ]
         )
         try:
             self.flush()

@@ -16,6 +16,7 @@ import time
 from collections import deque
 from typing import NamedTuple
 
+from celeriac import signals
 from celeriac.broker.codec import JSON
 from celeriac.exceptions import NotSupported, TimeLimitExceeded, WorkerLostError
 from celeriac.policy import dispatch, lost
@@ -311,6 +312,8 @@ class PreforkPool:
         at = self._places.pop()
         place = self._board.place(at)
         place.clear()
+        if signals.worker_before_create_process.receivers:
+            signals.worker_before_create_process.send(sender=self)
         process = _Process(at, place, failures)
         self._processes[process.road.fileno()] = process
         self._epoll.register(process.road, select.EPOLLIN)
@@ -401,7 +404,7 @@ class PreforkPool:
                 self._cut.append(Running(job, last, process.pid or 0))
                 continue
             fate = self._with_callbacks(job, self._fate(process, number, exit_code, peak_bytes))
-            self._done.append(Done(job, fate, *_since(last)))
+            self._done.append(Done(job, fate, *_since(last), untold=True))
         process.jobs.clear()
         self._count()
         never_ready = not process.ready and not process.leaving

@@ -14,18 +14,22 @@ from celeriac import signals
 from celeriac.app.base import Celeriac
 from celeriac.app.task import Task
 from celeriac.backends.base import ResultBackend
+from celeriac.broker.codec import content_types
 from celeriac.broker.consumer import Consumer, Delivery, Settled, once_more
 from celeriac.broker.topology import dead_queue_name
 from celeriac.exceptions import BrokerUnavailable, EncodeError, MessageRefused
-from celeriac.policy.outcome import Failed, Outcome, RetryAsked, Revoked, Succeeded
+from celeriac.policy.outcome import Failed, Lost, Outcome, RetryAsked, Revoked, Succeeded, Unreadable
 from celeriac.policy.settlement import ACK, AGAIN, DEAD, DEATH, REQUEUE, Rules, Settlement, settle
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Observation, Totals
 from celeriac.wire.message import parse_time, short_repr
 from celeriac.wire.result import class_name
+from celeriac.worker.aftermath import Aftermath
+from celeriac.worker.errormail import ErrorMails
 from celeriac.worker.executor import Done, Job
 from celeriac.worker.limits import Places
 from celeriac.worker.pool import Pool
+from celeriac.worker.request import TaskRequest
 from celeriac.worker.uniques import let_go
 
 log = logging.getLogger(__name__)
@@ -35,11 +39,13 @@ task_log = logging.getLogger("celeriac.task")
 AGAIN_S = 1.0
 
 _SIGNALS = {
-    "dead_lettered": signals.task_unknown,
-    "revoked": signals.task_revoked,
-    "expired": signals.task_revoked,
-    "rejected": signals.task_rejected,
+    "dead_lettered": (signals.task_unknown, signals.task_rejected),
+    "revoked": (signals.task_revoked,),
+    "expired": (signals.task_revoked,),
+    "rejected": (signals.task_rejected,),
 }
+#: States in which a body was to run, and has failed.
+_FAILURES = frozenset({"failed", "dead_lettered"})
 
 Pair = tuple[Done, Settlement]
 
@@ -58,12 +64,18 @@ class Settler:
 
     def __init__(
         self, *, app: Celeriac, consumer: Consumer, backend: ResultBackend, pool: Pool, totals: Totals, events: TaskEvents, hostname: str,
-        places: Places,
+        places: Places, consumer_told: Any, aftermath: Aftermath,
     ) -> None:  # fmt: skip
         self._app, self._consumer, self._backend, self._pool = app, consumer, backend, pool
         self._totals, self._events = totals, events
         self._hostname = hostname
         self._places = places
+        #: What signals of the worker name as their sender.
+        self._consumer_told = consumer_told
+        self._aftermath = aftermath
+        self._accept = content_types(app.conf.accept_content)
+        #: Told of failures, where mail is sent about them.
+        self.mails: ErrorMails | None = None
         self._lock = threading.Lock()
         #: Done and not settled; and those of them that were refused, to be tried again later.
         self._pending: list[Done] = []
@@ -280,22 +292,36 @@ class Settler:
                 task_log.info(
                     "%s[%s] %s: %s", headers.get("task"), headers.get("id"), state, short_repr(settlement.error)
                 )
+            if state in _FAILURES:
+                self._failed(done, settlement)
             if self._events.enabled:
                 self._event(done, settlement)
-            if state in _SIGNALS and _SIGNALS[state].receivers:
+            if state in _SIGNALS and any(signal.receivers for signal in _SIGNALS[state]):
                 self._signal(done, settlement)
+
+    def _failed(self, done: Done, settlement: Settlement) -> None:
+        """Hooks that nobody else calls, and mail."""
+        task, error = done.job.task, settlement.error
+        if error is None or task is UNKNOWN:
+            return
+        if done.untold:
+            self._aftermath.failed(task, done.job.delivery, error, settlement.traceback or str(error))
+        if self.mails is not None and task.send_error_emails:
+            self.mails.failed(task, done.job.delivery.headers, error, settlement.traceback)
 
     def _signal(self, done: Done, settlement: Settlement) -> None:
         """Signals of messages whose body did not run, or was refused; the executor sends the others."""
         delivery, name = done.job.delivery, done.job.delivery.headers.get("task")
-        if settlement.state == "dead_lettered":
+        told = self._consumer_told
+        if isinstance(done.outcome, Unreadable) and done.outcome.reason in {"unknown_task", "refused"}:
             signals.task_unknown.send(
-                sender=self._hostname, name=name, id=delivery.headers.get("id"), message=delivery, exc=settlement.error
+                sender=told, name=name, id=delivery.headers.get("id"), message=delivery, exc=settlement.error
             )
         elif settlement.state in {"revoked", "expired"}:
-            signals.task_revoked.send(sender=done.job.task, request=delivery, **_how_revoked(done.outcome))
-        else:
-            signals.task_rejected.send(sender=self._hostname, message=delivery, exc=settlement.error)
+            request = TaskRequest(delivery, done.job.task, hostname=self._hostname, accept=self._accept)
+            signals.task_revoked.send(sender=done.job.task, request=request, **_how_revoked(done.outcome))
+        elif not isinstance(done.outcome, Lost):
+            signals.task_rejected.send(sender=told, message=delivery, exc=settlement.error)
 
     def _event(self, done: Done, settlement: Settlement) -> None:
         headers, state, add = done.job.delivery.headers, settlement.state, self._events.add
