@@ -7,9 +7,11 @@ import types
 from typing import Any
 
 import pytest
+from processes import wait_until
 
 from celeriac import Celeriac, registry, shared_task
 from celeriac.app.task import registers_itself
+from celeriac.broker.deadletters import dead_letters
 from celeriac.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured, NotRegistered
 from celeriac.task import Task
 from celeriac.task.base import BaseTask, TaskType
@@ -346,3 +348,44 @@ def test_a_task_is_made_once_in_each_process_and_keeps_its_state(site: Any, pool
         by_process.setdefault(pid, []).append(asked)
     assert all(asked == list(range(1, len(asked) + 1)) for asked in by_process.values())
     assert (worker.pid in {pid for *_, pid in answers}) is (pool != "prefork")
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("kind", ["Executes", "Late"], ids=["early ack", "late ack"])
+def test_a_task_s_own_execute_is_called_by_the_worker_once_a_message_and_decides(
+    site: Any, pool: str, kind: str
+) -> None:
+    worker = site.worker("-P", pool, "-c", "1", "-n", "node@test", app="classy", task_acks_late="0", task_lease="30")
+    client = site.client()
+    name = f"classy.{kind}"
+
+    sent = {
+        what: client.send_task(name, kwargs={"what": what}) for what in ["ignore", "reject", "fail", "forget", "run"]
+    }
+    pid = sent["run"].get(timeout=20)
+    with pytest.raises(KeyError, match="execute"):
+        sent["fail"].get(timeout=5)
+    wait_until(lambda: len(dead_letters(client.broker_address(), "celery")) == 2, what="the dead letters")
+
+    reasons = sorted(str(letter) for letter in dead_letters(client.broker_address(), "celery"))
+    lines = [line.split() for line in site.ledger.path.read_text().splitlines() if "init" not in line]
+    executed = [line for line in lines if line[0] == "execute"]
+    assert [line[1:4] for line in executed] == [[what, name, handle.id] for what, handle in sent.items()]
+    assert {(line[4], line[5], line[6], line[7]) for line in executed} == {(str(worker.pid), pool, "20", "None")}
+    assert {line[8] for line in executed} == {"node@test"}
+    assert [line for line in lines if line[0] == "ran"] == [["ran", "run", str(pid)]]
+    assert any("not today" in reason for reason in reasons)
+    assert any("without calling super().execute()" in reason for reason in reasons)
+    assert (sent["ignore"].state, worker.terminate(timeout_s=10)) == ("PENDING", 0)
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_a_task_knows_the_log_s_level_and_file_and_its_lines_name_the_call(site: Any, tmp_path: Any, pool: str) -> None:
+    log = tmp_path / "worker.txt"
+    site.worker("-P", pool, "-c", "1", "-n", "node@test", "-l", "info", "-f", str(log), app="classy", await_ready=False)
+    handle = site.client().send_task("classy.context")
+
+    assert handle.get(timeout=20) == {"loglevel": logging.INFO, "logfile": str(log), "hostname": "node@test"}
+    wait_until(lambda: "in the body" in log.read_text(), what="the line")
+    [line] = [line for line in log.read_text().splitlines() if "in the body" in line]
+    assert f"classy.context[{handle.id}]" in line

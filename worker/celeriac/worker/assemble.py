@@ -93,8 +93,8 @@ def run_worker(app: Celeriac, options: Options) -> int:
     conf = app.conf
     hostname = node_name(options.hostname)
     worker = Worker(app, hostname)
-    given = {field.name: getattr(options, field.name) for field in fields(options)}
-    signals.celeryd_init.send(sender=hostname, instance=worker, conf=conf, options=given)
+    asked = {field.name: getattr(options, field.name) for field in fields(options)}
+    signals.celeryd_init.send(sender=hostname, instance=worker, conf=conf, options=asked)
     app.import_tasks()
     app.check_settings()
     for remark in conf.remarks():
