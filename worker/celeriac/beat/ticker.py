@@ -1,9 +1,8 @@
-"""Which run of an entry is due, what is sent for it and what is left out, and when to look again. Pure: time comes in.
+"""Which run of an entry is due, what is sent for it and what is left out. Pure: time comes in.
 
 A tick is one run of one entry at its due moment, by which it is named: whoever sends it, and however often, it is the same task id.
 """
 
-from collections.abc import Iterable, Mapping
 from datetime import datetime, tzinfo
 from typing import NamedTuple, Protocol
 
@@ -62,15 +61,6 @@ def _first_within(plan: Plan, last: datetime, now: datetime, zone: tzinfo, deadl
     return moment
 
 
-def wake_s(
-    plans: Mapping[str, Plan], lasts: Mapping[str, datetime], now: datetime, zone: tzinfo, most_s: float
-) -> float:
-    """Seconds until the next run of any entry, at most `most_s`."""
-    moments: Iterable[datetime] = (plan.next_after(lasts[name], zone) for name, plan in plans.items())
-    soonest = min(moments, default=None)
-    return most_s if soonest is None else min(most_s, max(0.0, (soonest - now).total_seconds()))
-
-
 def tick_id(entry: str, moment: datetime) -> str:
     """What names one tick: the entry and its due moment, in UTC."""
     return f"{moment.isoformat()} {entry}"
@@ -82,4 +72,4 @@ def read_tick_id(text: str) -> tuple[str, datetime]:
     return entry, datetime.fromisoformat(moment)
 
 
-__all__ = ["CATCH_UP", "SKIP_AFTER_S", "Due", "Plan", "due", "read_tick_id", "tick_id", "wake_s"]
+__all__ = ["CATCH_UP", "SKIP_AFTER_S", "Due", "Plan", "due", "read_tick_id", "tick_id"]
