@@ -193,7 +193,7 @@ def test_a_setting_that_would_be_missed_is_refused_with_the_reason(setting: Sett
     Settings({setting.name: setting.default})
 
     with pytest.raises(ImproperlyConfigured) as raised:
-        Settings({setting.name: 1})
+        Settings({setting.name: False if setting.default in (True, None) and "acks" in setting.name else 1})
     assert setting.help in str(raised.value)
 
 

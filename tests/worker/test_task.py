@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, Task
+from celeriac.app.context import Request, current
 from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Reject, Retry
 from celeriac.result import EagerResult
 from celeriac.wire.message import TaskMessage
@@ -268,7 +269,7 @@ def test_a_soft_limit_above_the_hard_one_is_refused_where_it_is_written(app: Cel
     assert [message.headers["timelimit"] for message in outbox.messages] == [[30, 30]]
 
 
-def test_a_calls_queue_comes_before_the_routes_and_they_before_the_types(outbox: Outbox, app: Celeriac) -> None:
+def test_a_calls_queue_comes_before_its_types_and_that_before_the_routes(outbox: Outbox, app: Celeriac) -> None:
     app.conf.task_routes = {"routed": {"queue": "route", "priority": 5}}
     routed = app.task(lambda: 1, name="routed", queue="type", priority=1)
     typed = app.task(lambda: 1, name="typed", queue="type", priority=1)
@@ -276,15 +277,66 @@ def test_a_calls_queue_comes_before_the_routes_and_they_before_the_types(outbox:
 
     routed.apply_async(queue="call", priority=9)
     routed.delay()
+    app.send_task("routed")
     typed.delay()
     plain.delay()
 
     assert [(message.queue, message.priority) for message in outbox.messages] == [
         ("call", 9),
+        ("type", 1),
         ("route", 5),
         ("type", 1),
         ("celery", 0),
     ]
+
+
+def test_a_route_may_give_any_option_and_a_call_stands_above_it(outbox: Outbox, app: Celeriac) -> None:
+    app.conf.task_routes = {
+        "t": {"queue": "q", "serializer": "yaml", "compression": "gzip", "mandatory": True, "headers": {"a": 1}}
+    }
+
+    app.send_task("t")
+    app.send_task("t", compression="bzip2")
+
+    assert [(m.queue, m.serializer, m.compression, m.headers["a"]) for m in outbox.messages] == [
+        ("q", "yaml", "gzip", 1), ("q", "yaml", "bzip2", 1),
+    ]  # fmt: skip
+    assert outbox.messages[0].terms is not None
+    assert outbox.messages[0].terms.mandatory
+
+
+def test_routes_that_are_none_are_refused_at_the_first_call(app: Celeriac) -> None:
+    app.conf.task_routes = [7]
+
+    with pytest.raises(ImproperlyConfigured, match="task_routes cannot be used: 7 is no router"):
+        app.send_task("t")
+
+
+def test_a_task_compresses_as_it_says_and_else_as_the_settings_do(outbox: Outbox, app: Celeriac) -> None:
+    app.conf.task_compression = "gzip"
+    plain, own = app.task(lambda: 1, name="plain"), app.task(lambda: 1, name="own", compression="bzip2")
+
+    plain.delay()
+    own.delay()
+    app.send_task("by name")
+
+    assert [message.compression for message in outbox.messages] == ["gzip", "bzip2", "gzip"]
+
+
+@pytest.mark.parametrize(("inherit", "priority"), [(True, 7), (False, 0)])
+def test_a_call_of_a_task_has_its_priority_where_the_settings_say_so(
+    outbox: Outbox, app: Celeriac, inherit: bool, priority: int
+) -> None:
+    app.conf.task_inherit_parent_priority = inherit
+    outer = app.task(lambda: app.send_task("inner"), name="outer")
+    token = current.set(Request(outer, {"id": "a1"}, delivery_info={"priority": 7}))
+    try:
+        outer.run()
+        app.send_task("inner", priority=2)
+    finally:
+        current.reset(token)
+
+    assert [message.priority for message in outbox.messages] == [priority, 2]
 
 
 # -- the request

@@ -18,7 +18,9 @@ from typing import Any
 from uuid import uuid4
 
 from celeriac import config, signals
-from celeriac.app import periodic
+from celeriac.app import addresses, periodic
+from celeriac.app.addresses import DEFAULT_BROKER
+from celeriac.app.annotations import annotate
 from celeriac.app.builtins import define_builtins
 from celeriac.app.context import current
 from celeriac.app.models import models_into
@@ -43,13 +45,10 @@ from celeriac.exceptions import (
     OperationalError,
 )
 from celeriac.policy.calling import OPTIONS, check_priority, priority_of, terms_of
-from celeriac.policy.routing import route
+from celeriac.policy.routing import Router, prepared, route
 from celeriac.result import AsyncResult
-from celeriac.wire.message import USUAL, TaskMessage, compose
+from celeriac.wire.message import USUAL, TaskMessage, Terms, compose
 from celeriac.wire.result import ResultMeta
-
-#: What an app without any broker set talks to, as Celery's default does.
-DEFAULT_BROKER = "amqp://guest:guest@localhost:5672//"
 
 #: Calls of send_many whose messages are in memory at once.
 _LOT = 1000
@@ -104,6 +103,8 @@ class Celeriac:
         self.on_configure = signals.Signal("app.on_configure")
         self.on_after_configure = signals.Signal("app.on_after_configure")
         self.on_after_finalize = signals.Signal("app.on_after_finalize")
+        #: task_routes as they were set, and as `route` wants them.
+        self._prepared: tuple[Any, Sequence[Router]] = (None, ())
         if set_as_current:
             for tell in created:
                 tell(self)
@@ -163,6 +164,7 @@ class Celeriac:
         with self._lock:
             known = self._tasks.get(kind.name)
             if known is None:
+                annotate(kind, self.conf.task_annotations, _imported)
                 kind.bind(self)
                 if isinstance(task, type):
                     known = task()
@@ -329,14 +331,7 @@ class Celeriac:
 
     def broker_address(self) -> BrokerAddress:
         """Where the broker is, from the settings."""
-        conf = self.conf
-        return BrokerAddress(
-            url=conf.broker_url or DEFAULT_BROKER,
-            transport_options=conf.broker_transport_options,
-            ssl=conf.broker_use_ssl,
-            connect_timeout_s=conf.broker_connection_timeout,
-            delay_queue_type=conf.broker_native_delayed_delivery_queue_type,
-        )
+        return addresses.broker_address(self.conf)
 
     # -- calling
 
@@ -482,7 +477,7 @@ class Celeriac:
         conf = self.conf
         if task_type is not None and task_type._models is not None:
             args, kwargs = task_type._models.dumped(args, kwargs, options.get("serializer") or task_type.serializer)
-        terms = task_type._terms if task_type is not None else None
+        terms = (task_type._terms if task_type is not None else None) or self._usual_terms
         urgency = None
         if options:
             terms = terms_of(name, options, terms)
@@ -501,16 +496,25 @@ class Celeriac:
                 raise TypeError(f"task {name}: give priority (the broker's own number) or urgency (a word), not both")
             priority = self._priority(name, urgency)
         exchange, routing_key = options.pop("exchange", None), options.pop("routing_key", None)
-        if conf.task_routes and queue is None:
-            found = route(name, conf.task_routes, args, kwargs, options)
-            queue = found.get("queue")
-            priority = found.get("priority") if priority is None else priority
         if task_type is not None:
             queue = queue or task_type.queue
             priority = task_type.priority if priority is None else priority
             if priority is None and task_type.urgency is not None:
                 priority = self._priority(name, task_type.urgency)
             exchange, routing_key = exchange or task_type.exchange, routing_key or task_type.routing_key
+        if conf.task_routes and queue is None:
+            found = dict(route(name, self._routers(conf.task_routes), args, kwargs, options, task_type))
+            queue = found.pop("queue", None)
+            priority = found.pop("priority", None) if priority is None else priority
+            exchange, routing_key = (
+                exchange or found.pop("exchange", None),
+                routing_key or found.pop("routing_key", None),
+            )
+            if found:
+                options |= {option: value for option, value in found.items() if option not in options}
+                terms = terms_of(name, options, terms)
+        if priority is None and conf.task_inherit_parent_priority and (parent := current.get()) is not None:
+            priority = (parent.delivery_info or {}).get("priority")
         if priority is not None:
             check_priority(name, priority)
         if exchange is not None and not isinstance(exchange, str):  # kombu's, which knows its type
@@ -543,7 +547,9 @@ class Celeriac:
             serializer=options.pop("serializer", None)
             or (task_type.serializer if task_type else None)
             or conf.task_serializer,
-            compression=options.pop("compression", None),
+            compression=options.pop("compression", None)
+            or (task_type.compression if task_type else None)
+            or conf.task_compression,
             reply_to=options.pop("reply_to", ""),
             eta=eta,
             expires=expires,
@@ -562,6 +568,19 @@ class Celeriac:
             embed=_embed(name, options),
             terms=terms,
         )
+
+    @cached_property
+    def _usual_terms(self) -> Terms | None:
+        return addresses.usual_terms(self.conf)
+
+    def _routers(self, routes: Any) -> Sequence[Router]:
+        """task_routes, prepared once. Raises ImproperlyConfigured."""
+        if self._prepared[0] is not routes:
+            try:
+                self._prepared = (routes, prepared(routes, _imported))
+            except ValueError as error:
+                raise ImproperlyConfigured(f"setting task_routes cannot be used: {error}") from error
+        return self._prepared[1]
 
     def _priority(self, name: str, urgency: str) -> int:
         address = self.broker_address()
@@ -625,7 +644,9 @@ class Celeriac:
                     self.check_settings()
                     conf = self.conf
                     self._producer = open_producer(
-                        self.broker_address(), timeout_s=conf.task_publish_timeout, park=conf.profile == "kubernetes"
+                        addresses.publish_address(conf),
+                        timeout_s=conf.task_publish_timeout,
+                        park=conf.profile == "kubernetes",
                     )
         return self._producer
 
@@ -637,8 +658,8 @@ class Celeriac:
                 if self._backend is None:
                     conf = self.conf
                     self._backend = open_backend(
-                        conf.result_backend, options=conf.result_backend_transport_options, expires_s=conf.result_expires,
-                        serializer=conf.result_serializer, accept=content_types(conf.accept_content),
+                        addresses.result_url(conf), options=addresses.result_options(conf), expires_s=conf.result_expires,
+                        serializer=conf.result_serializer, accept=content_types(conf.result_accept_content or conf.accept_content),
                     )  # fmt: skip
         return self._backend
 
@@ -656,8 +677,8 @@ class Celeriac:
         """What all workers share besides messages: see broker/coordination.py. None where there is no Redis; connects at the first use."""
         conf = self.conf
         address = coordination_address(
-            self.broker_address(), url=conf.coordination_url, result_backend=conf.result_backend,
-            result_options=conf.result_backend_transport_options,
+            self.broker_address(), url=conf.coordination_url, result_backend=addresses.result_url(conf),
+            result_options=addresses.result_options(conf),
         )  # fmt: skip
         with self._lock:
             if self._coordination is None and address is not None:

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
 
 from celeriac import signals, states
+from celeriac.app.addresses import usual_terms
 from celeriac.app.context import IDLE, Request, current, task_logger
 from celeriac.app.models import Models
 from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Reject, Retry
@@ -102,6 +103,7 @@ class Task(Generic[P, R]):
     send_error_emails: bool | None = None
     error_whitelist: Any = None
     serializer: str | None = None
+    compression: str | None = None
     queue: str | None = None
     exchange: str | None = None
     routing_key: str | None = None
@@ -434,12 +436,14 @@ class Task(Generic[P, R]):
         for name, setting in (
             ("ignore_result", "task_ignore_result"), ("acks_late", "task_acks_late"), ("reject_on_worker_lost", "task_reject_on_worker_lost"),
             ("track_started", "task_track_started"),
-            ("serializer", "task_serializer"), ("rate_limit", "task_default_rate_limit"), ("rate_limit_scope", "task_rate_limit_scope"),
+            ("serializer", "task_serializer"), ("compression", "task_compression"),
+            ("rate_limit", "task_default_rate_limit"), ("rate_limit_scope", "task_rate_limit_scope"),
             ("store_errors_even_if_ignored", "task_store_errors_even_if_ignored"),
             ("send_error_emails", "task_send_error_emails"), ("error_whitelist", "task_error_whitelist"),
         ):  # fmt: skip
             if getattr(cls, name) is None:
                 setattr(cls, name, conf[setting])
+        cls.reject_on_worker_lost = cls.reject_on_worker_lost or conf.task_retry_on_worker_lost
         for name in (
             "autoretry_for",
             "dont_autoretry_for",
@@ -481,7 +485,7 @@ class Task(Generic[P, R]):
         """What its calls ask of their publish, checked once. Raises ImproperlyConfigured, NotSupported for `immediate`."""
         name = cls.name or ""
         try:
-            cls._terms = type_terms(name, cls)
+            cls._terms = type_terms(name, cls, usual_terms(cls.app.conf))
             if cls.priority is not None:
                 check_priority(name, cls.priority)
         except (TypeError, ValueError) as error:

@@ -109,7 +109,8 @@ class RedisBackend:
         self, url: str, *, options: Mapping[str, Any], expires_s: float | None, serializer: str, accept: Collection[str]
     ) -> None:
         self._url = url
-        self._options = {name: value for name, value in options.items() if name != "global_keyprefix"}
+        self._options = {name: value for name, value in options.items() if name not in ("global_keyprefix", "ssl")}
+        self._ssl = options.get("ssl")
         prefix = str(options.get("global_keyprefix") or "")
         if prefix and prefix[-1] not in "_:-.":
             prefix += "_"  # as Celery does
@@ -332,7 +333,9 @@ class RedisBackend:
             with self._lock:
                 if self._client is None:
                     # kombu reads the URL, so that redis, rediss, sentinel and valkey mean the same here as for the broker.
-                    self._connection = connect(BrokerAddress(url=self._url, transport_options=self._options))
+                    self._connection = connect(
+                        BrokerAddress(url=self._url, transport_options=self._options, ssl=self._ssl)
+                    )
                     client = redis.Redis(connection_pool=self._connection.default_channel.pool)
                     self._script = client.register_script(_STORE)
                     self._opens, self._joins, self._closes = map(client.register_script, (_OPEN, _JOIN, _CLOSE))

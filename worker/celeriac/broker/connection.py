@@ -24,6 +24,8 @@ _ALIASES = {"valkey": "redis", "valkeys": "rediss"}
 REDIS_SCHEMES = frozenset({"redis", "rediss", "valkey", "valkeys", "redis+socket", "valkey+socket", "sentinel"})
 #: A server that takes a TLS handshake does so in less.
 _HANDSHAKE_S = 1.0
+#: What True means there: kombu takes no True for Redis, and would connect without TLS.
+_REDIS_TLS = {"ssl_cert_reqs": "required"}
 AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 MEMORY_SCHEMES = frozenset({"memory"})
 
@@ -33,6 +35,7 @@ class BrokerAddress:
     """Where a broker is and how to talk to it. Several URLs, separated by `;`, are tried in turn.
 
     delay_queue_type  of the queues in which RabbitMQ keeps what is not due, should they have to be declared: quorum or classic.
+    failover          in which order several URLs are tried: round-robin, shuffle or a function of the list. login_method: AMQP's.
     """
 
     url: str
@@ -41,6 +44,8 @@ class BrokerAddress:
     connect_timeout_s: float = 4.0
     heartbeat_s: float = 0.0
     delay_queue_type: str = "quorum"
+    failover: Any = None
+    login_method: str | None = None
 
     @property
     def scheme(self) -> str:
@@ -84,7 +89,9 @@ def connect(address: BrokerAddress) -> kombu.Connection:
     with broker_errors(address):
         connection = kombu.Connection(
             url,
-            ssl=address.ssl,
+            ssl=_REDIS_TLS if address.is_redis and address.ssl is True else address.ssl,
+            failover_strategy=address.failover or "round-robin",
+            login_method=address.login_method,
             transport_options=options,
             connect_timeout=address.connect_timeout_s,
             heartbeat=address.heartbeat_s or None,

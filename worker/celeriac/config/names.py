@@ -17,6 +17,7 @@ _OURS = (
     "celery_", "celeryd_", "celerybeat_", "celeriac_",
 )  # fmt: skip
 _OURS_IN_CAPITALS = ("CELERY_", "CELERYD_", "CELERYBEAT_", "CELERIAC_", "BROKER_")
+_CAPITALS = [*_OLD, *(name.upper() for name in BY_NAME if name.startswith("broker_"))]
 #: From here on two names count as one that was misspelt.
 _NEAR = 0.88
 
@@ -40,9 +41,10 @@ def looks_like_ours(name: str) -> bool:
 
 def nearest(name: str, cutoff: float = 0.75) -> str | None:
     """The setting whose name is most like it, in the same spelling, None when there is none."""
-    known = _OLD if name.isupper() and name.startswith(_OURS_IN_CAPITALS) else BY_NAME
-    wanted = name if known is _OLD else name.lower()
-    near = difflib.get_close_matches(wanted, known, n=1, cutoff=cutoff)
+    capitals = name.isupper() and name.startswith(_OURS_IN_CAPITALS)
+    near = difflib.get_close_matches(
+        name if capitals else name.lower(), _CAPITALS if capitals else BY_NAME, n=1, cutoff=cutoff
+    )
     return near[0] if near else None
 
 

@@ -70,6 +70,17 @@ def one_of(*choices: str) -> Callable[[Any], str]:
     return convert
 
 
+def only(*accepted: Any) -> Callable[[Any], Any]:
+    """One of these values, as it is. Raises ValueError."""
+
+    def convert(value: Any) -> Any:
+        if not any(value is each or value == each for each in accepted):
+            raise ValueError(f"only {' or '.join(repr(each) for each in accepted)} can be had")
+        return value
+
+    return convert
+
+
 def optional(convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """None, and the empty text of an unset variable, as they are."""
     return lambda value: None if value is None or value == "" else convert(value)
@@ -146,6 +157,23 @@ def mapping(value: Any) -> dict[str, Any]:
     if not isinstance(value, Mapping):
         raise ValueError("expected a mapping")  # noqa: TRY004
     return dict(value)
+
+
+def delivery_mode(value: Any) -> int:
+    """2 for persistent, 1 for transient, by number or by word. Raises ValueError."""
+    found = {"1": 1, "2": 2, "transient": 1, "persistent": 2}.get(str(value).lower())
+    if found is None:
+        raise ValueError("expected 2 or persistent, 1 or transient")
+    return found
+
+
+def log_level(value: Any) -> str:
+    """The name of one of logging's levels, in capitals; numbers too. Raises ValueError."""
+    levels = {"10": "DEBUG", "20": "INFO", "30": "WARNING", "40": "ERROR", "50": "CRITICAL"}
+    name = levels.get(str(value), str(value).upper())
+    if name not in levels.values():
+        raise ValueError(f"expected one of: {', '.join(levels.values())}")
+    return name
 
 
 def urls(value: Any) -> str:

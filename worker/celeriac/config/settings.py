@@ -233,11 +233,8 @@ def _fresh(default: Any) -> Any:
 
 def _converted(setting: Setting, name: str, value: Any) -> Any:
     try:
-        found = setting.type(value)
+        return setting.type(value)
     except (TypeError, ValueError) as error:
         raise ImproperlyConfigured(
             f"setting {name}={shown(name, value)!r} cannot be used: {error}. {setting.help}"
         ) from error
-    if setting.effect is Effect.REFUSED and found != setting.default and found:
-        raise ImproperlyConfigured(f"setting {name}={shown(name, value)!r} cannot be used: {setting.help}")
-    return found

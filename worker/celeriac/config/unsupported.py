@@ -6,15 +6,16 @@ Where it could hurt that one is passed over, setting it is an error. Whoever bui
 
 from typing import Any
 
-from celeriac.config.setting import Effect, Setting, anything
+from celeriac.config.setting import Effect, Setting, anything, only
 
 
 def _none(name: str, default: Any, help: str, *old: str) -> Setting:
     return Setting(name, anything, default, help, old=old, effect=Effect.NONE)
 
 
-def _refused(name: str, default: Any, help: str, *old: str) -> Setting:
-    return Setting(name, anything, default, help, old=old, effect=Effect.REFUSED)
+def _refused(name: str, accepted: tuple[Any, ...], help: str, *old: str) -> Setting:
+    """accepted: the values that ask for what is done anyway; the first is the default."""
+    return Setting(name, only(*accepted), accepted[0], help, old=old, effect=Effect.REFUSED)
 
 
 def _family(prefix: str, help: str, old_prefix: str = "", /, **defaults: Any) -> tuple[Setting, ...]:
@@ -27,6 +28,7 @@ def _family(prefix: str, help: str, old_prefix: str = "", /, **defaults: Any) ->
 
 _NO_STORE = "There is no such result store here."
 _SIGNED = "Messages are not signed here, and to pass it over would leave them unsigned without a word: use TLS and the broker's own accounts."
+_ACKED = "A task that has failed is settled, and False would lose its message to a dead-letter exchange that may not be there: raise Reject(reason), which makes it a dead letter."
 _LEASES = (
     "A worker that loses its broker goes on, and settles what it ran when the broker is back; what it held is leased."
 )
@@ -34,11 +36,11 @@ _RETRIED = "What a result store did not take is kept and sent again until it doe
 
 UNSUPPORTED: tuple[Setting, ...] = (
     # -- the broker
-    _none("broker_pool_limit", 10, "A process keeps one connection to publish and one to consume; there is no pool that could run dry.", "BROKER_POOL_LIMIT"),
-    _none("broker_pool_acquire_timeout", None, "There is no pool of connections to wait for; task_publish_timeout bounds each publish.", "BROKER_POOL_ACQUIRE_TIMEOUT"),
-    _none("broker_connection_retry", True, "A worker that has run waits for its broker for ever: its messages are leased, and its pod would only be started again.", "BROKER_CONNECTION_RETRY"),
-    _none("broker_channel_error_retry", False, "Errors of a channel are retried, always.", "BROKER_CHANNEL_ERROR_RETRY"),
-    _none("broker_heartbeat_checkrate", 3.0, "Heartbeats are kept with each turn of the loop.", "BROKER_HEARTBEAT_CHECKRATE"),
+    _none("broker_pool_limit", 10, "A process keeps one connection to publish and one to consume; there is no pool that could run dry."),
+    _none("broker_pool_acquire_timeout", None, "There is no pool of connections to wait for; task_publish_timeout bounds each publish."),
+    _none("broker_connection_retry", True, "A worker that has run waits for its broker for ever: its messages are leased, and its pod would only be started again."),
+    _none("broker_channel_error_retry", False, "Errors of a channel are retried, always."),
+    _none("broker_heartbeat_checkrate", 3.0, "Heartbeats are kept with each turn of the loop."),
     # -- remote control and events
     *_family("control", "Queues of remote control are declared as Celery's clients declare theirs, so that either side may come first.",
              queue_ttl=300.0, queue_expires=10.0, queue_exclusive=True, queue_durable=False),
@@ -48,16 +50,19 @@ UNSUPPORTED: tuple[Setting, ...] = (
     _none("event_exchange", "celeryev", "Events use Celery's exchange, which the operator and monitors listen to.", "CELERY_EVENT_EXCHANGE"),
     _none("event_serializer", "json", "Events are JSON.", "CELERY_EVENT_SERIALIZER"),
     # -- tasks
-    _refused("task_protocol", 2, "Messages are written in protocol 2, which Celery reads since 4.0; protocol 1 is only read.", "CELERY_TASK_PROTOCOL"),
+    _refused("task_protocol", (2, "2"), "Messages are written in protocol 2, which Celery reads since 4.0; protocol 1 is only read.", "CELERY_TASK_PROTOCOL"),
     _none("task_remote_tracebacks", False, "A remote traceback comes as a note on the exception, always.", "CELERY_REMOTE_TRACEBACKS"),
+    _refused("task_acks_on_failure_or_timeout", (True, None), _ACKED, "CELERY_ACKS_ON_FAILURE_OR_TIMEOUT"),
+    _refused("task_acks_on_failure", (None, True), _ACKED, "CELERY_ACKS_ON_FAILURE"),
+    _refused("task_acks_on_timeout", (None, True), _ACKED, "CELERY_ACKS_ON_TIMEOUT"),
     _none("task_repr_maxlevels", 3, "Arguments shown to monitors are cut by length, at 1024 characters.", "CELERY_REPR_MAXLEVELS"),
     # -- the worker
-    _none("worker_agent", None, "There are no agents (cells) here."),
+    _none("worker_agent", None, "There are no agents (cells) here.", "CELERYD_AGENT"),
     _none("worker_autoscaler", "celery.worker.autoscale:Autoscaler", "--autoscale has one rule; the operator scales pods by objectives.", "CELERYD_AUTOSCALER"),
     _none("worker_consumer", "celery.worker.consumer:Consumer", "The consumer cannot be replaced.", "CELERYD_CONSUMER"),
     _none("worker_timer", None, "There is one timer.", "CELERYD_TIMER", "CELERYD_ETA_SCHEDULER"),
     _none("worker_timer_precision", 1.0, "The worker sleeps until the next thing is due.", "CELERYD_TIMER_PRECISION", "CELERYD_ETA_SCHEDULER_PRECISION"),
-    _none("worker_cancel_long_running_tasks_on_connection_loss", False, _LEASES),
+    _none("worker_cancel_long_running_tasks_on_connection_loss", False, _LEASES, "CELERYD_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS"),
     _none("worker_soft_shutdown_timeout", 0.0, "Each shutdown is bounded: worker_shutdown_grace_s says how long tasks may take, and then their messages go back.", "CELERYD_SOFT_SHUTDOWN_TIMEOUT"),
     _none("worker_enable_soft_shutdown_on_idle", False, "What a worker has claimed and not started goes back at once, always.", "CELERYD_ENABLE_SOFT_SHUTDOWN_ON_IDLE"),
     _none("worker_lost_wait", 10.0, "A lost process is settled at once: its last answer is read before its end is.", "CELERYD_WORKER_LOST_WAIT"),
@@ -110,14 +115,14 @@ UNSUPPORTED: tuple[Setting, ...] = (
     _none("beat_enable_remote_control", False, "beat answers over HTTP.", "CELERYBEAT_ENABLE_REMOTE_CONTROL"),
     _none("beat_remote_control_max_tick_age", None, "beat answers over HTTP.", "CELERYBEAT_REMOTE_CONTROL_MAX_TICK_AGE"),
     # -- signed messages
-    _refused("security_key", None, _SIGNED, "CELERY_SECURITY_KEY"),
-    _refused("security_certificate", None, _SIGNED, "CELERY_SECURITY_CERTIFICATE"),
-    _refused("security_cert_store", None, _SIGNED, "CELERY_SECURITY_CERT_STORE"),
+    _refused("security_key", (None, ""), _SIGNED, "CELERY_SECURITY_KEY"),
+    _refused("security_certificate", (None, ""), _SIGNED, "CELERY_SECURITY_CERTIFICATE"),
+    _refused("security_cert_store", (None, ""), _SIGNED, "CELERY_SECURITY_CERT_STORE"),
     _none("security_key_password", None, _SIGNED, "CELERY_SECURITY_KEY_PASSWORD"),
     _none("security_digest", "sha256", "Messages are not signed here.", "CELERY_SECURITY_DIGEST"),
     # -- of the guide's time
-    _none("broker_insist", False, "RabbitMQ has forgotten what it meant.", "BROKER_INSIST"),
-    _none("celeryd_mediator", None, "There is no mediator.", "CELERYD_MEDIATOR"),
+    _none("broker_insist", False, "RabbitMQ has forgotten what it meant."),
+    _none("celeryd_mediator", None, "There is no mediator."),
     _none("worker_log_file", None, "Logs go to standard error.", "CELERYD_LOG_FILE"),
     _none("worker_log_level", None, "celeriac worker --loglevel says it.", "CELERYD_LOG_LEVEL"),
     _none("beat_log_file", None, "Logs go to standard error.", "CELERYBEAT_LOG_FILE"),

@@ -53,14 +53,22 @@ def terms_of(name: str, options: dict[str, Any], usual: Terms | None) -> Terms |
     )
 
 
-def type_terms(name: str, options: Any) -> Terms | None:
-    """The terms of a task type; None for the usual ones. options: has mandatory, immediate, delivery_mode."""
+def type_terms(name: str, options: Any, usual: Terms | None = None) -> Terms | None:
+    """The terms of a task type; None for the app's. options: has mandatory, immediate, delivery_mode. usual: the app's."""
     if options.immediate:
         refuse_immediate(name)
     if not options.mandatory and options.delivery_mode is None:
         return None
-    mode = 2 if options.delivery_mode is None else mode_of(name, options.delivery_mode)
-    return Terms(mandatory=bool(options.mandatory), delivery_mode=mode)
+    terms = usual or USUAL
+    mode = terms.delivery_mode if options.delivery_mode is None else mode_of(name, options.delivery_mode)
+    return terms._replace(mandatory=bool(options.mandatory), delivery_mode=mode)
+
+
+def app_terms(*, retry: bool, policy: Mapping[str, Any] | None, delivery_mode: int) -> Terms | None:
+    """The terms of calls that ask for nothing, as the settings say; None for the usual ones. Raises TypeError, ValueError for a wrong policy."""
+    patience = Patience(0) if not retry else patience_of("", policy) if policy is not None else USUAL.patience
+    terms = USUAL._replace(patience=patience, delivery_mode=delivery_mode)
+    return None if terms == USUAL else terms
 
 
 def refuse_immediate(name: str) -> None:
@@ -137,4 +145,14 @@ def _seconds(name: str, option: str, value: Any) -> float | None:
     return float(value)
 
 
-__all__ = ["OPTIONS", "URGENCIES", "check_priority", "mode_of", "patience_of", "priority_of", "terms_of", "type_terms"]
+__all__ = [
+    "OPTIONS",
+    "URGENCIES",
+    "app_terms",
+    "check_priority",
+    "mode_of",
+    "patience_of",
+    "priority_of",
+    "terms_of",
+    "type_terms",
+]

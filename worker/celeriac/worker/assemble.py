@@ -105,6 +105,8 @@ def run_worker(app: Celeriac, options: Options) -> int:
         )
     if options.prefetch_multiplier is not None:
         conf.pin({"worker_prefetch_multiplier": options.prefetch_multiplier or None})
+    if conf.worker_disable_prefetch:
+        conf.pin({"worker_prefetch_multiplier": None})
     for name, given in (
         ("worker_max_tasks_per_child", options.max_tasks_per_child),
         ("worker_max_memory_per_child", options.max_memory_per_child_kib),
@@ -148,9 +150,15 @@ def run_worker(app: Celeriac, options: Options) -> int:
     pool: Pool | None = None
     if pool_name in ("prefork", "processes"):
         pool = _prefork(app, conf, slots, hostname, accept)  # before there are threads and connections
-    consumer = _connected(
-        lambda: open_consumer(address, queues, node=hostname, lease_s=conf.task_lease, prefetch=slots), stop, wake
-    )
+    attempts = 1 if conf.broker_connection_retry_on_startup is False else conf.broker_connection_max_retries or None
+    try:
+        consumer = _connected(
+            lambda: open_consumer(address, queues, node=hostname, lease_s=conf.task_lease, prefetch=slots), stop, wake, attempts
+        )  # fmt: skip
+    except BrokerUnavailable:
+        if pool is not None:
+            pool.stop()
+        raise
     if consumer is None:  # told to stop before the broker was there
         if pool is not None:
             pool.stop()
@@ -279,14 +287,17 @@ def _end(
     return 0
 
 
-def _connected(connect: Any, stop: list[int], wake: Wake) -> Consumer | None:
-    """The consumer once the broker is there; None when told to stop before."""
-    pause_s = 0.5
+def _connected(connect: Any, stop: list[int], wake: Wake, attempts: int | None = None) -> Consumer | None:
+    """The consumer once the broker is there; None when told to stop before. attempts: after so many raise BrokerUnavailable; None: never."""
+    pause_s, made = 0.5, 0
     while not stop:
         try:
             consumer: Consumer = connect()
             return consumer
         except BrokerUnavailable as error:
+            made += 1
+            if made == attempts:
+                raise
             log.error("%s; trying again in %.2g s", error, pause_s)
             wake.wait((), pause_s, lambda: bool(stop))
             pause_s = min(10.0, pause_s * 2)
