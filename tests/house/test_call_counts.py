@@ -61,7 +61,8 @@ def urls(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("profile", ["celery", "kubernetes"])
-def test_one_delay_crosses_at_most_40_calls_in_8_files(urls: tuple[str, str], profile: str) -> None:
+def test_one_delay_crosses_at_most_40_calls_in_9_files(urls: tuple[str, str], profile: str) -> None:
+    """Into memory 8: on Redis the way over the connection is ours, and counted, too."""
     with _app(urls, profile) as app:
         add = app.task(_add)
         add.delay(1, 2)  # connects
@@ -70,7 +71,7 @@ def test_one_delay_crosses_at_most_40_calls_in_8_files(urls: tuple[str, str], pr
             add.delay(3, 4)
 
     assert trip.calls.total() <= 40, str(trip)
-    assert len(trip.files) <= 8, str(trip)
+    assert len(trip.files) <= 8 + urls[0].startswith("redis"), str(trip)
 
 
 @pytest.mark.parametrize("profile", ["celery", "kubernetes"])

@@ -1,5 +1,6 @@
 """Tasks: how they are named and made, what their options become, how they are called, and how they ask to run again."""
 
+import inspect
 import threading
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -575,3 +576,41 @@ def test_a_builtin_without_a_signature_can_be_a_task(app: Celeriac) -> None:
 
     assert task.run(1, 2) == 2
     task.check_arguments((1, 2, 3), {})  # nothing is known of them, so anything goes
+
+
+# -- the quick look at the arguments
+
+
+def _bodies() -> list[Any]:
+    def none() -> None: ...
+    def one(a: Any) -> None: ...
+    def one_of_two(a: Any, b: Any = 1) -> None: ...
+    def any_number(*values: Any) -> None: ...
+    def one_or_more(a: Any, *values: Any, **named: Any) -> None: ...
+    def by_place(a: Any, b: Any = 1, /, c: Any = 2) -> None: ...
+    def wants_a_name(a: Any, *, b: Any) -> None: ...
+    def may_have_a_name(a: Any, *, b: Any = 1) -> None: ...
+
+    return [none, one, one_of_two, any_number, one_or_more, by_place, wants_a_name, may_have_a_name]
+
+
+@pytest.mark.parametrize("body", [pytest.param(each, id=each.__name__) for each in _bodies()])
+@pytest.mark.parametrize("bind", [False, True])
+def test_arguments_are_refused_exactly_when_the_body_could_not_be_called(app: Celeriac, body: Any, bind: bool) -> None:
+    def bound(self: Any, *args: Any, **kwargs: Any) -> None: ...
+
+    if bind:
+        signature = inspect.signature(body)
+        first = inspect.Parameter("self", inspect.Parameter.POSITIONAL_ONLY)
+        bound.__signature__ = signature.replace(parameters=[first, *signature.parameters.values()])  # type: ignore[attr-defined]
+    task = app.task(bind=bind, name=f"t.{body.__name__}")(bound if bind else body)
+    for count in range(5):
+        for names in ((), ("b",), ("a",), ("z",)):
+            kwargs = dict.fromkeys(names, 0)
+            try:
+                body(*range(count), **kwargs)
+            except TypeError:
+                with pytest.raises(TypeError):
+                    task.check_arguments(tuple(range(count)), kwargs)
+            else:
+                task.check_arguments(tuple(range(count)), kwargs)

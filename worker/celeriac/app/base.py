@@ -15,7 +15,6 @@ from functools import cached_property, partial
 from itertools import islice
 from types import new_class
 from typing import Any
-from uuid import uuid4
 
 from celeriac import config, signals
 from celeriac.app import addresses, periodic
@@ -44,6 +43,7 @@ from celeriac.exceptions import (
     NotSupported,
     OperationalError,
 )
+from celeriac.ids import new_id
 from celeriac.policy.calling import OPTIONS, check_priority, priority_of, terms_of
 from celeriac.policy.routing import Router, prepared, route
 from celeriac.result import AsyncResult
@@ -437,12 +437,16 @@ class Celeriac:
         """Send a task by name once for each (args, kwargs) of `calls`, by the thousand; see Task.send_many."""
         producer = self._lent(name, options.pop("connection", None), options.pop("producer", None))
         required = options.pop("require_consumer", task_type is not None and task_type.require_consumer)
+        shadow = task_type.shadow_name if task_type is not None and task_type._shadows else None
+        if options.get("shadow") is not None:
+            shadow = None
         results: list[AsyncResult] = []
         remaining = iter(calls)
         while lot := list(islice(remaining, _LOT)):
             messages = [
                 self.message(
-                    name, args, kwargs, task_type, countdown=countdown, eta=eta, expires=expires, task_id=None, options=dict(options)
+                    name, args, kwargs, task_type, countdown=countdown, eta=eta, expires=expires, task_id=None,
+                    options=options.copy() if shadow is None else options | {"shadow": shadow(args, kwargs, options)},
                 )
                 for args, kwargs in lot
             ]  # fmt: skip
@@ -534,7 +538,7 @@ class Celeriac:
         parent = current.get()
         ignore_result = options.pop("ignore_result", None)
         return compose(
-            id=task_id or str(uuid4()),
+            id=task_id or new_id(),
             task=name,
             args=args,
             kwargs=kwargs,
@@ -731,6 +735,8 @@ def _tell(signal: signals.Signal, message: TaskMessage) -> None:
 
 def _embed(name: str, options: dict[str, Any]) -> dict[str, Any] | None:
     """callbacks, errbacks, chain and chord of the options; anything left that we do not know is an error of the caller's."""
+    if not options:
+        return None
     link, link_error = options.pop("link", None), options.pop("link_error", None)
     chain, chord = options.pop("chain", None), options.pop("chord", None)
     if options:

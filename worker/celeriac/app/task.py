@@ -290,7 +290,7 @@ class Task(Generic[P, R]):
 
     def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise TypeError, naming the task, when the body could not be called with these."""
-        if self._signature is None:
+        if self._signature is None or (not kwargs and len(args) in self._fitting):
             return
         try:
             self._signature.bind(*args, **kwargs)
@@ -478,6 +478,7 @@ class Task(Generic[P, R]):
                 signature = signature.replace(parameters=list(signature.parameters.values())[1:])
             if cls.typing:
                 cls._signature = signature
+                cls._fitting = _fitting(signature)
             cls._key_signature = signature
 
     @classmethod
@@ -511,6 +512,8 @@ class Task(Generic[P, R]):
     _shadows: ClassVar[bool] = False
     #: Header -> what it is worked out from, for each call, by the client.
     _keys: ClassVar[Mapping[str, KeySpec]] = {}
+    #: How many arguments a call may have that names none.
+    _fitting: ClassVar[range] = range(0)
     _key_signature: ClassVar[inspect.Signature | None] = None
     #: Whether calling it gives a coroutine, and runs nothing yet.
     _is_async: ClassVar[bool] = False
@@ -572,6 +575,20 @@ def awaited(coroutine: Any) -> Any:
         return asyncio.run(coroutine)
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(copy_context().run, asyncio.run, coroutine).result()
+
+
+def _fitting(signature: inspect.Signature) -> range:
+    """How many arguments a call may have that names none: what `bind` would accept, known beforehand."""
+    least = most = 0
+    for each in signature.parameters.values():
+        if each.kind is each.KEYWORD_ONLY and each.default is each.empty:
+            return range(0)
+        if each.kind is each.VAR_POSITIONAL:
+            most = sys.maxsize - 1
+        elif each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD):
+            most += 1
+            least += each.default is each.empty
+    return range(least, most + 1)
 
 
 def moment(value: Any, now: datetime) -> datetime | None:

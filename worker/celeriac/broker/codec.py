@@ -4,6 +4,7 @@ import json
 from collections.abc import Collection
 from typing import Any, NamedTuple
 
+import orjson
 from kombu import serialization
 from kombu.compression import decompress
 from kombu.exceptions import ContentDisallowed as KombuContentDisallowed
@@ -12,8 +13,11 @@ from kombu.utils.json import dumps as json_dumps
 from kombu.utils.json import loads as json_loads
 
 from celeriac.exceptions import ContentDisallowed, DecodeError, EncodeError, ImproperlyConfigured
+from celeriac.wire.message import NO_EMBED
 
 JSON = "application/json"
+#: Of what orjson and json write alike, whatever the value.
+_PLAIN = frozenset({int, str, bool, type(None)})
 _TYPE_MARK = '"__type__"'
 _CONTENT_TYPES = serialization.registry.name_to_type
 
@@ -26,6 +30,21 @@ class Encoded(NamedTuple):
     payload: bytes
 
 
+def encode_body(body: tuple[Any, ...], serializer: str) -> tuple[str, str, bytes]:
+    """As `encode`, of a task message's (args, kwargs, embed): in a tenth of the time when all arguments are numbers and text.
+
+    orjson writes UUIDs and enumerations as bare text, and what is not a number as null: so nothing else is left to it.
+    """
+    if serializer == "json" and type(body) is tuple and len(body) == 3 and body[2] is NO_EMBED:
+        args, kwargs, _ = body
+        if _PLAIN.issuperset(map(type, args)) and _PLAIN.issuperset(map(type, kwargs.values())):
+            try:
+                return JSON, "utf-8", orjson.dumps(body)
+            except TypeError:  # a whole number of more than 64 bits, half of a surrogate pair, a name that is no text
+                return encode(body, serializer)
+    return encode(body, serializer)
+
+
 def encode(value: Any, serializer: str) -> tuple[str, str, bytes]:
     """(content type, encoding, bytes); an Encoded as it is. Raises EncodeError naming the value's type and the way out."""
     if type(value) is Encoded:
@@ -33,7 +52,7 @@ def encode(value: Any, serializer: str) -> tuple[str, str, bytes]:
     try:
         if serializer == "json":
             try:
-                return JSON, "utf-8", json.dumps(value, separators=(", ", ": ")).encode()
+                return JSON, "utf-8", json.dumps(value).encode()
             except TypeError:  # datetime, UUID, Decimal and others: kombu's tagged form
                 return JSON, "utf-8", json_dumps(value).encode()
         content_type, encoding, payload = serialization.dumps(value, serializer)

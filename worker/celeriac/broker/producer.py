@@ -4,7 +4,6 @@ import base64
 import os
 import threading
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from itertools import islice
@@ -15,10 +14,11 @@ import orjson
 from kombu.compression import compress
 from kombu.utils.json import dumps as json_dumps
 
-from celeriac.broker.codec import encode
+from celeriac.broker.codec import encode_body
 from celeriac.broker.connection import BrokerAddress, connect, recoverable, unavailable
 from celeriac.broker.topology import declare_queue
 from celeriac.exceptions import BrokerUnavailable, CeleriacError, NotRoutable, NotSupported, OperationalError
+from celeriac.ids import new_id
 from celeriac.wire.binding import bound_queues, queue_in
 from celeriac.wire.message import USUAL, TaskMessage, Terms
 
@@ -155,7 +155,7 @@ class RedisProducer:
 
     def _push_many(self, queue: str, priority: int, parked: bool, lot: Sequence[tuple[int, bytes, float]]) -> None:
         """One go. The server keeps for a while that it has had it: a second try after a lost answer does nothing then."""
-        go, lasts_s = uuid.uuid4().hex, int(2 * self._timeout_s + 60)
+        go, lasts_s = new_id(), int(2 * self._timeout_s + 60)
 
         def push(queues: Any) -> None:
             if queue not in self._bound:
@@ -299,7 +299,7 @@ class RedisProducer:
 
 def written(message: TaskMessage) -> tuple[str, str, Any, dict[str, Any], dict[str, Any]]:
     """(content type, content encoding, body, headers, properties) of a task message for AMQP and kombu's own transports. Raises EncodeError."""
-    content_type, encoding, body = encode(message.body, message.serializer)
+    content_type, encoding, body = encode_body(message.body, message.serializer)
     headers = message.headers
     if message.compression:
         body, compression_type = compress(body, message.compression)
@@ -518,7 +518,7 @@ def _parts(lot: Sequence[tuple[int, bytes, float]]) -> Iterator[list[tuple[int, 
 
 def envelope_of(message: TaskMessage) -> bytes:
     """kombu's Redis envelope of a task message. Raises EncodeError."""
-    content_type, encoding, body = encode(message.body, message.serializer)
+    content_type, encoding, body = encode_body(message.body, message.serializer)
     headers = message.headers
     if message.compression:
         body, compression_type = compress(body, message.compression)
@@ -530,7 +530,7 @@ def envelope_of(message: TaskMessage) -> bytes:
         "delivery_info": {"exchange": message.exchange, "routing_key": message.routing_key or message.queue},
         "priority": message.priority,
         "body_encoding": "base64",
-        "delivery_tag": str(uuid.uuid4()),
+        "delivery_tag": new_id(),
     }
     if message.expiration_s is not None:
         properties["expiration"] = str(max(0, int(message.expiration_s * 1000)))
@@ -555,7 +555,7 @@ def raw_envelope(
     """kombu's Redis envelope of a body that is encoded already; the properties' body_encoding says how."""
     info = {"exchange": "", "routing_key": queue}
     text = body if isinstance(body, str) else base64.b64encode(body).decode()
-    wrapped = {**properties, "delivery_info": info, "delivery_tag": str(uuid.uuid4())}
+    wrapped = {**properties, "delivery_info": info, "delivery_tag": new_id()}
     if not isinstance(body, str):
         wrapped["body_encoding"] = "base64"
     return _json(

@@ -148,7 +148,7 @@ def compose(
         fixed.update(headers)
     return TaskMessage(
         headers=fixed,
-        body=(args, kwargs, embed or _NO_EMBED),
+        body=(args, kwargs, embed or NO_EMBED),
         queue=queue,
         exchange=exchange,
         routing_key=routing_key,
@@ -168,7 +168,8 @@ def _expiration_s(expires: datetime | None, sent_at: float) -> float | None:
     return left_s if left_s > 0 else None
 
 
-_NO_EMBED: Mapping[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+#: What follows from a call that nothing follows from. The one object: it is compared by identity.
+NO_EMBED: Mapping[str, Any] = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 def parse_time(text: str | None) -> float | None:
