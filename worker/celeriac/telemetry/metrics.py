@@ -28,8 +28,11 @@ NAMES: Mapping[str, str] = {
     "celeriac_worker_reserved": "Messages claimed and not started.",
     "celeriac_worker_draining": "1 while the operator drains this worker.",
     "celeriac_worker_broker_up": "1 while the broker answers.",
+    "celeriac_error_mails": "Mails about failed tasks: sent, failed, or left_out (counter).",
     "celeriac_build": "Version (info).",
 }
+
+_NO_MAILS = {"sent": 0, "failed": 0, "left_out": 0}
 
 
 class WorkerState:
@@ -40,9 +43,11 @@ class WorkerState:
         running: Callable[[], Iterable[tuple[str, float]]],
         gauges: Callable[[], Mapping[str, float]],
         limits: Callable[[], Mapping[str, float]],
+        mails: Callable[[], Mapping[str, int] | None] = lambda: None,
     ) -> None:
         self.running = running
         self.gauges = gauges
+        self.mails = mails
         self.limits = limits
 
 
@@ -105,7 +110,10 @@ class _WorkerCollector(Collector):
             redelivered.add_metric((queue,), totals.redelivered)
             wait.add_metric((queue,), _buckets(totals.wait), totals.wait.sum)
             run.add_metric((queue,), _buckets(totals.run), totals.run.sum)
-        return [tasks, retries, throttled, redelivered, wait, run]
+        mails = CounterMetricFamily("celeriac_error_mails", NAMES["celeriac_error_mails"], labels=("result",))
+        for result, count in (self._state.mails() or _NO_MAILS).items():
+            mails.add_metric((result,), count)
+        return [tasks, retries, throttled, redelivered, wait, run, mails]
 
 
 def _gauge(name: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> GaugeMetricFamily:

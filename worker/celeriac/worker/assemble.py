@@ -407,6 +407,7 @@ def _endpoint(conf: Any, loop: Loop, keeper: Keeper, control: ControlNode | None
         running=lambda: [(job.delivery.queue, seconds) for job, seconds in loop.running()],
         gauges=gauges,
         limits=lambda: {name: limit.per_s for name, limit in loop.intake.limits().items()},
+        mails=lambda: loop.mails.counts() if loop.mails is not None else None,
     )
     return Endpoint(
         conf.worker_http_host, port, livez=lambda: liveness(loop, keeper, control, time.monotonic()), readyz=lambda: readiness(loop),

@@ -80,6 +80,10 @@ class ErrorMails:
         except queue.Full:
             self.left_out += 1
 
+    def counts(self) -> dict[str, int]:
+        """Mails by what became of them."""
+        return {"sent": self.sent, "failed": self.failures, "left_out": self.left_out}
+
     def stop(self, within_s: float = END_S) -> None:
         """Send what waits, within this time; what is left is only counted."""
         thread = self._thread
