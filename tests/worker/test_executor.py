@@ -15,19 +15,19 @@ from kombu.compression import compress
 
 from celeriac import Celeriac, Task, signals
 from celeriac.backends.memory import MemoryBackend
-from celeriac.broker.codec import content_types
+from celeriac.broker.codec import Encoded, content_types
 from celeriac.exceptions import (
     ContentDisallowed,
     DecodeError,
     EncodeError,
     Ignore,
     MaxRetriesExceededError,
-    NotSupported,
     Reject,
     Retry,
 )
 from celeriac.policy.outcome import Failed, Ignored, Outcome, Rejected, RetryAsked, Succeeded, Unreadable
 from celeriac.policy.settlement import Rules
+from celeriac.wire.message import TaskMessage
 from celeriac.worker.executor import Done, Executor, Job
 
 
@@ -256,7 +256,7 @@ def test_a_retry_raised_by_hand_runs_again_with_the_same_call(app: Celeriac) -> 
         pytest.param({"args": [threading.Lock()]}, EncodeError, id="arguments that cannot be written"),
         pytest.param({"headers": {"x": threading.Lock()}}, EncodeError, id="headers that cannot be written"),
         pytest.param({"serializer": "no such"}, EncodeError, id="a serializer that nobody has"),
-        pytest.param({"countdown": 1e18}, OverflowError, id="a countdown beyond all time"),
+        pytest.param({"countdown": 1e18}, ValueError, id="a countdown beyond all time"),
         pytest.param({"countdown": "soon"}, ValueError, id="a countdown that is no number"),
         pytest.param({"expires": "soon"}, ValueError, id="an expiry that is no time"),
     ],
@@ -367,7 +367,6 @@ def test_an_automatic_retry_backs_off(
         pytest.param({"body": b"[]", "compression": "application/x-none"}, DecodeError, "malformed", id="an unknown compression"),
         pytest.param({"content_type": "application/x-python-serialize"}, ContentDisallowed, "content_disallowed", id="pickle"),
         pytest.param({"content_type": ""}, ContentDisallowed, "content_disallowed", id="no content type"),
-        pytest.param({"embed": {"chord": {"task": "t"}}}, NotSupported, "unsupported", id="a chord"),
     ],
 )  # fmt: skip
 def test_a_body_that_cannot_be_read_never_runs_and_says_why(
@@ -511,6 +510,12 @@ def test_a_class_of_the_users_own_may_wrap_the_body_which_still_knows_its_call(a
 # -- what follows
 
 
+def body_of(message: TaskMessage) -> Any:
+    """args, kwargs, embed: written where the body ran."""
+    assert isinstance(message.body, Encoded)
+    return json.loads(message.body.payload)
+
+
 def test_callbacks_and_the_chain_follow_a_success_and_keep_the_root(app: Celeriac) -> None:
     embed = {
         "callbacks": [{"task": "t.log", "args": [9], "kwargs": {"k": 1}, "options": {"queue": "logs"}, "immutable": False}],
@@ -521,9 +526,11 @@ def test_callbacks_and_the_chain_follow_a_success_and_keep_the_root(app: Celeria
 
     assert isinstance(result, Succeeded)
     log, following = result.follow
-    assert (log.headers["task"], log.queue, log.body[0], log.body[1]) == ("t.log", "logs", (5, 9), {"k": 1})
-    assert (following.id, following.headers["task"], following.body[0]) == ("n1", "t.next", ())
-    assert following.body[2]["chain"] == [{"task": "t.last", "args": []}]
+    args, kwargs, _ = body_of(log)
+    assert (log.headers["task"], log.queue, args, kwargs) == ("t.log", "logs", [5, 9], {"k": 1})
+    args, _, embedded = body_of(following)
+    assert (following.id, following.headers["task"], args) == ("n1", "t.next", [])
+    assert embedded["chain"] == [{"task": "t.last", "args": []}]
     for message in (log, following):
         assert (message.headers["root_id"], message.headers["parent_id"]) == ("r1", "a1")
 
@@ -532,7 +539,7 @@ def test_error_callbacks_follow_a_failure(app: Celeriac) -> None:
     result = outcome(app, app.task(raising(Refused())), embed={"errbacks": [{"task": "t.alarm"}]}, id="a1")
 
     assert isinstance(result, Failed)
-    assert [(message.headers["task"], message.body[0]) for message in result.follow] == [("t.alarm", ("a1",))]
+    assert [(message.headers["task"], body_of(message)[0]) for message in result.follow] == [("t.alarm", ["a1"])]
 
 
 @pytest.mark.parametrize(

@@ -331,7 +331,8 @@ def test_the_error_callbacks_of_a_task_that_could_not_answer_are_called(
     outcome = bench.run(body.__name__, *([30] if body is doze else []), limits=limits, id="a1", embed=embed).outcome
 
     assert isinstance(outcome, Failed | Lost)
-    assert [(message.headers["task"], message.body[0]) for message in outcome.follow] == [("add", ("a1", 1))]
+    follow = [(message.headers["task"], json.loads(message.body[2])[0]) for message in outcome.follow]
+    assert follow == [("add", ["a1", 1])]
 
 
 def test_a_copy_that_a_body_makes_of_its_process_says_nothing_when_it_comes_back(bench: Bench) -> None:

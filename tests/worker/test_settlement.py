@@ -329,8 +329,8 @@ def test_a_retry_whose_message_was_composed_where_the_body_ran_is_published_as_i
 # -- nothing is ever lost
 
 outcomes = st.one_of(
-    st.builds(Succeeded, st.none(), st.none() | st.binary(), st.sampled_from([(), (NEXT,)])),
-    st.builds(Failed, st.builds(ValueError, st.text()), st.text(), st.booleans(), st.sampled_from([(), (NEXT,)])),
+    st.builds(Succeeded, st.none(), st.none() | st.binary(), st.sampled_from([(), (NEXT,)]), st.just(""), st.just(())),
+    st.builds(Failed, st.builds(ValueError, st.text()), st.text(), st.booleans(), st.sampled_from([(), (NEXT,)]), st.just(())),
     st.builds(
         RetryAsked, st.none() | st.builds(OSError), st.text(), st.floats(0, 4e9), st.just(()), st.just({}), st.just({}), st.just(""), st.none()
     ),
@@ -338,7 +338,7 @@ outcomes = st.one_of(
     st.just(Ignored()),
     st.builds(Unreadable, st.builds(DecodeError, st.text()), st.text()),
     st.builds(Revoked, st.sampled_from(["revoked", "expired", "terminated"]), st.none(), st.none() | st.just(15)),
-    st.builds(Lost, st.text(), st.sampled_from([(), (NEXT,)])),
+    st.builds(Lost, st.text(), st.sampled_from([(), (NEXT,)]), st.just(())),
 )  # fmt: skip
 
 

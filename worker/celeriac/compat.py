@@ -11,6 +11,7 @@ from celeriac.app.context import current
 from celeriac.app.periodic import PeriodicTask
 from celeriac.app.task import Task
 from celeriac.app.typed import TaskDecorator
+from celeriac.canvas.signature import default_app
 from celeriac.exceptions import ImproperlyConfigured
 
 Celery = Celeriac
@@ -48,6 +49,7 @@ def current_app() -> Celeriac:
 
 
 result.apps.append(current_app)
+default_app.append(current_app)
 
 
 def current_task() -> Task | None:

@@ -4,7 +4,7 @@ import queue
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
@@ -130,7 +130,8 @@ class AsyncResult(ResultBase, Generic[R]):
         timeout     seconds; None waits for ever. interval: seconds between two looks where the store cannot tell by itself.
         on_message  called with each record that is stored meanwhile, as a dict: STARTED, PROGRESS … and the last one.
         on_interval is called every `interval` seconds, callback with (id, value) at the end.
-        follow_parents  a call before it in its chain that has failed is its failure, too.
+        follow_parents  with on_message or on_interval: a call before it in its chain that has failed is its failure, too. Our workers
+                        store the failure of a chain for all that was to follow.
 
         Raises TimeoutError; RuntimeError inside a task, unless disable_sync_subtasks is False or `allow_join_result` says otherwise.
         """
@@ -139,7 +140,7 @@ class AsyncResult(ResultBase, Generic[R]):
         self._may_be_waited_for(disable_sync_subtasks)
         meta = self._cache
         if meta is None:
-            if on_message is None and on_interval is None and (self.parent is None or not follow_parents):
+            if on_message is None and on_interval is None:
                 meta = self._backend.wait(self.id, timeout, interval)
             else:
                 meta = self._watched(timeout, interval, on_message, on_interval, follow_parents and propagate)
@@ -483,17 +484,278 @@ class EagerResult(AsyncResult[R]):
         """It has run already."""
 
 
+class ResultSet(ResultBase):
+    """Several results, read together."""
+
+    def __init__(self, results: Iterable[Any] = (), app: Any = None, **_: Any) -> None:
+        self.results: list[Any] = list(results)
+        self._app = app
+
+    # -- the members
+
+    def add(self, result: Any) -> None:
+        """One more, unless it is in it."""
+        if result not in self.results:
+            self.results.append(result)
+
+    def remove(self, result: Any) -> None:
+        """One less; by handle or id. Raises KeyError."""
+        found = [one for one in self.results if result in (one, one.id)]
+        if not found:
+            raise KeyError(result)
+        self.results.remove(found[0])
+
+    def discard(self, result: Any) -> None:
+        """One less, if it is in it."""
+        if result in self.results:
+            self.results.remove(result)
+
+    def update(self, results: Iterable[Any]) -> None:
+        """All of these, too."""
+        for result in results:
+            self.add(result)
+
+    def clear(self) -> None:
+        """None."""
+        self.results.clear()
+
+    def leaves(self) -> "list[AsyncResult]":
+        """The handles of calls, those of groups within among them."""
+        found: list[AsyncResult] = []
+        for result in self.results:
+            if isinstance(result, ResultSet):
+                found += result.leaves()
+            else:
+                found.append(result)
+        return found
+
+    def _read(self, leaves: "Sequence[AsyncResult]") -> None:
+        """Ask the stores for those that are not ready, each store once."""
+        asked: dict[int, tuple[ResultBackend, list[AsyncResult]]] = {}
+        for leaf in leaves:
+            if leaf._cache is None:
+                asked.setdefault(id(leaf._backend), (leaf._backend, []))[1].append(leaf)
+        for backend, some in asked.values():
+            found = backend.fetch_many([leaf.id for leaf in some])
+            for leaf in some:
+                meta = found.get(leaf.id)
+                if meta is not None and meta.status in states.READY_STATES:
+                    leaf._cache = meta
+
+    # -- how they are
+
+    def ready(self) -> bool:
+        """Whether all have ended."""
+        return self.completed_count() == len(self.leaves())
+
+    def waiting(self) -> bool:
+        """Whether one has not ended."""
+        return not self.ready()
+
+    def completed_count(self) -> int:
+        """How many have ended."""
+        leaves = self.leaves()
+        self._read(leaves)
+        return sum(leaf._cache is not None for leaf in leaves)
+
+    def successful(self) -> bool:
+        """Whether all have ended well."""
+        leaves = self.leaves()
+        self._read(leaves)
+        return all(leaf._cache is not None and leaf._cache.status == states.SUCCESS for leaf in leaves)
+
+    def failed(self) -> bool:
+        """Whether one has failed."""
+        leaves = self.leaves()
+        self._read(leaves)
+        return any(leaf._cache is not None and leaf._cache.status == states.FAILURE for leaf in leaves)
+
+    def maybe_throw(self, callback: Any = None, propagate: bool = True) -> None:
+        """Raise the error of a member that has one."""
+        for result in self.results:
+            result.maybe_throw(propagate=propagate)
+
+    maybe_reraise = maybe_throw
+
+    # -- waiting
+
+    def get(
+        self, timeout: float | None = None, propagate: bool = True, interval: float = 0.5, callback: Callable[[str, Any], Any] | None = None,
+        no_ack: bool = True, on_message: Callable[..., Any] | None = None, disable_sync_subtasks: bool = True, on_interval: Any = None,
+    ) -> list[Any]:  # fmt: skip
+        """All values in the members' order, a list for a group within. As AsyncResult.get for each; timeout: seconds for all of them.
+
+        callback(id, value) is called for each member, in order. Raises the first member's error that has one, TimeoutError,
+        RuntimeError inside a task.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        leaves = self.leaves()
+        self._read(leaves)
+        values: dict[int, Any] = {}
+        for place, leaf in enumerate(leaves):
+            waits = leaf._cache is None
+            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+            value = leaf.get(
+                timeout=left_s, propagate=propagate, interval=interval, disable_sync_subtasks=disable_sync_subtasks
+            )
+            values[id(leaf)] = value
+            if callback is not None:
+                callback(leaf.id, value)
+            if waits:  # others will have ended meanwhile
+                self._read(leaves[place + 1 : place + 501])
+        return self._in_order(values)
+
+    join = join_native = wait = get
+
+    def _in_order(self, values: dict[int, Any]) -> list[Any]:
+        return [
+            result._in_order(values) if isinstance(result, ResultSet) else values[id(result)] for result in self.results
+        ]
+
+    def iterate(self, timeout: float | None = None, propagate: bool = True, interval: float = 0.5) -> Iterator[Any]:
+        """Each value as soon as it is there."""
+        for _, meta in self.iter_native(timeout, interval):
+            yield meta["result"]
+
+    def iter_native(
+        self, timeout: float | None = None, interval: float = 0.5, no_ack: bool = True, **_: Any
+    ) -> Iterator[Any]:
+        """(id, record) of each member as soon as it has ended. Raises TimeoutError."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        left = self.leaves()
+        pause_s = 0.01
+        while left:
+            self._read(left)
+            ended = [leaf for leaf in left if leaf._cache is not None]
+            for leaf in ended:
+                assert leaf._cache is not None
+                yield leaf.id, leaf._cache.to_wire()
+            left = [leaf for leaf in left if leaf._cache is None]
+            if ended:
+                pause_s = 0.01
+            elif deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"{len(left)} of {len(self.leaves())} tasks were not ready within {timeout} s")
+            elif left:
+                time.sleep(pause_s)
+                pause_s = min(interval, pause_s * 2)
+
+    # -- all of them
+
+    def forget(self) -> None:
+        """Delete all records."""
+        for result in self.results:
+            result.forget()
+
+    def revoke(self, connection: Any = None, terminate: bool = False, signal: str | None = None, **_: Any) -> None:
+        """Have no worker run them; see AsyncResult.revoke."""
+        leaves = self.leaves()
+        if leaves:
+            app = self._app if self._app is not None else leaves[0]._app
+            app.control.revoke([leaf.id for leaf in leaves], terminate=terminate, signal=signal or "SIGTERM")
+
+    @property
+    def children(self) -> list[Any]:
+        """The members."""
+        return self.results
+
+    @property
+    def supports_native_join(self) -> bool:
+        """Whether the stores are read for many at a time: always."""
+        return True
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.results)
+
+    def __getitem__(self, place: int) -> Any:
+        return self.results[place]
+
+    def __len__(self) -> int:
+        return len(self.results)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ResultSet) and other.results == self.results
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.results))
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: [{', '.join(str(result.id) for result in self.results)}]>"
+
+
+class GroupResult(ResultSet):
+    """The results of a group's members. parent: what came before the group."""
+
+    #: The app of `app.GroupResult`.
+    bound: Any = None
+
+    def __init__(self, id: str | None = None, results: Iterable[Any] = (), parent: Any = None, app: Any = None) -> None:
+        super().__init__(results, app if app is not None else self.bound)
+        self.id = id
+        self.parent = parent
+
+    def as_tuple(self) -> Any:
+        """Celery's form for storing it: ((id, parent), [members])."""
+        parent = self.parent.as_tuple() if self.parent is not None else None
+        return (self.id, parent), [result.as_tuple() for result in self.results]
+
+    def save(self, backend: ResultBackend | None = None) -> "GroupResult":
+        """Keep it under its id; itself."""
+        self._store(backend).save_group(str(self.id), self.as_tuple())
+        return self
+
+    def delete(self, backend: ResultBackend | None = None) -> None:
+        """Forget that it was saved; the members' results stay."""
+        self._store(backend).forget_group(str(self.id))
+
+    @classmethod
+    def restore(cls, id: str, backend: ResultBackend | None = None, app: Any = None) -> "GroupResult | None":
+        """A group that was saved; None when there is none. Needs `app`: `app.GroupResult.restore(id)` knows it."""
+        app = app if app is not None else cls.bound
+        if app is None:
+            raise RuntimeError("GroupResult.restore needs app=…; app.GroupResult.restore(id) knows its own")
+        members = (backend if backend is not None else app.backend).fetch_group(id)
+        return None if members is None else result_from_tuple(members, app)
+
+    def _store(self, backend: ResultBackend | None) -> ResultBackend:
+        if backend is not None:
+            return backend
+        found: ResultBackend = self._app.backend if self._app is not None else self.leaves()[0]._backend
+        return found
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, GroupResult) and other.id == self.id and other.results == self.results
+
+    def __hash__(self) -> int:
+        return hash(self.id)
+
+    def __str__(self) -> str:
+        return str(self.id)
+
+    def __repr__(self) -> str:
+        return f"<GroupResult: {self.id} [{', '.join(str(result.id) for result in self.results)}]>"
+
+
+#: The guide's name.
+TaskSetResult = GroupResult
+
+
 def result_from_tuple(
     r: Any, app: Any = None, backend: ResultBackend | None = None, guard: Callable[[], None] | None = None
-) -> AsyncResult[Any]:
-    """The handle that `as_tuple` wrote; of an id alone, its handle."""
-    if isinstance(r, AsyncResult):
+) -> Any:
+    """The handle that `as_tuple` wrote, a GroupResult for a group's; of an id alone, its handle."""
+    if isinstance(r, AsyncResult | ResultSet):
         return r
     if isinstance(r, str):
         return AsyncResult(r, backend, app=app, guard=guard)
-    head, _nodes = r
+    head, members = r
     task_id, parent = head if isinstance(head, list | tuple) else (head, None)
     above = result_from_tuple(parent, app, backend, guard) if parent else None
+    if members is not None:
+        results = [result_from_tuple(member, app, backend, guard) for member in members]
+        return GroupResult(task_id, results, above, app)
     return AsyncResult(task_id, backend, app=app, parent=above, guard=guard)
 
 

@@ -34,6 +34,7 @@ from celeriac.broker.codec import content_types
 from celeriac.broker.connection import BrokerAddress
 from celeriac.broker.coordination import Coordination, coordination_address
 from celeriac.broker.producer import Producer, after_others, lent_producer, open_producer
+from celeriac.canvas.signature import signature
 from celeriac.exceptions import (
     DuplicateTaskNameWarning,
     EncodeError,
@@ -46,7 +47,7 @@ from celeriac.exceptions import (
 from celeriac.ids import new_id
 from celeriac.policy.calling import OPTIONS, check_priority, priority_of, terms_of
 from celeriac.policy.routing import Router, prepared, route
-from celeriac.result import AsyncResult
+from celeriac.result import AsyncResult, GroupResult, ResultSet
 from celeriac.wire.message import USUAL, TaskMessage, Terms, compose
 from celeriac.wire.result import ResultMeta
 
@@ -55,6 +56,13 @@ _LOT = 1000
 
 #: Told of each app made: `compat` keeps the current one.
 created: list[Callable[["Celeriac"], None]] = []
+
+#: What apply_async takes, for who has mistyped it.
+_CALL_OPTIONS = (
+    *OPTIONS, "countdown", "eta", "expires", "task_id", "queue", "exchange", "routing_key", "priority", "urgency", "serializer", "compression",
+    "headers", "shadow", "time_limit", "soft_time_limit", "ignore_result", "link", "link_error", "reply_to", "require_consumer", "root_id",
+    "parent_id", "group_id", "group_index", "retries", "connection", "producer",
+)  # fmt: skip
 
 
 class Celeriac:
@@ -341,7 +349,9 @@ class Celeriac:
     ) -> AsyncResult:  # fmt: skip
         """Send a task by name; see Task.apply_async for the options."""
         producer: Producer | None = None
+        to_parent = True
         if options:
+            to_parent = options.pop("add_to_parent", True)
             producer = self._lent(name, options.pop("connection", None), options.pop("producer", None))
             required = options.pop("require_consumer", None)
         else:
@@ -374,6 +384,9 @@ class Celeriac:
             (producer or self.producer).publish(message)
         if signals.after_task_publish.receivers:
             _tell(signals.after_task_publish, message)
+        running = current.get()
+        if running is not None and to_parent:
+            running.add_child(message.headers["id"])
         return self._handle(message)
 
     async def asend_task(
@@ -633,6 +646,22 @@ class Celeriac:
         """What a handle asks before it waits. Raises RuntimeError inside a task."""
         _no_waiting()
 
+    @property
+    def GroupResult(self) -> Any:  # noqa: N802 - Celery's name
+        """The class of group handles, with `restore(id)` from this app's result store."""
+        return type("GroupResult", (GroupResult,), {"bound": self})
+
+    def ResultSet(self, results: Iterable[Any]) -> Any:  # noqa: N802 - Celery's name
+        """Several handles, read together."""
+        return ResultSet(results, app=self)
+
+    def signature(self, *args: Any, **kwargs: Any) -> Any:
+        """A call as a value: see canvas."""
+        return signature(*args, app=self, **kwargs)
+
+    #: Options that a call knows; those of other clients' signatures that are none of these are left out.
+    call_options = frozenset([*_CALL_OPTIONS, "chain", "chord"])
+
     def store_state(self, task_id: str, state: str, meta: Any) -> None:
         """Write a state of the user's own."""
         error = self.backend.store([(ResultMeta(task_id, state, meta), None)])[0]
@@ -740,20 +769,12 @@ def _embed(name: str, options: dict[str, Any]) -> dict[str, Any] | None:
     link, link_error = options.pop("link", None), options.pop("link_error", None)
     chain, chord = options.pop("chain", None), options.pop("chord", None)
     if options:
-        options.pop("add_to_parent", None)  # no list of children is kept for it to be left out of
+        options.pop("add_to_parent", None)
     if options:
         raise TypeError(f"task {name}: apply_async does not know {', '.join(map(_with_nearest, sorted(options)))}")
     if not (link or link_error or chain or chord):
         return None
     return {"callbacks": _listed(link), "errbacks": _listed(link_error), "chain": chain, "chord": chord}
-
-
-#: What apply_async takes, for who has mistyped it.
-_CALL_OPTIONS = (
-    *OPTIONS, "countdown", "eta", "expires", "task_id", "queue", "exchange", "routing_key", "priority", "urgency", "serializer", "compression",
-    "headers", "shadow", "time_limit", "soft_time_limit", "ignore_result", "link", "link_error", "reply_to", "require_consumer", "root_id",
-    "parent_id", "group_id", "group_index", "retries", "connection", "producer",
-)  # fmt: skip
 
 
 def _with_nearest(option: str) -> str:

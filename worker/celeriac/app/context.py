@@ -21,6 +21,7 @@ class Request:
         "args",
         "awaits_call",
         "called_directly",
+        "children",
         "delivery_info",
         "embed",
         "hostname",
@@ -47,6 +48,8 @@ class Request:
         self.called_directly = called_directly
         #: Whether the next Task.__call__ is the worker's own, through a __call__ of the user's, and no call inside the body.
         self.awaits_call = False
+        #: Calls made in it, in Celery's form of a handle.
+        self.children: list[Any] = []
         #: Set by Task.retry: what the worker publishes when the body has ended.
         self.retry_asked: Any = None
 
@@ -124,6 +127,10 @@ class Request:
     def headers(self) -> Mapping[str, Any]:
         """The message's headers."""
         return self._headers
+
+    def add_child(self, task_id: str) -> None:
+        """Note a call that was made here, for whoever follows the results."""
+        self.children.append([[task_id, None], None])
 
     def get(self, name: str, default: Any = None) -> Any:
         """An attribute, or `default`."""

@@ -13,6 +13,7 @@ from celeriac import signals, states
 from celeriac.app.addresses import usual_terms
 from celeriac.app.context import IDLE, Request, current, task_logger
 from celeriac.app.models import Models
+from celeriac.canvas.signature import Signature, chunks, signature, xmap, xstarmap
 from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Reject, Retry
 from celeriac.policy import errormail, throttle
 from celeriac.policy.calling import URGENCIES, check_priority, type_terms
@@ -46,6 +47,14 @@ RETRY_OPTIONS = frozenset(
         "reply_to",
     ]
 )
+
+
+class Replaced(Ignore):
+    """Raised by Task.replace: `sig` runs instead, under the same id."""
+
+    def __init__(self, sig: Signature) -> None:
+        super().__init__("replaced by another task")
+        self.sig = sig
 
 
 class Sender(Protocol):
@@ -288,6 +297,36 @@ class Task(Generic[P, R]):
             return self.apply(again[0], again[1], task_id=task_id, throw=throw, retries=retries + 1, **options)
         return EagerResult(task_id, meta, name=self.name)
 
+    # -- as a signature: a call as a value, see canvas
+
+    def s(self, *args: Any, **kwargs: Any) -> Signature:
+        """The call with these arguments."""
+        return Signature(self, args, kwargs, app=self.app)
+
+    def si(self, *args: Any, **kwargs: Any) -> Signature:
+        """The same, taking nothing from what comes before it."""
+        return Signature(self, args, kwargs, immutable=True, app=self.app)
+
+    def signature(
+        self, args: Any = None, kwargs: Any = None, options: Any = None, immutable: bool = False, **more: Any
+    ) -> Signature:
+        """The call with these arguments and options of apply_async."""
+        return Signature(self, args, kwargs, options, immutable=immutable, app=self.app, **more)
+
+    subtask = signature
+
+    def map(self, it: Any) -> Signature:
+        """One call of all: [task(item) for item in it]."""
+        return xmap(self, it, app=self.app)
+
+    def starmap(self, it: Any) -> Signature:
+        """One call of all: [task(*args) for args in it]."""
+        return xstarmap(self, it, app=self.app)
+
+    def chunks(self, it: Any, n: int) -> Signature:
+        """Calls of n each, at once."""
+        return chunks(self, it, n, app=self.app)
+
     def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise TypeError, naming the task, when the body could not be called with these."""
         if self._signature is None or (not kwargs and len(args) in self._fitting):
@@ -365,6 +404,56 @@ class Task(Generic[P, R]):
         if throw:
             raise asked from exc
         return asked
+
+    def replace(self, sig: Any) -> Any:
+        """Run this signature instead: `return self.replace(other.s(1))`. It has this call's id, group, chord and successors.
+
+        Does not return but where it runs eagerly: then what the other returned. Raises ImproperlyConfigured for a signature that
+        cannot take its place.
+        """
+        sig = signature(sig, app=self.app)
+        if sig["options"].get("chord"):
+            raise ImproperlyConfigured(f"task {self.name}: a signature that is in a chord already cannot replace it")
+        if sig["subtask_type"] == "chain" and not sig["kwargs"].get("tasks"):
+            raise ImproperlyConfigured(f"task {self.name}: an empty chain cannot replace it")
+        return self.on_replace(sig)
+
+    def on_replace(self, sig: Any) -> Any:
+        """What `replace` does. Raises Ignore, for the worker to send the signature together with its acknowledgement."""
+        if self.request.is_eager or self.request.called_directly:
+            return sig.apply().get()
+        raise Replaced(sig)
+
+    def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:
+        """Send one more member of the chord whose header this call is in; its handle. lazy: return the signature, to be sent later.
+
+        Raises ValueError where this call is in no chord.
+        """
+        request = self.request
+        if not request.chord:
+            raise ValueError(f"task {self.name}: this call is a member of no chord, nothing can be added to it")
+        sig = signature(sig, app=self.app).clone()
+        self.app.backend.widen_chord(request.group, 1)
+        sig.freeze(group_id=request.group, chord=request.chord, root_id=request.root_id)
+        sig["options"].setdefault("group_index", request.group_index)
+        return sig if lazy else sig.delay()
+
+    def signature_from_request(
+        self, request: Any = None, args: Any = None, kwargs: Any = None, **options: Any
+    ) -> Signature:
+        """The call that is running, as a signature, with other arguments or options."""
+        request = self.request if request is None else request
+        own = {
+            "task_id": request.id, "link": request.callbacks, "link_error": request.errbacks, "group_id": request.group,
+            "group_index": request.group_index, "chord": request.chord, "chain": request.chain, "reply_to": request.reply_to,
+            "queue": request.delivery_info.get("routing_key"),
+        }  # fmt: skip
+        kept = {name: value for name, value in own.items() if value}
+        return self.signature(
+            request.args if args is None else args, request.kwargs if kwargs is None else kwargs, {**kept, **options}
+        )
+
+    subtask_from_request = signature_from_request
 
     def update_state(self, task_id: str | None = None, state: str | None = None, meta: Any = None) -> None:
         """Store a state of your own, e.g. PROGRESS with `meta={"current": 3, "total": 9}`."""

@@ -3,11 +3,14 @@
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from celeriac.wire.chord import ChordStart
 from celeriac.wire.message import TaskMessage
 
 
 class Succeeded(NamedTuple):
     """The body returned. record: the encoded SUCCESS record, None when the result is ignored. follow: what runs next.
+
+    chords  to be opened before what follows is sent. part: its own end as a member of a chord's header, encoded.
 
     shown   the value as text, where monitors listen.
     """
@@ -16,6 +19,8 @@ class Succeeded(NamedTuple):
     record: bytes | None = None
     follow: tuple[TaskMessage, ...] = ()
     shown: str = ""
+    chords: tuple[ChordStart, ...] = ()
+    part: bytes | None = None
 
 
 class Failed(NamedTuple):
@@ -25,6 +30,7 @@ class Failed(NamedTuple):
     traceback: str
     expected: bool = False
     follow: tuple[TaskMessage, ...] = ()
+    chords: tuple[ChordStart, ...] = ()
 
 
 class RetryAsked(NamedTuple):
@@ -52,7 +58,10 @@ class Rejected(NamedTuple):
 
 
 class Ignored(NamedTuple):
-    """The body raised Ignore: acknowledge and leave the state."""
+    """The body raised Ignore: acknowledge and leave the state. follow: what replaces it."""
+
+    follow: tuple[TaskMessage, ...] = ()
+    chords: tuple[ChordStart, ...] = ()
 
 
 class Unreadable(NamedTuple):
@@ -75,6 +84,7 @@ class Lost(NamedTuple):
 
     reason: str
     follow: tuple[TaskMessage, ...] = ()
+    chords: tuple[ChordStart, ...] = ()
 
 
 Outcome = Succeeded | Failed | RetryAsked | Rejected | Ignored | Unreadable | Revoked | Lost

@@ -12,6 +12,7 @@ from celeriac import states
 from celeriac.exceptions import NotRegistered, TaskRevokedError, WorkerLostError
 from celeriac.policy.admission import REFUSED
 from celeriac.policy.outcome import Failed, Ignored, Lost, Outcome, Rejected, RetryAsked, Revoked, Succeeded, Unreadable
+from celeriac.wire.chord import ChordStart
 from celeriac.wire.message import DEATH, STARTS, TaskMessage, compose, parse_time
 from celeriac.wire.result import ResultMeta, exception_to_wire
 
@@ -25,6 +26,7 @@ class Settlement(NamedTuple):
     """state: the counter's word (succeeded, failed, retried, rejected, revoked, expired, ignored, requeued, dead_lettered).
 
     store   the record to write, None for none; `encoded` is the same already in bytes.
+    chords  to be opened before `publish`. part: its end as a member of a chord's header, encoded, when it has succeeded.
     publish messages that follow (a retry), published together with the ack. death: what to write on a dead letter.
     """
 
@@ -36,6 +38,8 @@ class Settlement(NamedTuple):
     death: Mapping[str, Any] | None = None
     error: BaseException | None = None
     traceback: str | None = None
+    chords: tuple[ChordStart, ...] = ()
+    part: bytes | None = None
 
 
 _SUCCEEDED = Settlement("succeeded")
@@ -65,14 +69,16 @@ def settle(
 ) -> Settlement:
     """The settlement of one outcome. now: seconds since the epoch."""
     match outcome:
-        case Succeeded(value, encoded, follow, _):
+        case Succeeded(value, encoded, follow, _, chords, part):
             if encoded is None:  # the result is ignored, or nothing keeps it
-                return Settlement("succeeded", publish=follow) if follow else _SUCCEEDED
+                if not follow and part is None:
+                    return _SUCCEEDED
+                return Settlement("succeeded", publish=follow, chords=chords, part=part)
             whole = ResultMeta(headers["id"], states.SUCCESS, value)  # all of it is in `encoded`
-            return Settlement("succeeded", store=whole, encoded=encoded, publish=follow)
-        case Failed(error, traceback, _, follow):
+            return Settlement("succeeded", store=whole, encoded=encoded, publish=follow, chords=chords, part=part)
+        case Failed(error, traceback, _, follow, chords):
             store = _error_meta(headers, states.FAILURE, error, traceback, rules, queue, hostname, now)
-            return Settlement("failed", store=store, publish=follow, error=error, traceback=traceback)
+            return Settlement("failed", store=store, publish=follow, error=error, traceback=traceback, chords=chords)
         case RetryAsked(error, traceback):
             again = outcome.again or next_run(outcome, headers, rules, queue, now)
             shown = error if error is not None else RuntimeError("retry")
@@ -86,8 +92,8 @@ def settle(
             return Settlement("requeued", REQUEUE)
         case Rejected(reason, _):
             return Settlement("rejected", DEAD, death=_death("rejected", reason, headers, queue, hostname, now))
-        case Ignored():
-            return _IGNORED
+        case Ignored(follow, chords):
+            return Settlement("ignored", publish=follow, chords=chords) if follow else _IGNORED
         case Revoked(why, _):
             error = TaskRevokedError(why)
             return Settlement(
@@ -95,8 +101,8 @@ def settle(
                 store=_error_meta(headers, states.REVOKED, error, None, rules, queue, hostname, now),
                 error=error,
             )
-        case Lost(reason, follow):
-            return _lost(reason, follow, headers, rules, queue=queue, hostname=hostname, now=now)
+        case Lost():
+            return _lost(outcome, headers, rules, queue=queue, hostname=hostname, now=now)
         case Unreadable(error, reason):
             detail = _UNKNOWN_TASK.format(error) if reason == "unknown_task" else str(error)
             detail = REFUSED.get(detail, detail)
@@ -109,8 +115,7 @@ def settle(
 
 
 def _lost(
-    reason: str,
-    follow: tuple[TaskMessage, ...],
+    outcome: Lost,
     headers: Mapping[str, Any],
     rules: Rules,
     *,
@@ -119,6 +124,7 @@ def _lost(
     now: float,
 ) -> Settlement:
     """Once more, then a dead letter, where its type says so; else it has failed."""
+    reason, follow, chords = outcome
     error = WorkerLostError(reason)
     before = headers.get(STARTS)
     starts = (before if isinstance(before, int) else 0) + 1
@@ -126,10 +132,10 @@ def _lost(
         return Settlement("requeued", AGAIN, error=error)
     store = _error_meta(headers, states.FAILURE, error, None, rules, queue, hostname, now)
     if not rules.again_when_lost:
-        return Settlement("failed", store=store, publish=follow, error=error)
+        return Settlement("failed", store=store, publish=follow, error=error, chords=chords)
     detail = f"started {starts} times, and each time its process was lost; at last {reason}"
     death = {**_death("worker_lost", detail, headers, queue, hostname, now), "starts": starts}
-    return Settlement("dead_lettered", DEAD, store=store, publish=follow, death=death, error=error)
+    return Settlement("dead_lettered", DEAD, store=store, publish=follow, death=death, error=error, chords=chords)
 
 
 def next_run(asked: RetryAsked, headers: Mapping[str, Any], rules: Rules, queue: str, now: float) -> TaskMessage:

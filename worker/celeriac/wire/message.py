@@ -20,6 +20,9 @@ UNIQUE = "celeriac_unique"
 #: Our own header on dead letters: {reason, detail, queue, at, by, starts}.
 DEATH = "celeriac_death"
 
+#: Our own header: the arguments begin with a failed call's description, its error and its traceback, for an error callback.
+ERRBACK = "celeriac_errback"
+
 #: Celery cuts the arguments' representation at this length.
 REPR_LIMIT = 1024
 

@@ -6,10 +6,11 @@ Knows no broker, no store and no metrics; `encode` is given, so that a result th
 import asyncio
 import logging
 import os
+import sys
 import threading
 import time
 import traceback as tracebacks
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextvars import copy_context
 from datetime import UTC, datetime
 from types import CoroutineType, FrameType
@@ -18,15 +19,15 @@ from typing import Any, NamedTuple
 from celeriac import signals, states
 from celeriac.app.base import Celeriac
 from celeriac.app.context import Request, current
-from celeriac.app.task import Task, moment
+from celeriac.app.task import Replaced, Task, moment
 from celeriac.broker.codec import decode, encode
 from celeriac.broker.consumer import Delivery, payload
+from celeriac.canvas.plan import Plan
 from celeriac.exceptions import (
     ContentDisallowed,
     DecodeError,
     EncodeError,
     Ignore,
-    NotSupported,
     Reject,
     Retry,
     SoftTimeLimitExceeded,
@@ -35,13 +36,17 @@ from celeriac.exceptions import (
 from celeriac.policy.outcome import Failed, Ignored, Outcome, Rejected, RetryAsked, Revoked, Succeeded, Unreadable
 from celeriac.policy.settlement import Rules, settle, success_meta
 from celeriac.policy.timelimit import UNLIMITED, Limits
-from celeriac.wire.message import TaskMessage, short_repr, split_body
-from celeriac.wire.result import ResultMeta
+from celeriac.wire.chord import ChordStart
+from celeriac.wire.message import ERRBACK, TaskMessage, short_repr, split_body
+from celeriac.wire.result import ResultMeta, exception_from_wire
 from celeriac.worker import interrupt
 from celeriac.worker.interrupt import Forks, Run, SoftInCoroutine, Steered, in_coroutines, leave_copy
-from celeriac.worker.successors import after_failure, after_success
+from celeriac.worker.successors import after_failure, after_success, instead, written
 
 log = logging.getLogger(__name__)
+
+#: What follows from a call that nothing follows: messages, chords.
+NOTHING: tuple[tuple[TaskMessage, ...], tuple[ChordStart, ...]] = ((), ())
 
 
 class Job(NamedTuple):
@@ -207,12 +212,8 @@ class Executor:
                 headers.get("compression"),
             )
             args, kwargs, embed = split_body(body)
-            if embed.get("chord"):
-                raise NotSupported("chords are not supported yet: run this task's group on a Celery worker")
         except ContentDisallowed as error:
             return Unreadable(error, "content_disallowed")
-        except NotSupported as error:
-            return Unreadable(error, "unsupported")
         except (DecodeError, ValueError, TypeError) as error:
             return Unreadable(error, "malformed")
         request = Request(
@@ -222,6 +223,8 @@ class Executor:
             },
         )  # fmt: skip
         request.awaits_call = job.task._overrides_call
+        if ERRBACK in headers:
+            request.args = _of_errback(args)
         return request
 
     def _awaited(self, coroutine: Coroutine[Any, Any, Any], run: Run | None) -> Any:
@@ -261,18 +264,26 @@ class Executor:
         """The outcome of a body that has returned. Raises what else it asked for, and what it cannot return."""
         if request.retry_asked is not None:
             raise request.retry_asked
-        rules, record = job.rules, None
+        embed, rules, record, part = request.embed, job.rules, None, None
+        follow, chords = NOTHING
+        if embed.get("callbacks") or embed.get("chain"):
+            follow, chords = self._composed(after_success(self._app, request, value))
+            for message in follow:
+                request.add_child(message.id)
         if not rules.ignore_result and self._encode is not None:
             meta = success_meta(
                 request._headers, states.SUCCESS, value, None, rules, job.delivery.queue, self._hostname, time.time()
             )
+            if request.children:
+                meta = meta._replace(children=request.children)
             record = self._encode(meta)
-        embed = request.embed
-        follow: tuple[TaskMessage, ...] = ()
-        if embed.get("callbacks") or embed.get("chain"):
-            follow = after_success(self._app, request, value)
-            _check_writable(follow)
-        return Succeeded(None, record, follow, short_repr(value) if rules.shown else "")
+        if embed.get("chord") and request.group:
+            part = self._app.backend.encode_part(str(request.id), states.SUCCESS, value)
+        return Succeeded(None, record, follow, short_repr(value) if rules.shown else "", chords, part)
+
+    def _composed(self, plan: Plan) -> tuple[tuple[TaskMessage, ...], tuple[ChordStart, ...]]:
+        """What follows, as it crosses from where the body ran. Raises EncodeError for what could not be published."""
+        return tuple(map(written, plan.messages)), tuple(plan.chords)
 
     def _raised(self, job: Job, request: Request, error: BaseException) -> Outcome:
         """The outcome of a body that has raised. Called where the error is handled, so that what follows from it names it."""
@@ -285,6 +296,8 @@ class Executor:
         match error:
             case Retry():
                 return self._next_try(task, request, error, job.rules)
+            case Replaced():
+                return self._replaced(task, request, error)
             case Ignore():
                 return Ignored()
             case Reject():
@@ -299,6 +312,12 @@ class Executor:
                     else self._next_try(task, request, again, job.rules)
                 )
 
+    def _replaced(self, task: Task, request: Request, error: Replaced) -> Outcome:
+        try:
+            return Ignored(*self._composed(instead(self._app, request, error.sig)))
+        except Exception as wrong:  # noqa: BLE001 - what cannot replace it is this one's failure
+            return self._failed(task, request, wrong)
+
     def _next_try(self, task: Task, request: Request, asked: Retry, rules: Rules) -> Outcome:
         try:
             return _retry(asked, request, rules)
@@ -310,25 +329,25 @@ class Executor:
             error = SoftTimeLimitExceeded(*error.args).with_traceback(error.__traceback__)
         text = "".join(tracebacks.format_exception(type(error), error, _own_frames_cut(error)))
         error = _no_exit(error)
-        follow = self._errbacks(task, request) if request.embed.get("errbacks") else ()
-        return Failed(error, text, isinstance(error, task.throws), follow)
+        follow = self._errbacks(task, request, error, text) if request.embed.get("errbacks") else NOTHING
+        return Failed(error, text, isinstance(error, task.throws), *follow)
 
     def failed(self, job: Job, error: BaseException, traceback: str, started_at: float, run_s: float) -> Done:
         """A job that has failed without its body's saying so: its time is over, or its process is gone. With its error callbacks."""
         request = self._request(job)
         if isinstance(request, Unreadable):
             return Done(job, Failed(error, traceback), started_at, run_s)
-        follow = self._errbacks(job.task, request) if request.embed.get("errbacks") else ()
-        return Done(job, Failed(error, traceback, False, follow), started_at, run_s)
+        follow = self._errbacks(job.task, request, error, traceback) if request.embed.get("errbacks") else NOTHING
+        return Done(job, Failed(error, traceback, False, *follow), started_at, run_s)
 
-    def _errbacks(self, task: Task, request: Request) -> tuple[TaskMessage, ...]:
+    def _errbacks(
+        self, task: Task, request: Request, error: BaseException, traceback: str
+    ) -> tuple[tuple[TaskMessage, ...], tuple[ChordStart, ...]]:
         try:
-            follow = after_failure(self._app, request)
-            _check_writable(follow)
+            return self._composed(after_failure(self._app, request, error, traceback))
         except Exception:
             log.exception("%s[%s]: its error callbacks cannot be called; it failed all the same", task.name, request.id)
-            return ()
-        return follow
+            return NOTHING
 
     # -- hooks and signals after the body
 
@@ -455,10 +474,18 @@ def _retry(asked: Retry, request: Request, rules: Rules) -> RetryAsked:
     return RetryAsked(error, text, due_at, args, kwargs, {**kept, **options})
 
 
-def _check_writable(messages: Iterable[TaskMessage]) -> None:
-    """Raise EncodeError for a message that could not be published: here it is its task's failure, later it would be the worker's."""
-    for message in messages:
-        encode(message.body, message.serializer)
+def _of_errback(args: Sequence[Any]) -> tuple[Any, ...]:
+    """The arguments of an error callback that wants all: the failed call's request, its exception, its traceback."""
+    described, error, *rest = args
+    headers = {name: value for name, value in described.items() if name not in {"args", "kwargs", "hostname"}}
+    request = Request(
+        None,
+        headers,
+        args=described.get("args") or (),
+        kwargs=described.get("kwargs"),
+        hostname=described.get("hostname"),
+    )
+    return (request, exception_from_wire(error, sys.modules), *rest)
 
 
 def _own_frames_cut(error: BaseException) -> Any:

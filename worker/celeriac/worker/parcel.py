@@ -29,6 +29,7 @@ from celeriac.policy.outcome import (
 )  # fmt: skip
 from celeriac.policy.settlement import Rules
 from celeriac.policy.timelimit import UNLIMITED, Limits
+from celeriac.wire.chord import ChordStart
 from celeriac.wire.message import TaskMessage, short_repr
 from celeriac.wire.result import Described, exception_to_wire
 
@@ -123,23 +124,24 @@ def number_of(data: bytes) -> int:
 
 def _flat(outcome: Outcome) -> tuple[Any, ...]:
     match outcome:
-        case Succeeded(_, record, follow, shown):
-            return "succeeded", record, [_message(message) for message in follow], shown
-        case Failed(error, traceback, expected, follow):
+        case Succeeded(_, record, follow, shown, chords, part):
+            return "succeeded", record, [_message(message) for message in follow], shown, _opened(chords), part
+        case Failed(error, traceback, expected, follow, chords):
             return (
                 "failed",
                 _described(error),
                 str(traceback),
                 bool(expected),
                 [_message(message) for message in follow],
+                _opened(chords),
             )
         case RetryAsked(error, traceback):
             again = None if outcome.again is None else _message(outcome.again)
             return "retry", None if error is None else _described(error), str(traceback), float(outcome.due_at), again
         case Rejected(reason, requeue):
             return "rejected", str(reason), bool(requeue)
-        case Ignored():
-            return ("ignored",)
+        case Ignored(follow, chords):
+            return "ignored", [_message(message) for message in follow], _opened(chords)
         case Unreadable(error, reason):
             return "unreadable", _described(error), str(reason)
         case Revoked(why, _, signum):
@@ -150,19 +152,17 @@ def _flat(outcome: Outcome) -> tuple[Any, ...]:
 
 def _outcome(kind: str, parts: list[Any]) -> Outcome:
     match kind, parts:
-        case "succeeded", [record, follow, shown]:
-            return Succeeded(None, record, tuple(TaskMessage(*fields) for fields in map(_unpacked, follow)), shown)
-        case "failed", [error, traceback, expected, follow]:
-            return Failed(
-                Described(*error), traceback, expected, tuple(TaskMessage(*f) for f in map(_unpacked, follow))
-            )
+        case "succeeded", [record, follow, shown, chords, part]:
+            return Succeeded(None, record, _messages(follow), shown, _opening(chords), part)
+        case "failed", [error, traceback, expected, follow, chords]:
+            return Failed(Described(*error), traceback, expected, _messages(follow), _opening(chords))
         case "retry", [error, traceback, due_at, again]:
             message = None if again is None else TaskMessage(*_unpacked(again))
             return RetryAsked(None if error is None else Described(*error), traceback, due_at, (), {}, {}, "", message)
         case "rejected", [reason, requeue]:
             return Rejected(reason, requeue)
-        case "ignored", []:
-            return Ignored()
+        case "ignored", [follow, chords]:
+            return Ignored(_messages(follow), _opening(chords))
         case "unreadable", [error, reason]:
             return Unreadable(Described(*error), reason)
         case "revoked", [why, signum]:
@@ -187,6 +187,18 @@ def _message(message: TaskMessage) -> tuple[Any, ...]:
     headers: dict[str, Any] = json.loads(encode(message.headers, "json")[2])
     body = tuple(encode(message.body, message.serializer))
     return (headers, body, *json.loads(encode(message[2:], "json")[2]))
+
+
+def _messages(packed: list[Any]) -> tuple[TaskMessage, ...]:
+    return tuple(TaskMessage(*fields) for fields in map(_unpacked, packed))
+
+
+def _opened(chords: tuple[ChordStart, ...]) -> list[Any]:
+    return [tuple(start) for start in chords]
+
+
+def _opening(packed: list[Any]) -> tuple[ChordStart, ...]:
+    return tuple(ChordStart(*fields) for fields in packed)
 
 
 def _unpacked(fields: list[Any]) -> tuple[Any, ...]:

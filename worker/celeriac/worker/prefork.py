@@ -431,7 +431,7 @@ class PreforkPool:
         if isinstance(fate, Failed | Lost) and job.delivery.content_type == JSON:
             failed = self._executor.failed(job, WorkerLostError(), "", 0.0, 0.0).outcome
             if isinstance(failed, Failed) and failed.follow:
-                return fate._replace(follow=failed.follow)
+                return fate._replace(follow=failed.follow, chords=failed.chords)
         return fate
 
     def _close(self, process: _Process) -> None:

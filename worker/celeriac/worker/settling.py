@@ -10,7 +10,7 @@ import traceback as tracebacks
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from celeriac import signals
+from celeriac import signals, states
 from celeriac.app.base import Celeriac
 from celeriac.app.task import Task
 from celeriac.backends.base import ResultBackend
@@ -22,11 +22,13 @@ from celeriac.policy.outcome import Failed, Lost, Outcome, RetryAsked, Revoked, 
 from celeriac.policy.settlement import ACK, AGAIN, DEAD, DEATH, REQUEUE, Rules, Settlement, settle
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Observation, Totals
+from celeriac.wire.chord import Joined
 from celeriac.wire.message import parse_time, short_repr
 from celeriac.wire.result import class_name
 from celeriac.worker.aftermath import Aftermath
 from celeriac.worker.errormail import ErrorMails
 from celeriac.worker.executor import Done, Job
+from celeriac.worker.joining import FALLEN, Ended, Joiner
 from celeriac.worker.limits import Places
 from celeriac.worker.pool import Pool
 from celeriac.worker.request import TaskRequest
@@ -46,6 +48,9 @@ _SIGNALS = {
 }
 #: States in which a body was to run, and has failed.
 _FAILURES = frozenset({"failed", "dead_lettered"})
+
+#: The states of calls that were ended; all others that fell have failed.
+_STATES = {"revoked": states.REVOKED, "expired": states.REVOKED, "succeeded": states.SUCCESS}
 
 Pair = tuple[Done, Settlement]
 
@@ -76,6 +81,7 @@ class Settler:
         self._accept = content_types(app.conf.accept_content)
         #: Told of failures, where mail is sent about them.
         self.mails: ErrorMails | None = None
+        self._joiner = Joiner(app, backend, self._accept)
         self._lock = threading.Lock()
         #: Done and not settled; and those of them that were refused, to be tried again later.
         self._pending: list[Done] = []
@@ -160,6 +166,11 @@ class Settler:
         if refused:
             out = {id(done.job) for done in refused}
             kept = [pair for pair in kept if id(pair[0].job) not in out]
+        joined: Sequence[Joined] = ()
+        for _, settlement in kept:
+            if settlement.chords or settlement.part is not None or settlement.state in FALLEN:
+                kept, joined = self._join(kept)
+                break
         # 2. publish, 3. acknowledge
         late = [
             Settled(done.job.delivery, s.publish if s.then != AGAIN else (once_more(done.job.delivery),), s.death)
@@ -183,12 +194,29 @@ class Settler:
         ended = [done.job.delivery for done, s in kept if done.job.task._unique is not None and _has_ended(done, s)]
         if ended:
             let_go(self._app, ended)
+        if joined:
+            self._backend.close_chords(joined)
         if self._places.used:  # others may run
             self._places.release([done.job.delivery for done, _ in kept])
         # 4. observe
         self._totals.settled([self._observation(done, settlement) for done, settlement in kept])
         self._tell(kept)
         return refused
+
+    def _join(self, kept: list[Pair]) -> tuple[list[Pair], Sequence[Joined]]:
+        """Open the chords that begin, count the members that end: what is to be published with whom, and what is to be closed after it."""
+        starts = [start for _, settlement in kept for start in settlement.chords]
+        if starts:
+            self._backend.open_chords(starts)
+        follows = self._joiner.join([
+            Ended(done, s.part, _STATES.get(s.state, states.FAILURE), s.error, s.traceback)
+            for done, s in kept
+            if s.part is not None or s.state in FALLEN
+        ])  # fmt: skip
+        if follows.messages:
+            more = follows.messages
+            kept = [(done, s._replace(publish=(*s.publish, *more.get(id(done.job), ())))) for done, s in kept]
+        return kept, follows.joined
 
     def _settle(self, done: Done, now: float) -> Settlement:
         """The settlement; what cannot be settled as it asks to be is a failure of that task alone."""

@@ -1,50 +1,157 @@
-"""What a task's message says should run after it: callbacks, the next link of its chain, errbacks. Composed, not yet published."""
+"""What a task's message says should run after it: callbacks, the next step of its chain, error callbacks, what replaces it.
 
-from collections.abc import Mapping
+Composed, not yet published: what follows is sent together with the acknowledgement of what it follows from.
+"""
+
+import inspect
+import logging
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celeriac.app.base import Celeriac
 from celeriac.app.context import Request
-from celeriac.exceptions import NotSupported
-from celeriac.wire.message import TaskMessage
+from celeriac.broker.codec import Encoded, encode
+from celeriac.canvas.freeze import frozen
+from celeriac.canvas.plan import Member, Plan, compose
+from celeriac.canvas.signature import Signature, chain, chord, chunks, group, listed, maybe_signature
+from celeriac.exceptions import NotRegistered
+from celeriac.wire.message import ERRBACK, TaskMessage
+from celeriac.wire.result import exception_to_wire
+
+log = logging.getLogger(__name__)
 
 
-def after_success(app: Celeriac, request: Request, value: Any) -> tuple[TaskMessage, ...]:
-    """The messages that follow a return value. Raises NotSupported for workflows that we cannot run yet."""
-    follow = [_message(app, signature, request, (value,)) for signature in request.embed.get("callbacks") or ()]
-    chain = list(request.embed.get("chain") or ())
-    if chain:
-        following = chain.pop()  # on the wire the next one stands last
-        follow.append(_message(app, following, request, (value,), chain=chain or None))
-    return tuple(follow)
+def after_success(app: Celeriac, request: Request, value: Any) -> Plan:
+    """What follows a return value: callbacks, and the next step of its chain. Raises what composing raises."""
+    plan = Plan([], [], strict=False)
+    options = _inherited(request)
+    for callback in request.embed.get("callbacks") or ():
+        compose(app, _ready(app, callback), plan, (value,), options=options)
+    rest = list(request.embed.get("chain") or ())
+    if rest:
+        following = rest.pop()  # on the wire the next one stands last
+        compose(app, _ready(app, following), plan, (value,), options=options, rest=rest)
+    return plan
 
 
-def after_failure(app: Celeriac, request: Request) -> tuple[TaskMessage, ...]:
-    """The error callbacks, called with the failed task's id."""
-    return tuple(_message(app, signature, request, (request.id,)) for signature in request.embed.get("errbacks") or ())
+def after_failure(app: Celeriac, request: Request, error: BaseException, traceback: str | None) -> Plan:
+    """The error callbacks of a call that has failed."""
+    plan = Plan([], [], strict=False)
+    described = _described(request)
+    for errback in request.embed.get("errbacks") or ():
+        _call_errback(app, errback, plan, described, error, traceback, _inherited(request))
+    return plan
 
 
-def _message(
-    app: Celeriac, signature: Mapping[str, Any], request: Request, before: tuple[Any, ...], chain: Any = None
-) -> TaskMessage:
-    kind = signature.get("subtask_type")
-    if kind in {"group", "chord", "chain"} or str(signature.get("task", "")).startswith("celery."):
-        raise NotSupported(f"a {kind or signature.get('task')} as the successor of a task is not supported yet")
-    options = dict(signature.get("options") or {})
-    args = tuple(signature.get("args") or ())
-    kept = {name: options[name] for name in _KEPT if options.get(name) is not None}
-    if options.get("chain") or chain:
-        kept["chain"] = [*(chain or []), *(options.get("chain") or [])]
-    if options.get("chord"):
-        kept["chord"] = options["chord"]
-    task_type = app.tasks.get(signature["task"])
-    return app.message(
-        signature["task"], args if signature.get("immutable") else (*before, *args), signature.get("kwargs") or {}, task_type,
-        countdown=options.get("countdown"), eta=None, expires=options.get("expires"), task_id=options.get("task_id"), options=kept,
-    )  # fmt: skip
+def instead(app: Celeriac, request: Request, sig: Signature) -> Plan:
+    """What replaces a call that runs: under the same id, in the same group, with the same successors.
+
+    Raises ValueError for an empty chain, or for a signature that is in a chord already.
+    """
+    if sig["options"].get("chord"):
+        raise ValueError(f"{sig!r:.200} is a member of another chord: it cannot replace {request.id}")
+    if isinstance(sig, chunks):
+        sig = sig.group()
+    ends = sig.tasks[-1] if isinstance(sig, chain) and sig.tasks else sig
+    if isinstance(ends, group):  # the id stands for one value: the list of theirs
+        sig = sig | Signature("celery.accumulate", kwargs={"index": 0}, app=app)
+    plan = Plan([], [], strict=False)
+    copy, _ = frozen(app, sig, request.id)
+    nesting = (request.replaced_task_nesting or 0) + 1
+    options = {**_inherited(request), "parent_id": request.parent_id, "replaced_task_nesting": nesting}
+    links = {"link": listed(request.callbacks), "link_error": listed(request.errbacks)}
+    options |= {name: linked for name, linked in links.items() if linked}
+    member = Member(request.group, request.group_index, request.chord) if request.group else None
+    compose(app, copy, plan, (), options=options, rest=list(request.chain or ()), member=member)
+    return plan
 
 
-_KEPT = (
-    "queue", "priority", "serializer", "compression", "reply_to", "time_limit", "soft_time_limit", "root_id", "group_id", "group_index",
-    "shadow", "ignore_result", "headers", "link", "link_error",
-)  # fmt: skip
+def body_of(app: Celeriac, body: Mapping[str, Any], values: Any, request: Request) -> Plan:
+    """The body of a chord whose header has ended well; request: the member that ended last."""
+    plan = Plan([], [], strict=False)
+    compose(app, _ready(app, body), plan, (values,), options=_inherited(request))
+    return plan
+
+
+def errbacks_of(app: Celeriac, body: Mapping[str, Any], body_id: str, error: BaseException, request: Request) -> Plan:
+    """The error callbacks of a chord's body that will not run."""
+    plan = Plan([], [], strict=False)
+    sig = maybe_signature(body, app)
+    described = {"id": body_id, "task": sig["task"], "root_id": request.root_id or request.id, "parent_id": request.id}
+    for errback in _errbacks_within(sig):
+        _call_errback(app, errback, plan, described, error, None, _inherited(request))
+    return plan
+
+
+def _errbacks_within(sig: Signature) -> list[Any]:
+    """The error callbacks of whatever a body is made of, each once."""
+    found = listed(sig["options"].get("link_error"))
+    inner: list[Signature] = []
+    if isinstance(sig, chain):
+        inner = sig.tasks[:1]
+    elif isinstance(sig, group):
+        inner = sig.tasks
+    elif isinstance(sig, chord):
+        inner = [sig.body]
+    for one in inner:
+        found += [errback for errback in _errbacks_within(one) if errback not in found]
+    return found
+
+
+def _call_errback(
+    app: Celeriac, errback: Any, plan: Plan, described: Mapping[str, Any], error: BaseException, traceback: str | None, options: dict[str, Any]
+) -> None:  # fmt: skip
+    """An error callback gets the failed call's id; one that takes more gets (request, exception, traceback), as values that JSON can write."""
+    sig = _ready(app, errback)
+    if _takes_more(app, sig):
+        args: tuple[Any, ...] = (described, exception_to_wire(error), traceback)
+        options = {**options, "headers": {**(sig["options"].get("headers") or {}), ERRBACK: True}}
+    else:
+        args = (described["id"],)
+    compose(app, sig, plan, args, options=options)
+
+
+def _takes_more(app: Celeriac, sig: Signature) -> bool:
+    """Whether what is left of its arguments is more than one."""
+    if sig["immutable"] or sig["subtask_type"] is not None:
+        return False
+    try:
+        task = app.find(sig["task"])
+        parameters = list(inspect.signature(task.run).parameters.values())
+    except (NotRegistered, ValueError, AttributeError):  # not of this worker, or a builtin that does not tell
+        return False
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return True
+    places = [
+        p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD} and p.name not in sig["kwargs"]
+    ]
+    return len(places) - len(sig["args"]) > 1
+
+
+def _described(request: Request) -> dict[str, Any]:
+    """What an error callback can read of the call that failed."""
+    names = ("id", "task", "root_id", "parent_id", "group", "group_index", "retries", "hostname", "origin", "reply_to")
+    described = {name: request.get(name) for name in names}
+    return {**described, "args": list(request.args), "kwargs": dict(request.kwargs)}
+
+
+def _ready(app: Celeriac, sig: Mapping[str, Any]) -> Signature:
+    """As a signature; one of several calls with ids for all of them."""
+    made: Signature = maybe_signature(sig, app)
+    return made if made["subtask_type"] is None else frozen(app, made)[0]
+
+
+def written(message: TaskMessage) -> TaskMessage:
+    """The message with its body encoded, once for all. Raises EncodeError: here it is its task's failure, later it would be the worker's."""
+    return message._replace(body=Encoded(*encode(message.body, message.serializer)))
+
+
+def _inherited(request: Request) -> dict[str, Any]:
+    """What successors take over: the root, the parent, the stamps."""
+    options: dict[str, Any] = {"root_id": request.root_id or request.id, "parent_id": request.id}
+    names: Sequence[str] = request.stamped_headers or ()
+    if names:
+        stamps = request.stamps or {}
+        options |= {name: stamps[name] for name in names if name in stamps}
+        options["stamped_headers"] = list(names)
+    return options

@@ -1,0 +1,30 @@
+"""Canvas: calls as values that can be combined, kept, sent, and sent on by workers. Names and forms are Celery's."""
+
+from celeriac.canvas.signature import (
+    Signature,
+    chain,
+    chord,
+    chunks,
+    group,
+    maybe_signature,
+    signature,
+    subtask,
+    xmap,
+    xstarmap,
+)
+from celeriac.canvas.stamping import GroupStampingVisitor, StampingVisitor
+
+__all__ = [
+    "GroupStampingVisitor",
+    "Signature",
+    "StampingVisitor",
+    "chain",
+    "chord",
+    "chunks",
+    "group",
+    "maybe_signature",
+    "signature",
+    "subtask",
+    "xmap",
+    "xstarmap",
+]
