@@ -7,11 +7,15 @@ tests/support, which pytest puts on the path.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
+from databases import MariaServer, PostgresServer, SqlServer
 from missing import give_up
 from servers import Missing, RabbitServer, RedisServer, ValkeyServer
 from sites import Site
+
+KindT = TypeVar("KindT", bound=SqlServer)
 
 
 @pytest.fixture
@@ -50,6 +54,30 @@ def rabbitmq_node() -> Iterator[RabbitServer]:
         yield node
     finally:
         node.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_node() -> Iterator[PostgresServer]:
+    """The run's one PostgreSQL. Tests make a database of their own in it."""
+    yield from _serve_database(PostgresServer)
+
+
+@pytest.fixture(scope="session")
+def mariadb_node() -> Iterator[MariaServer]:
+    """The run's one MariaDB. Tests make a database of their own in it."""
+    yield from _serve_database(MariaServer)
+
+
+def _serve_database(kind: type[KindT]) -> Iterator[KindT]:
+    try:
+        server = kind()
+    except Missing as missing:
+        give_up(str(missing))
+    try:
+        server.start()
+        yield server
+    finally:
+        server.close()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,15 +12,13 @@ from celeriac.backends import open_backend
 from celeriac.backends.base import ResultBackend
 from celeriac.wire.chord import ChordPart, ChordStart, Dependency, Joined, collected
 
-every = pytest.mark.parametrize("store", ["redis", "valkey", "memory"], indirect=True)
+every = pytest.mark.parametrize("place", ["redis", "valkey", "sqlite", "postgres", "mariadb", "memory"], indirect=True)
 
 
 @pytest.fixture
-def store(request: pytest.FixtureRequest) -> Iterator[ResultBackend]:
+def store(place: Any) -> Iterator[ResultBackend]:
     """A result store of the kind that the parameter names."""
-    kind = request.param
-    url = request.getfixturevalue(f"{kind}_server").url if kind != "memory" else "cache+memory://"
-    backend = open_backend(url, expires_s=3600.0)
+    backend = open_backend(place.url, expires_s=3600.0)
     yield backend
     backend.close()
 

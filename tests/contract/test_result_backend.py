@@ -1,4 +1,4 @@
-"""The contract of a result store: one suite for Redis, Valkey and memory."""
+"""The contract of a result store: one suite for Redis, Valkey, SQLite, PostgreSQL, MariaDB and memory."""
 
 import json
 import sys
@@ -17,8 +17,9 @@ from celeriac.backends.base import ResultBackend
 from celeriac.exceptions import BackendUnavailable, CeleriacError, EncodeError
 from celeriac.wire.result import KEY_PREFIX, ResultMeta, exception_from_wire, exception_to_wire
 
-every = pytest.mark.parametrize("store", ["redis", "valkey", "memory"], indirect=True)
-servers = pytest.mark.parametrize("store", ["redis", "valkey"], indirect=True)
+every = pytest.mark.parametrize("place", ["redis", "valkey", "sqlite", "postgres", "mariadb", "memory"], indirect=True)
+servers = pytest.mark.parametrize("place", ["redis", "valkey", "postgres", "mariadb"], indirect=True)
+redis_like = pytest.mark.parametrize("place", ["redis", "valkey"], indirect=True)
 
 
 class OutOfStock(Exception):
@@ -28,6 +29,7 @@ class OutOfStock(Exception):
 @dataclass(slots=True, kw_only=True)
 class Store:
     backend: ResultBackend
+    place: Any
     server: Any = None
 
     def put(self, meta: ResultMeta) -> Exception | None:
@@ -36,12 +38,10 @@ class Store:
 
 
 @pytest.fixture
-def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+def store(place: Any) -> Iterator[Store]:
     """An empty result store of the kind that the parameter names, with records that live for an hour."""
-    kind = request.param
-    server = request.getfixturevalue(f"{kind}_server") if kind != "memory" else None
-    backend = open_backend(server.url if server is not None else "cache+memory://", expires_s=3600.0)
-    yield Store(backend=backend, server=server)
+    backend = open_backend(place.url, expires_s=3600.0)
+    yield Store(backend=backend, place=place, server=place.server)
     backend.close()
 
 
@@ -78,7 +78,11 @@ def test_a_record_is_fetched_as_it_was_stored(store: Store, task_id: str, status
     found = store.backend.fetch(task_id)
     assert found is not None
     assert (found.task_id, found.status, found.result) == (task_id, status, result)
-    assert (found.traceback, found.date_done, found.extra) == (meta.traceback, meta.date_done, {"parent_id": "p"})
+    assert (found.traceback, found.date_done, found.extra) == (
+        meta.traceback,
+        meta.date_done,
+        {} if store.place.is_sql else {"parent_id": "p"},
+    )
 
 
 @every
@@ -220,7 +224,7 @@ def test_a_record_encoded_before_is_stored_as_it_is(store: Store, task_id: str) 
     assert found.result == {"n": 1}
 
 
-@servers
+@redis_like
 def test_on_redis_the_record_is_celerys_own_and_expires(store: Store, task_id: str) -> None:
     with store.server.client() as client, client.pubsub(ignore_subscribe_messages=True) as channel:
         channel.subscribe(KEY_PREFIX + task_id)
@@ -242,7 +246,7 @@ def test_on_redis_the_record_is_celerys_own_and_expires(store: Store, task_id: s
         assert json.loads(published["data"]) == record
 
 
-@servers
+@redis_like
 def test_a_record_of_the_wrong_redis_type_is_refused_alone(store: Store) -> None:
     bad, good = str(uuid.uuid4()), str(uuid.uuid4())
     with store.server.client() as client:
@@ -254,7 +258,7 @@ def test_a_record_of_the_wrong_redis_type_is_refused_alone(store: Store) -> None
     assert answers[1] is None
 
 
-@servers
+@redis_like
 def test_a_record_that_is_too_large_for_the_server_is_refused_alone(store: Store) -> None:
     with store.server.client() as client:
         client.config_set("proto-max-bulk-len", 1024 * 1024)

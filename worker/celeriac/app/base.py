@@ -24,13 +24,12 @@ from celeriac.app.builtins import define_builtins
 from celeriac.app.context import current
 from celeriac.app.models import models_into
 from celeriac.app.once import check_alone, check_many, publish_once
+from celeriac.app.stores import open_store
 from celeriac.app.task import Task as BaseTask
 from celeriac.app.task import moment, task_class
 from celeriac.app.typed import TaskDecorator
-from celeriac.backends import open_backend
 from celeriac.backends.base import ResultBackend
 from celeriac.backends.watching import stop_watching
-from celeriac.broker.codec import content_types
 from celeriac.broker.connection import BrokerAddress
 from celeriac.broker.coordination import Coordination, coordination_address
 from celeriac.broker.producer import Producer, after_others, lent_producer, open_producer
@@ -689,11 +688,7 @@ class Celeriac:
         if self._backend is None:
             with self._lock:
                 if self._backend is None:
-                    conf = self.conf
-                    self._backend = open_backend(
-                        addresses.result_url(conf), options=addresses.result_options(conf), expires_s=conf.result_expires,
-                        serializer=conf.result_serializer, accept=content_types(conf.result_accept_content or conf.accept_content),
-                    )  # fmt: skip
+                    self._backend = open_store(self.conf)
         return self._backend
 
     @property

@@ -5,8 +5,20 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from celeriac.backends.base import ResultBackend
-from celeriac.broker.connection import REDIS_SCHEMES, redacted
+from celeriac.backends.sql_options import SqlOptions
+from celeriac.broker.connection import REDIS_SCHEMES
+from celeriac.config.secret import redacted
 from celeriac.exceptions import ImproperlyConfigured
+
+_INSTEAD = "use redis://, valkey://, db+postgresql+psycopg://, db+mysql+pymysql://, db+sqlite:///file or cache+memory:// (for tests)"
+#: Stores that Celery or its guide has and we have not, and what there is to say of each.
+_PLANNED = {
+    "cache": "memcached is planned",
+    "mongodb": "MongoDB is planned",
+    "mongodb+srv": "MongoDB is planned",
+    "django": "Django's ORM is planned; results can be kept in the same database, in Celery's tables, with db+postgresql+psycopg://",
+    "tyrant": "Tokyo Tyrant is planned, by the memcached protocol that it speaks, and without expiry; Redis and Valkey play the same part",
+}
 
 
 def open_backend(
@@ -16,6 +28,8 @@ def open_backend(
     expires_s: float | None = 86400.0,
     serializer: str = "json",
     accept: frozenset[str] = frozenset(),
+    compression: str | None = None,
+    sql: SqlOptions | None = None,
 ) -> ResultBackend:
     """The result store that the URL names; without one, a store that keeps nothing. Connects at the first use.
 
@@ -25,15 +39,28 @@ def open_backend(
         from celeriac.backends.disabled import DisabledBackend
 
         return DisabledBackend()
-    scheme = urlsplit(url).scheme.lower()
+    scheme = urlsplit(url).scheme.lower() or url.lower()
     if scheme in REDIS_SCHEMES:
         from celeriac.backends.redis import RedisBackend
 
-        return RedisBackend(url, options=options or {}, expires_s=expires_s, serializer=serializer, accept=accept)
+        return RedisBackend(
+            url, options=options or {}, expires_s=expires_s, serializer=serializer, accept=accept, compression=compression
+        )  # fmt: skip
     if url in {"cache+memory://", "memory://"}:
         from celeriac.backends.memory import MemoryBackend
 
         return MemoryBackend()
-    raise ImproperlyConfigured(
-        f"result_backend {redacted(url)!r}: no store for the scheme {scheme!r}; use redis://, rediss://, valkey:// or cache+memory:// (for tests)"
-    )
+    if scheme.startswith(("db+", "sqla+")):
+        try:
+            from celeriac.backends.sql import SqlBackend
+        except ImportError as error:
+            raise ImproperlyConfigured(
+                f"result_backend {redacted(url)!r} needs SQLAlchemy: pip install 'celeriac[sql]' ({error})"
+            ) from error
+        return SqlBackend(
+            url, options=sql or SqlOptions(), expires_s=expires_s, serializer=serializer, accept=accept, compression=compression
+        )  # fmt: skip
+    planned = _PLANNED.get(scheme.partition("+")[0]) or _PLANNED.get(scheme)
+    if planned:
+        raise ImproperlyConfigured(f"result_backend {redacted(url)!r}: {planned}. Until then {_INSTEAD}")
+    raise ImproperlyConfigured(f"result_backend {redacted(url)!r}: no store for the scheme {scheme!r}; {_INSTEAD}")

@@ -15,8 +15,8 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from celeriac import states
+from celeriac.backends.payload import Payloads
 from celeriac.backends.redis_listener import Listener
-from celeriac.broker.codec import decode, encode
 from celeriac.broker.connection import BrokerAddress, connect, redacted
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, DecodeError, EncodeError
 from celeriac.wire.chord import DONE, DONE_S, GROUP_PREFIX, ChordPart, ChordStart, Joined, group_record, part_record
@@ -106,8 +106,9 @@ class RedisBackend:
     keeps_chords = True
 
     def __init__(
-        self, url: str, *, options: Mapping[str, Any], expires_s: float | None, serializer: str, accept: Collection[str]
-    ) -> None:
+        self, url: str, *, options: Mapping[str, Any], expires_s: float | None, serializer: str, accept: Collection[str],
+        compression: str | None = None,
+    ) -> None:  # fmt: skip
         self._url = url
         self._options = {name: value for name, value in options.items() if name not in ("global_keyprefix", "ssl")}
         self._ssl = options.get("ssl")
@@ -117,9 +118,7 @@ class RedisBackend:
         self._prefix = prefix + KEY_PREFIX
         self._group_prefix = prefix + GROUP_PREFIX
         self._expires_ms = int(expires_s * 1000) if expires_s else None
-        self._serializer = serializer
-        self._content_type, self._encoding, _ = encode(None, serializer)
-        self._accept = frozenset(accept) | {self._content_type}
+        self._payloads = Payloads(serializer, accept, compression)
         self._lock = threading.Lock()
         self._client: redis.Redis | None = None
 
@@ -153,7 +152,30 @@ class RedisBackend:
     def _write_at_once(self, keys: Sequence[str], payloads: Sequence[bytes]) -> list[Exception | None]:
         with self._errors():
             self._open()
+            if not self._payloads.plain_json:  # the script cannot read what is stored
+                return self._write_unreadable(keys, payloads)
             answers = self._script(keys=keys, args=[self._expires_ms or "", *payloads])
+        return self._refusals(answers)
+
+    def _write_unreadable(self, keys: Sequence[str], payloads: Sequence[bytes]) -> list[Exception | None]:
+        """As above, for records that only this side can read: a stored SUCCESS is looked for first, as Celery does."""
+        stored = self._open().mget(keys)
+        chosen = [place for place, old in enumerate(stored) if old is None or not self._succeeded(old)]
+        found: list[Exception | None] = [None] * len(keys)
+        if chosen:
+            args = [self._expires_ms or "", *(payloads[place] for place in chosen)]
+            refusals = self._refusals(self._script(keys=[keys[place] for place in chosen], args=args))
+            for place, refusal in zip(chosen, refusals, strict=True):
+                found[place] = refusal
+        return found
+
+    def _succeeded(self, payload: bytes) -> bool:
+        try:
+            return self._read(payload).status == states.SUCCESS
+        except DecodeError:
+            return False
+
+    def _refusals(self, answers: Sequence[bytes]) -> list[Exception | None]:
         if not any(answers):
             return [None] * len(answers)
         where = redacted(self._url)
@@ -179,7 +201,7 @@ class RedisBackend:
             self._open().ping()
 
     def encode(self, meta: ResultMeta) -> bytes:
-        return encode(meta.to_wire(), self._serializer)[2]
+        return self._payloads.encode(meta.to_wire())
 
     def fetch(self, task_id: str) -> ResultMeta | None:
         with self._errors():
@@ -250,7 +272,7 @@ class RedisBackend:
     # -- groups and chords
 
     def save_group(self, group_id: str, members: Any) -> None:
-        payload = encode(group_record(members), self._serializer)[2]
+        payload = self._payloads.encode(group_record(members))
         with self._errors():
             self._open().set(self._group_prefix + group_id, payload, px=self._expires_ms)
 
@@ -267,7 +289,7 @@ class RedisBackend:
         with self._errors(), self._open().pipeline(transaction=False) as pipe:
             for start in starts:
                 _, _, size, _, claim = self._chord_keys(start.group_id)
-                whole = b"" if start.structure is None else encode(group_record(start.structure), self._serializer)[2]
+                whole = b"" if start.structure is None else self._payloads.encode(group_record(start.structure))
                 keys = [size, claim, self._group_prefix + start.group_id]
                 self._opens(keys=keys, args=[start.size, whole, self._ttl_s()], client=pipe)
             pipe.execute()
@@ -280,7 +302,7 @@ class RedisBackend:
                 self._open().pexpire(key, self._expires_ms)
 
     def encode_part(self, task_id: str, state: str, result: Any) -> bytes:
-        return encode(part_record(task_id, state, result), self._serializer)[2]
+        return self._payloads.encode(part_record(task_id, state, result))
 
     def join_chords(self, parts: Sequence[ChordPart]) -> list[Joined]:
         by_group: dict[str, list[Any]] = {}
@@ -326,7 +348,7 @@ class RedisBackend:
             raise DecodeError(str(error)) from error
 
     def _decoded(self, payload: bytes) -> Any:
-        return decode(payload, self._content_type, self._encoding, self._accept)
+        return self._payloads.decode(payload)
 
     def _open(self) -> redis.Redis:
         if self._client is None:
