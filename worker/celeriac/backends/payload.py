@@ -36,11 +36,8 @@ class Payloads:
                     f"result_compression {compression!r} is not known; use one of: {known}"
                 ) from None
         self._compression = compression or None
-
-    @property
-    def plain_json(self) -> bool:
-        """Whether what is written is JSON as it stands."""
-        return self._content_type == JSON and self._compression is None
+        #: Whether what is written is JSON as it stands.
+        self.plain_json = self._content_type == JSON and self._compression is None
 
     def encode(self, value: Any) -> bytes:
         """The value's bytes. Raises EncodeError naming it."""

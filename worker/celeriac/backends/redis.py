@@ -17,6 +17,7 @@ from redis.exceptions import RedisError
 from celeriac import states
 from celeriac.backends.payload import Payloads
 from celeriac.backends.redis_listener import Listener
+from celeriac.broker.codec import encode
 from celeriac.broker.connection import BrokerAddress, connect, redacted
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, DecodeError, EncodeError
 from celeriac.wire.chord import DONE, DONE_S, GROUP_PREFIX, ChordPart, ChordStart, Joined, group_record, part_record
@@ -119,6 +120,7 @@ class RedisBackend:
         self._group_prefix = prefix + GROUP_PREFIX
         self._expires_ms = int(expires_s * 1000) if expires_s else None
         self._payloads = Payloads(serializer, accept, compression)
+        self._plain = self._payloads.plain_json
         self._lock = threading.Lock()
         self._client: redis.Redis | None = None
 
@@ -152,10 +154,10 @@ class RedisBackend:
     def _write_at_once(self, keys: Sequence[str], payloads: Sequence[bytes]) -> list[Exception | None]:
         with self._errors():
             self._open()
-            if not self._payloads.plain_json:  # the script cannot read what is stored
+            if not self._plain:  # the script cannot read what is stored
                 return self._write_unreadable(keys, payloads)
             answers = self._script(keys=keys, args=[self._expires_ms or "", *payloads])
-        return self._refusals(answers)
+        return self._refusals(answers) if any(answers) else [None] * len(answers)
 
     def _write_unreadable(self, keys: Sequence[str], payloads: Sequence[bytes]) -> list[Exception | None]:
         """As above, for records that only this side can read: a stored SUCCESS is looked for first, as Celery does."""
@@ -176,8 +178,6 @@ class RedisBackend:
             return False
 
     def _refusals(self, answers: Sequence[bytes]) -> list[Exception | None]:
-        if not any(answers):
-            return [None] * len(answers)
         where = redacted(self._url)
         return [
             BackendUnavailable(f"the result backend at {where} refused a record: {answer.decode()}") if answer else None
@@ -201,6 +201,8 @@ class RedisBackend:
             self._open().ping()
 
     def encode(self, meta: ResultMeta) -> bytes:
+        if self._plain:  # the usual case, short: this is once for each task
+            return encode(meta.to_wire(), "json")[2]
         return self._payloads.encode(meta.to_wire())
 
     def fetch(self, task_id: str) -> ResultMeta | None:
