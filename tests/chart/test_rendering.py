@@ -66,6 +66,7 @@ CASES: Mapping[str, tuple[Path, Mapping[str, Any]]] = {
         },
     ),
     "worker, defaults": (WORKER, {}),
+    "worker, with beat": (WORKER, {"beat": {"enabled": True}, "metrics": {"podMonitor": {"enabled": True}}}),
     "worker, no pool": (WORKER, {"pool": {"enabled": False}, "replicas": 3}),
     "worker, own command": (WORKER, {"app": "", "command": ["celery"], "extraArgs": ["-A", "shop", "worker"]}),
     "worker, every extra": (
@@ -421,3 +422,30 @@ def test_the_users_affinity_and_the_soft_one_both_hold() -> None:
     anti = spec["affinity"]["podAntiAffinity"]
     assert anti["requiredDuringSchedulingIgnoredDuringExecution"] == [{"topologyKey": "zone"}]
     assert len(anti["preferredDuringSchedulingIgnoredDuringExecution"]) == 1
+
+
+def test_what_selects_the_workers_does_not_select_beat() -> None:
+    """The WorkerPool's Deployment, its budget and its network rules are for workers alone, and beat has its own."""
+    found = objects(
+        WORKER, {"beat": {"enabled": True, "extraArgs": ["--max-interval", "5"]}, "podLabels": {"team": "shop"}}
+    )
+    worker, beat = sorted(of_kind("Deployment", found), key=lambda item: len(item["metadata"]["name"]))
+
+    labels = beat["spec"]["template"]["metadata"]["labels"]
+    for selector in (worker["spec"]["selector"], the("PodDisruptionBudget", found)["spec"]["selector"]):
+        assert not selector["matchLabels"].items() <= labels.items()
+    assert beat["spec"]["selector"]["matchLabels"].items() <= labels.items()
+    assert labels["team"] == "shop"
+    assert {item["metadata"]["name"] for item in of_kind("NetworkPolicy", found)} == {
+        worker["metadata"]["name"],
+        beat["metadata"]["name"],
+    }
+    [container] = beat["spec"]["template"]["spec"]["containers"]
+    assert container["command"] + container["args"] == [
+        "celeriac", "-A", "shop", "beat", "-l", "info", "--max-interval", "5",
+    ]  # fmt: skip
+    assert beat["spec"]["replicas"] == 1
+
+
+def test_there_is_no_beat_unless_it_is_asked_for() -> None:
+    assert [item["metadata"]["name"] for item in objects(WORKER) if "beat" in item["metadata"]["name"]] == []

@@ -31,6 +31,9 @@ REFUSED: Mapping[str, tuple[Path, Mapping[str, Any], str]] = {
     "no tag": (WORKER, {"image": {"tag": ""}}, "image.tag is empty"),
     "no app": (WORKER, {"app": ""}, "app is empty"),
     "no broker": (WORKER, {"broker": {"existingSecret": ""}}, "broker.existingSecret is empty"),
+    "an unknown field of beat": (WORKER, {"beat": {"schedule": {}}}, "'schedule'"),
+    "half a beat": (WORKER, {"beat": {"replicas": 0.5}}, "/beat/replicas"),
+    "beat of no app": (WORKER, {"app": "", "command": ["x"], "beat": {"enabled": True}}, "app is empty: beat needs"),
     "no queue": (WORKER, {"worker": {"queues": []}}, "/worker/queues"),
     "a field that a pool does not have": (WORKER, {"pool": {"maxReplica": 3}}, "maxReplica"),
     "an override of what is no alert": (

@@ -1,6 +1,7 @@
 """Entries of the schedule: the ways to write them, and what is wrong with one is said where it is written or at beat's start."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -221,3 +222,13 @@ def test_whose_clock_counts() -> None:
     assert at.astimezone(here).utcoffset() == at.astimezone().utcoffset()
     with pytest.raises(ImproperlyConfigured, match="timezone='Europe/Berlnn' is not known here"):
         Celeriac(broker="memory://", timezone="Europe/Berlnn").timezone  # noqa: B018
+
+
+def test_the_example_of_the_page_runs_as_it_is_written() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "beat.md").read_text()
+    names: dict[str, Any] = {"__name__": "shop"}
+
+    exec(page.split("```python\n")[1].split("```")[0], names)  # the page's own code
+    names["app"].import_tasks()
+
+    assert set(entries_of(names["app"])) == {"sweep at night", "sweep a little", "sweep a bit"}
