@@ -11,10 +11,24 @@ def add(x, y):
 add.delay(2, 3).get()
 """
 
+import os as _os
+
 from celeriac.app import Celeriac, Task
+from celeriac.app import base as _base
 from celeriac.canvas import Signature, chain, chord, chunks, group, maybe_signature, signature, subtask, xmap, xstarmap
 from celeriac.compat import Celery, current_app, current_task, shared_task
 from celeriac.result import AsyncResult, GroupResult, ResultSet
+
+
+def _in_a_django_project(app: Celeriac) -> None:
+    """As with Celery, an app finds out by itself that it stands in one."""
+    if _os.environ.get("DJANGO_SETTINGS_MODULE"):
+        from celeriac.contrib.django.fixup import install
+
+        install(app)
+
+
+_base.created.append(_in_a_django_project)
 
 __version__ = "0.1.0"
 

@@ -106,6 +106,8 @@ class Celeriac:
         self._sending: Any = None
         self._origin = ""
         self._announced = False
+        #: Of modules with tasks in each app of a Django project.
+        self.related_names: list[str] = []
         #: Told once, in this order, when the modules with tasks are imported: by a worker, beat, or import_tasks().
         self.on_configure = signals.Signal("app.on_configure")
         self.on_after_configure = signals.Signal("app.on_after_configure")
@@ -248,7 +250,9 @@ class Celeriac:
 
     def import_tasks(self) -> None:
         """Import the modules of `imports` and `include`, so that their tasks register."""
-        signals.import_modules.send(sender=self)
+        for _, answer in signals.import_modules.send(sender=self):
+            if isinstance(answer, Exception):  # say a Django project that cannot be set up: nothing good would follow
+                raise answer
         for module in [*self.conf.imports, *self.conf.include]:
             try:
                 importlib.import_module(module)
@@ -276,7 +280,13 @@ class Celeriac:
     def autodiscover_tasks(
         self, packages: Iterable[str] | Callable[[], Iterable[str]] = (), related_name: str = "tasks"
     ) -> None:
-        """Also import `<package>.<related_name>` of each package when a worker starts, where there is one."""
+        """Also import `<package>.<related_name>` of each package when a worker starts, where there is one.
+
+        Without packages: of each app of the Django project (contrib/django/fixup.py); nothing elsewhere.
+        """
+        if not packages:
+            self.related_names = [*self.related_names, related_name]
+            return
         for package in packages() if callable(packages) else packages:
             module = f"{package}.{related_name}" if related_name else package
             if importlib.util.find_spec(module) is not None:
