@@ -761,9 +761,14 @@ class Celeriac:
 
 
 def _tell(signal: signals.Signal, message: TaskMessage) -> None:
-    """What before_task_publish and after_task_publish say of a message."""
+    """What before_task_publish and after_task_publish say of a message. A receiver may change `headers` before it goes."""
+    more: dict[str, Any] = {}
+    if signal is signals.before_task_publish:
+        properties = {"correlation_id": message.headers["id"], "reply_to": message.reply_to, "priority": message.priority}
+        more = {"properties": properties, "declare": [], "retry_policy": {}}
     signal.send(
-        sender=message.headers["task"], body=message.body, headers=message.headers, routing_key=message.queue, exchange=message.exchange
+        sender=message.headers["task"], body=message.body, headers=message.headers, exchange=message.exchange,
+        routing_key=message.routing_key or message.queue, **more,
     )  # fmt: skip
 
 
