@@ -16,7 +16,8 @@ kinds = {n: [b.__name__ for b in getattr(e, n).__mro__] for n in e.__all__ if is
 sets = {n: sorted(getattr(t, n)) for n in ("READY_STATES", "EXCEPTION_STATES", "PROPAGATE_STATES", "UNREADY_STATES", "ALL_STATES")}
 names = sorted(t.ALL_STATES) + ["CUSTOM"]
 order = {a: [t.precedence(a), {b: t.state(a) > t.state(b) for b in names}] for a in names}
-print(json.dumps({"exceptions": list(e.__all__), "kinds": kinds, "signals": list(s.__all__), "states": list(t.__all__), "sets": sets, "order": order}))
+public = {"exceptions": list(e.__all__), "signals": list(s.__all__), "states": list(t.__all__)}
+print(json.dumps({**public, "kinds": kinds, "sets": sets, "order": order}))
 """
 #: Celery's base classes that we have not, and what stands for them.
 RENAMED = {
