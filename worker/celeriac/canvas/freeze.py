@@ -6,9 +6,9 @@ frozen before keeps its ids.
 
 from collections.abc import Iterator, Mapping
 from typing import Any
-from uuid import uuid4
 
 from celeriac.canvas.signature import Signature, chain, chord, chunks, group, linked, maybe_signature
+from celeriac.ids import new_id
 from celeriac.result import GroupResult
 
 
@@ -18,6 +18,8 @@ def frozen(app: Any, sig: Mapping[str, Any], own_id: str | None = None) -> tuple
     Raises ValueError for a chord without a body.
     """
     match maybe_signature(sig, app):
+        case Signature(subtask_type=None) as one:
+            return _frozen_one(app, one, own_id)
         case chunks() as several:
             return frozen(app, several.group(), own_id)
         case chain() as steps:
@@ -26,13 +28,18 @@ def frozen(app: Any, sig: Mapping[str, Any], own_id: str | None = None) -> tuple
             return _frozen_group(app, members, own_id)
         case chord() as both:
             return _frozen_chord(app, both, own_id)
-        case Signature() as one:
-            task_id = own_id or one["options"].get("task_id") or str(uuid4())
-            copy = _copy(one)
-            copy["options"] = {**one["options"], "task_id": task_id}
-            return copy, _handle(app, one["task"], task_id)
+        case Signature() as one:  # map, starmap
+            return _frozen_one(app, one, own_id)
         case other:
             raise TypeError(f"{other!r:.200} is no signature: pass task.s(…) or task.si(…)")
+
+
+def _frozen_one(app: Any, sig: Signature, own_id: str | None) -> tuple[Signature, Any]:
+    options = sig["options"]
+    task_id = own_id or options.get("task_id") or new_id()
+    copy = _copy(sig)
+    copy["options"] = {**options, "task_id": task_id}
+    return copy, _handle(app, sig["task"], task_id)
 
 
 def _handle(app: Any, name: str, task_id: str) -> Any:
@@ -80,7 +87,7 @@ def _frozen_group(app: Any, sig: group, own_id: str | None) -> tuple[Signature, 
         copy, result = frozen(app, member)
         members.append(copy)
         results.append(result)
-    group_id = own_id or sig["options"].get("task_id") or str(uuid4())
+    group_id = own_id or sig["options"].get("task_id") or new_id()
     copy = _copy(sig)
     copy["kwargs"] = {"tasks": members}
     copy["options"] = {**sig["options"], "task_id": group_id}
@@ -90,7 +97,9 @@ def _frozen_group(app: Any, sig: group, own_id: str | None) -> tuple[Signature, 
 def flat(sig: group) -> Iterator[Signature]:
     """The members; those of a group that is a member itself among them, with that one's options under their own."""
     for member in sig.tasks:
-        if isinstance(member, chunks):
+        if member["subtask_type"] is None:
+            yield member
+        elif isinstance(member, chunks):
             yield from flat(member.group())  # type: ignore[arg-type]
         elif isinstance(member, group):
             shared = {name: value for name, value in member["options"].items() if name != "task_id"}

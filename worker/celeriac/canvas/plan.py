@@ -98,6 +98,8 @@ def compose(
     if group_id and member is None:
         member = Member(group_id, place or 0, body)
     match sig:
+        case _ if sig["subtask_type"] is None:  # most are: first, so that a large group is quick
+            plan.messages.append(_message(app, sig, args, kwargs or {}, merged, rest, member, strict=plan.strict))
         case chain():
             _chain(app, sig, plan, args, kwargs, merged, rest, member)
         case group():
@@ -106,7 +108,7 @@ def compose(
             _chord(app, sig, plan, args, kwargs, merged, rest, member)
         case chunks():
             compose(app, sig.group(), plan, args, kwargs, options, rest=rest, member=member)
-        case _:
+        case _:  # map, starmap
             plan.messages.append(_message(app, sig, args, kwargs or {}, merged, rest, member, strict=plan.strict))
 
 
@@ -186,6 +188,8 @@ def _chord(
 def size(sig: Signature) -> int:
     """How many calls it ends with: as many members it counts for in a chord's header."""
     match sig:
+        case _ if sig["subtask_type"] is None:
+            return 1
         case group():
             return sum(map(size, sig.tasks))
         case chain():
@@ -222,10 +226,8 @@ def _message(
     given, named = _arguments(sig, args, kwargs)
     if rest:
         options["chain"] = rest
-    if member is not None:
-        options["group_id"], options["group_index"] = member.group_id, member.place
-        if member.body is not None:
-            options["chord"] = member.body
+    if member is not None and member.body is not None:
+        options["chord"] = member.body
     task = app.tasks.get(sig["task"])
     if task is not None and strict:
         task.check_arguments(given, named)
@@ -234,11 +236,14 @@ def _message(
         options["headers"] = {**marked, **(options.get("headers") or {})}
     if not strict:
         options = {name: value for name, value in options.items() if name in app.call_options}
-    return app.message(
+    message = app.message(
         sig["task"], given, named, task,
         countdown=options.pop("countdown", None), eta=options.pop("eta", None), expires=options.pop("expires", None),
         task_id=options.pop("task_id", None), options=options,
     )  # fmt: skip
+    if member is not None:  # not as options: a call without any takes the short way through `message`
+        message.headers["group"], message.headers["group_index"] = member.group_id, member.place
+    return message
 
 
 def stamp_headers(options: dict[str, Any]) -> dict[str, Any]:
@@ -269,8 +274,10 @@ def _arguments(
 def _merged(own: Mapping[str, Any] | None, given: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a call above the signature's; callbacks and stamps of both."""
     merged = {**(own or {}), **given}
+    if not own or not given:
+        return merged
     for name in ("link", "link_error", "stamped_headers"):
-        if own and own.get(name) and given.get(name):
+        if own.get(name) and given.get(name):
             both = listed(own[name])
             merged[name] = both + [one for one in listed(given[name]) if one not in both]
     return merged

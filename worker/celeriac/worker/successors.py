@@ -10,7 +10,7 @@ from typing import Any
 
 from celeriac.app.base import Celeriac
 from celeriac.app.context import Request
-from celeriac.broker.codec import Encoded, encode
+from celeriac.broker.codec import Encoded, encode_body
 from celeriac.canvas.freeze import frozen
 from celeriac.canvas.plan import Member, Plan, compose
 from celeriac.canvas.signature import Signature, chain, chord, chunks, group, listed, maybe_signature
@@ -143,7 +143,7 @@ def _ready(app: Celeriac, sig: Mapping[str, Any]) -> Signature:
 
 def written(message: TaskMessage) -> TaskMessage:
     """The message with its body encoded, once for all. Raises EncodeError: here it is its task's failure, later it would be the worker's."""
-    return message._replace(body=Encoded(*encode(message.body, message.serializer)))
+    return message._replace(body=Encoded(*encode_body(message.body, message.serializer)))
 
 
 def _inherited(request: Request) -> dict[str, Any]:
