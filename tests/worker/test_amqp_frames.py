@@ -1,6 +1,6 @@
-"""Deliveries cut out of bytes, and acknowledgements in runs; py-amqp's own writer is the other side."""
+"""Deliveries cut out of bytes, messages and runs of acknowledgements made into bytes; py-amqp's own writer is the other side."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +11,15 @@ from amqp import spec
 from amqp.method_framing import frame_writer
 from amqp.serialization import dumps
 
-from celeriac.broker.amqp_frames import MOST_BYTES, Arrival, acknowledgement, acknowledgements, deliveries, frame_at
+from celeriac.broker.amqp_frames import (
+    MOST_BYTES,
+    Arrival,
+    acknowledgement,
+    acknowledgements,
+    deliveries,
+    frame_at,
+    publication,
+)
 
 HEADERS = {
     "lang": "py", "id": "stra\u00dfe", "eta": None, "retries": 3, "big": 2**40, "timelimit": [None, 1.5], "ignore_result": True,
@@ -126,3 +134,75 @@ def test_what_is_settled_is_acknowledged_and_nothing_else(
     expected = b"".join(acknowledgement(3, tag, multiple) for tag, multiple in frames)
 
     assert acknowledgements(3, open_tags, settled) == expected
+
+
+# -- messages
+
+
+def as_py_amqp_writes(
+    exchange: str, routing_key: str, mandatory: bool, properties: dict[str, Any], headers: dict[str, Any], body: bytes, most_bytes: int
+) -> bytes:  # fmt: skip
+    """The frames of one basic.publish on channel 3."""
+    written: list[bytes] = []
+    connection = SimpleNamespace(frame_max=most_bytes, bytes_sent=0)
+    transport = SimpleNamespace(write=lambda data: written.append(bytes(data)))
+    message = amqp.Message(body, application_headers=headers, **properties)
+    arguments = dumps("Bssbb", (0, exchange, routing_key, mandatory, False))
+    frame_writer(connection, transport)(1, 3, spec.Basic.Publish, arguments, message)
+    return b"".join(written)
+
+
+USUAL = {
+    "content_type": "application/json",
+    "content_encoding": "utf-8",
+    "delivery_mode": 2,
+    "priority": 0,
+    "correlation_id": "an id",
+}
+
+
+@pytest.mark.parametrize(
+    ("properties", "headers"),
+    [
+        pytest.param({}, {}, id="nothing"),
+        pytest.param(USUAL, {"task": "shop.pack", "eta": None, "retries": 0, "ignore_result": False, "sent": 1.5}, id="usual"),
+        pytest.param({**USUAL, "reply_to": "r\u00e4tsel", "expiration": "1500", "priority": 255}, {"lang": "py"}, id="all properties"),
+        pytest.param({"delivery_mode": 1}, {"yes": True, "text": "\u20ac\U0001f955", "": "no name", "none": ""}, id="names and text"),
+        pytest.param({}, {str(n): n for n in (2**31 - 1, 2**31, -(2**31), -(2**31) + 1, 2**63 - 1, -(2**63))}, id="whole numbers"),
+        pytest.param({}, {"list": [1, None, ["a", {"b": ()}], (True,)], "map": {"in": {"in": [{}]}}}, id="nested"),
+        pytest.param({}, {"long": "x" * 70_000}, id="a long header"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("body", [b"{}", b"x" * 9_000], ids=["short", "in several frames"])
+def test_a_message_is_written_as_py_amqp_writes_it(
+    properties: dict[str, Any], headers: dict[str, Any], body: bytes
+) -> None:
+    most = 131_072 if len(body) < 100 else 4_096
+    if len(body) > 100:
+        headers = {name: value for name, value in headers.items() if name != "long"}
+    to = ("an exchange", "a.routing.key", True)
+
+    frames = publication(3, *to, properties, headers, body, most)
+
+    assert frames == as_py_amqp_writes(*to, properties, headers, body, most)
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        pytest.param({"body": b""}, "not a body", id="an empty body"),
+        pytest.param({"body": "text"}, "not a body", id="text"),
+        pytest.param({"properties": {"timestamp": datetime(2024, 1, 1, tzinfo=UTC)}}, "a property", id="another property"),
+        pytest.param({"headers": {"at": datetime(2024, 1, 1, tzinfo=UTC)}}, "a datetime", id="a time"),
+        pytest.param({"headers": {"of": Decimal("1.5")}}, "a Decimal", id="a decimal"),
+        pytest.param({"headers": {"deep": [{"set": {1}}]}}, "a set", id="a set"),
+        pytest.param({"headers": {"n" * 256: 1}}, "range", id="a long name"),
+        pytest.param({"routing_key": "\u00e9" * 128}, "range", id="a long routing key"),
+        pytest.param({"headers": {"half": "\ud800"}}, "surrogates", id="half of a surrogate pair"),
+    ],
+)  # fmt: skip
+def test_what_is_rare_is_left_to_py_amqp(change: dict[str, Any], why: str) -> None:
+    usual: dict[str, Any] = {"routing_key": "q", "properties": {}, "headers": {}, "body": b"{}"}
+
+    with pytest.raises((ValueError, TypeError), match=why):
+        publication(1, "", mandatory=True, most_bytes=4096, **{**usual, **change})

@@ -14,12 +14,13 @@ import amqp
 import kombu
 from amqp import spec
 
+from celeriac.broker.amqp_frames import publication
 from celeriac.broker.amqp_stream import AmqpStream
 from celeriac.broker.connection import BrokerAddress, connect, let_go, recoverable, redacted, unavailable
 from celeriac.broker.delayed import bind_delays, declare_delays, delay_s, parked_under
 from celeriac.broker.producer import MOST_AT_ONCE, no_binding, no_exchange, no_queue, partly, time_for, written
 from celeriac.broker.topology import consumer_count, declare_queue, exchange_exists, queue_exists
-from celeriac.exceptions import BrokerUnavailable, EncodeError, MessageRefused, NotRoutable
+from celeriac.exceptions import BrokerUnavailable, EncodeError, MessageRefused, NotRoutable, OperationalError
 from celeriac.wire.message import USUAL, Patience, TaskMessage, Terms
 
 log = logging.getLogger(__name__)
@@ -172,7 +173,7 @@ class AmqpProducer:
                     raise refusal
                 if not confirmed.issuperset(part):
                     raise self._too_late(part, self._timeout_s, self._unconfirmed())
-            except (BrokerUnavailable, EncodeError, MessageRefused) as error:
+            except (OperationalError, EncodeError) as error:
                 raise partly(
                     error, {place for place, (key, _) in enumerate(goes) if key in confirmed}, len(goes)
                 ) from error
@@ -356,14 +357,14 @@ class AmqpProducer:
                     continue
                 try:
                     with stream.corked():  # all of a key's, or nothing
-                        written = [self._write(channel, outgoing, now) for outgoing in batch[key]]
+                        written = [self._write(channel, stream, outgoing, now) for outgoing in batch[key]]
                 except EncodeError as error:
                     self._refused[key] = error
                 else:
                     for routing_key in written:
                         self._confirms.sent(key, routing_key)
 
-    def _write(self, channel: Any, outgoing: Outgoing, now: float) -> str:
+    def _write(self, channel: Any, stream: AmqpStream, outgoing: Outgoing, now: float) -> str:
         """Write one message's frames; the routing key. Raises EncodeError."""
         exchange, routing_key = outgoing.exchange, outgoing.routing_key or outgoing.queue
         properties = {
@@ -376,19 +377,33 @@ class AmqpProducer:
         if seconds:
             exchange, routing_key = parked_under(outgoing.queue, seconds)
             properties.pop("expiration", None)  # it would end the delay; who runs the task looks at its `expires`
-        message = amqp.Message(
-            outgoing.body,
-            content_type=outgoing.content_type or None,
-            content_encoding=outgoing.content_encoding or None,
-            application_headers={name: value for name, value in outgoing.headers.items() if name not in _BROKERS_OWN},
-            **properties,
-        )
+        headers = outgoing.headers
+        if not _BROKERS_OWN.isdisjoint(headers):
+            headers = {name: value for name, value in headers.items() if name not in _BROKERS_OWN}
+        if outgoing.content_type:
+            properties["content_type"] = outgoing.content_type
+        if outgoing.content_encoding:
+            properties["content_encoding"] = outgoing.content_encoding
         mandatory = outgoing.mandatory or not outgoing.exchange  # a queue that was deleted meanwhile is declared again
         try:
-            channel.send_method(spec.Basic.Publish, "Bssbb", (0, exchange, routing_key, mandatory, False), message)
+            frames = publication(
+                channel.channel_id, exchange, routing_key, mandatory, properties, headers, outgoing.body, channel.connection.frame_max  # type: ignore[arg-type]
+            )  # fmt: skip
+        except (struct.error, ValueError, TypeError):  # rare: for py-amqp, to write or to refuse
+            self._write_slowly(channel, outgoing, (exchange, routing_key, mandatory), properties, headers)
+        else:
+            stream.write(frames)
+        return routing_key
+
+    def _write_slowly(
+        self, channel: Any, outgoing: Outgoing, to: tuple[str, str, bool], properties: Mapping[str, Any], headers: Mapping[str, Any]
+    ) -> None:  # fmt: skip
+        """As py-amqp does it. Raises EncodeError."""
+        message = amqp.Message(outgoing.body, application_headers=dict(headers), **properties)
+        try:
+            channel.send_method(spec.Basic.Publish, "Bssbb", (0, *to, False), message)
         except (amqp.exceptions.FrameSyntaxError, struct.error, ValueError, TypeError) as error:
             raise _unwritable(outgoing.queue, error) from error
-        return routing_key
 
     def _prepare(self, channel: Any, outgoing: Outgoing) -> None:
         """See to it that the queue is there, and gets what is parked for it."""
