@@ -428,7 +428,7 @@ def test_when_the_retries_are_used_up_the_cause_is_raised_or_else_that_they_are(
     assert type(result.result) is kind
     if not given:
         assert "t[" in str(result.result)
-        assert result.result.task_args == (7,)
+        assert result.result.task_args == [7]
 
 
 def test_one_retry_may_have_a_limit_of_its_own(app: Celeriac) -> None:
@@ -554,7 +554,7 @@ def test_a_task_may_store_a_state_of_its_own(app: Celeriac) -> None:
         self.update_state(state="PROGRESS", meta={"current": 3})
         return app.AsyncResult("a1").state, app.AsyncResult("a1").info
 
-    assert work.apply(task_id="a1").get() == ("PROGRESS", {"current": 3})
+    assert work.apply(task_id="a1").get() == ["PROGRESS", {"current": 3}]
 
 
 def test_a_state_without_a_task_is_a_warning(app: Celeriac, caplog: pytest.LogCaptureFixture) -> None:

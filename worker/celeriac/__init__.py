@@ -12,6 +12,7 @@ add.delay(2, 3).get()
 """
 
 import os as _os
+from typing import Any as _Any
 
 from celeriac.app import Celeriac, Task
 from celeriac.app import base as _base
@@ -53,3 +54,12 @@ __all__ = [
     "xmap",
     "xstarmap",
 ]
+
+
+def _run_here(*call: _Any, **options: _Any) -> _Any:
+    from celeriac.worker.eager import run_here  # only for who calls a task where it is: a client is light
+
+    return run_here(*call, **options)
+
+
+_base.runners.append(_run_here)

@@ -53,6 +53,9 @@ from celeriac.wire.result import ResultMeta
 #: Calls of send_many whose messages are in memory at once.
 _LOT = 1000
 
+#: Runs calls where they are made: the worker's own executor, which stands above this floor. Set where the package is put together.
+runners: list[Callable[..., Any]] = []
+
 #: Told of each app made: `compat` keeps the current one.
 created: list[Callable[["Celeriac"], None]] = []
 
@@ -451,6 +454,10 @@ class Celeriac:
         return AsyncResult(
             headers["id"], self.backend, headers["task"], self, guard=_no_waiting, ignored=headers["ignore_result"]
         )
+
+    def run_here(self, task: BaseTask, args: Sequence[Any], kwargs: Mapping[str, Any], **options: Any) -> Any:
+        """The EagerResult of a call that runs here; see Task.apply."""
+        return runners[-1](self, task, args, kwargs, **options)
 
     def send_many(
         self, name: str, calls: Iterable[tuple[Sequence[Any], Mapping[str, Any]]], *, task_type: BaseTask | None = None,

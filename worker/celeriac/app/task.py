@@ -4,7 +4,6 @@ import inspect
 import logging
 import random
 import sys
-import traceback as tracebacks
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
@@ -14,7 +13,7 @@ from celeriac.app.addresses import usual_terms
 from celeriac.app.context import IDLE, Request, current, task_logger
 from celeriac.app.models import Models
 from celeriac.canvas.signature import Signature, chunks, signature, xmap, xstarmap
-from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Reject, Retry
+from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Retry
 from celeriac.policy import errormail, throttle
 from celeriac.policy.calling import URGENCIES, check_priority, type_terms
 from celeriac.policy.retry import backoff_s, exhausted
@@ -22,7 +21,6 @@ from celeriac.policy.throttle import KeySpec
 from celeriac.policy.unique import Unique, unique_of
 from celeriac.result import AsyncResult, EagerResult, R
 from celeriac.wire.message import CONCURRENCY_KEY, RATE_KEY, Terms
-from celeriac.wire.result import ResultMeta
 
 if TYPE_CHECKING:  # as in celeriac.result: `Task` alone means any arguments
     from typing_extensions import ParamSpec
@@ -65,6 +63,7 @@ class Sender(Protocol):
     def send_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult: ...
     def send_many(self, name: str, calls: Any, **options: Any) -> list[AsyncResult]: ...
     async def asend_task(self, name: str, args: Any = None, kwargs: Any = None, **options: Any) -> AsyncResult: ...
+    def run_here(self, task: Any, args: Any, kwargs: Any, **options: Any) -> Any: ...
     def store_state(self, task_id: str, state: str, meta: Any) -> None: ...
 
 
@@ -253,49 +252,17 @@ class Task(Generic[P, R]):
         retries: int = 0,
         **options: Any,
     ) -> EagerResult[R]:
-        """Run the task here, as a worker would; its result. Retries run at once."""
-        from uuid import uuid4
+        """Run the task here, as a worker would; its result. Retries run at once, and so does what is linked to it: see worker/eager.py.
 
-        args, kwargs = tuple(args or ()), dict(kwargs or {})
-        task_id = task_id or str(uuid4())
-        headers = {"id": task_id, "task": self.name, "retries": retries, "root_id": options.get("root_id") or task_id}
-        request = Request(
-            self,
-            headers,
-            args=args,
-            kwargs=kwargs,
-            is_eager=True,
-            outer=current.get(),
-            delivery_info={"is_eager": True},
+        throw   whether the task's error is raised here, instead of by `get`; task_eager_propagates, unless given.
+        options: as apply_async's. Those of time mean nothing: countdown, eta, expires, time limits.
+
+        Raises EncodeError for arguments that could not be sent.
+        """
+        result: EagerResult[R] = self._sender().run_here(
+            self, tuple(args or ()), dict(kwargs or {}), throw=throw, task_id=task_id, retries=retries, **options
         )
-        request.awaits_call = self._overrides_call
-        token = current.set(request)
-        again: Any = None
-        try:
-            try:
-                value = self(*args, **kwargs) if self._overrides_call else self.run(*args, **kwargs)
-                if inspect.iscoroutine(value):
-                    value = awaited(value)
-            except self.autoretry_for as error:
-                if not isinstance(error, (Retry, Ignore, Reject)):
-                    self.autoretry(error)
-                raise
-            if request.retry_asked is not None:
-                raise request.retry_asked
-            meta = ResultMeta(task_id, states.SUCCESS, value)
-        except Retry as asked:
-            meta, again = ResultMeta(task_id, states.RETRY, asked), asked.sig
-        except (Ignore, Reject):
-            meta = ResultMeta(task_id, states.IGNORED)
-        except Exception as error:
-            if throw if throw is not None else self.app.conf.task_eager_propagates:
-                raise
-            meta = ResultMeta(task_id, states.FAILURE, error, tracebacks.format_exc())
-        finally:
-            current.reset(token)
-        if again is not None:  # outside of the handler: what the next try sees as the active exception is its own
-            return self.apply(again[0], again[1], task_id=task_id, throw=throw, retries=retries + 1, **options)
-        return EagerResult(task_id, meta, name=self.name)
+        return result
 
     # -- as a signature: a call as a value, see canvas
 

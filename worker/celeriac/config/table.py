@@ -93,6 +93,7 @@ SETTINGS: tuple[Setting, ...] = (
     _S("task_ignore_result", boolean, False, "Do not store results unless a task says otherwise.", old=("CELERY_IGNORE_RESULT",)),
     _S("task_store_errors_even_if_ignored", boolean, False, "Store failures of tasks whose results are ignored.", old=("CELERY_STORE_ERRORS_EVEN_IF_IGNORED",)),
     _S("task_always_eager", boolean, False, "Run tasks where they are called.", old=("CELERY_ALWAYS_EAGER",)),
+    _S("task_store_eager_result", boolean, False, "Results of eager calls are stored, as a worker would.", old=("CELERY_STORE_EAGER_RESULT",)),
     _S("task_eager_propagates", boolean, False, "Eager calls raise what the task raised.", old=("CELERY_EAGER_PROPAGATES_EXCEPTIONS",)),
     _S("task_default_rate_limit", anything, None, "The rate limit of tasks that set none, e.g. 10/s.", old=("CELERY_DEFAULT_RATE_LIMIT",)),
     _S("task_rate_limit_scope", one_of("worker", "cluster"), "worker", "Whether a rate limit holds for each worker or for the cluster.", kubernetes="cluster"),

@@ -85,7 +85,6 @@ UNSUPPORTED: tuple[Setting, ...] = (
     _none("result_chord_join_timeout", 3.0, "Chords are not here yet.", "CELERY_RESULT_CHORD_JOIN_TIMEOUT"),
     _none("result_chord_retry_interval", 1.0, "A chord is finished by the store, and nothing polls for it.", "CELERY_RESULT_CHORD_RETRY_INTERVAL"),
     _none("task_allow_error_cb_on_chord_header", False, "Chords are not here yet.", "CELERY_ALLOW_ERROR_CB_ON_CHORD_HEADER"),
-    _none("task_store_eager_result", False, "Results of eager calls are not stored.", "CELERY_STORE_EAGER_RESULT"),
     *_family("result_backend", _RETRIED, "celery_result_backend",
              always_retry=False, max_retries=float("inf"), base_sleep_between_retries_ms=10, max_sleep_between_retries_ms=10_000),
     _none("database_engine_callback", None, "SQLAlchemy's own events can be listened to on sqlalchemy.Engine, for all engines."),

@@ -92,13 +92,15 @@ class Executor:
     """Runs jobs in the calling thread, or, `execute_async`, in the running loop.
 
     encode   makes a SUCCESS record's bytes. store writes a record at once, for tasks whose hooks may look for it; None: nothing is kept.
+    eager    whether calls run where they are made.
     """
 
     def __init__(
         self, app: Celeriac, *, hostname: str, accept: frozenset[str], encode: Callable[[ResultMeta], bytes] | None,
-        store: Callable[[Sequence[tuple[ResultMeta, bytes | None]]], list[Exception | None]] | None = None,
+        store: Callable[[Sequence[tuple[ResultMeta, bytes | None]]], list[Exception | None]] | None = None, eager: bool = False,
     ) -> None:  # fmt: skip
         self._app = app
+        self._eager = eager
         self._hostname = hostname
         self._accept = accept
         self._encode = encode
@@ -225,6 +227,9 @@ class Executor:
         request.awaits_call = job.task._overrides_call
         if ERRBACK in headers:
             request.args = _of_errback(args)
+        if self._eager:
+            request.is_eager, request._outer = True, current.get()
+            request.delivery_info = {**request.delivery_info, "is_eager": True}
         return request
 
     def _awaited(self, coroutine: Coroutine[Any, Any, Any], run: Run | None) -> Any:
