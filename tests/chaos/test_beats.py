@@ -47,10 +47,10 @@ def sent_ids(site: Any) -> dict[str, list[str]]:
 
 def test_each_run_is_sent_once_though_a_beat_is_killed(site: Any) -> None:
     every = timedelta(seconds=0.25)
-    schedule = {f"e{n}": {"task": "jobs.add", "schedule": 0.25, "args": [n, n]} for n in range(4)}
+    # A busy machine may make beat late: with "latest" it would rightly pass over a run.
+    entry = {"task": "jobs.add", "schedule": 0.25, "args": [1, 2], "catch_up": "all"}
+    schedule = {f"e{n}": entry for n in range(4)}
     beats = [start_beat(site, f"beat{n}", schedule) for n in range(2)]
-    for beat in beats:
-        beat.wait_for("beat ready")
     wait_until(lambda: all(" sent " in beat.text() for beat in beats), what="both to have sent something")
     time.sleep(1)
     beats[0].send(signal.SIGKILL)
@@ -59,20 +59,23 @@ def test_each_run_is_sent_once_though_a_beat_is_killed(site: Any) -> None:
     wait_until(lambda: sum(map(len, sent_ids(site).values())) > at_the_kill + 20, what="the other one to go on")
     beats.append(start_beat(site, "beat2", schedule))
     beats[2].wait_for(" sent ")
-    assert beats[1].terminate() == beats[2].terminate() == 0
-
-    ids = sent_ids(site)
     with site.server.client() as client:
+        claims = "celeriac.beat.claims\6\x16jobs"
+        orphans = set(client.zrange(claims, 0, -1))  # what the dead beat may have left is sent when its claim ends
+        wait_until(lambda: not orphans & set(client.zrange(claims, 0, -1)), timeout_s=45, what="no claim of the dead")
+        assert beats[1].terminate() == beats[2].terminate() == 0
         lasts = client.hgetall("celeriac.beat\6\x16jobs")
-    for entry in schedule:
-        found, moment, runs = Counter(ids[entry]), datetime.fromisoformat(lasts[entry]), 0
-        while str(uuid.uuid5(_NAMESPACE, f"jobs {tick_id(entry, moment)}")) in found:
+
+    ids, twice = sent_ids(site), 0
+    for entry_name in schedule:
+        found, moment, runs = Counter(ids[entry_name]), datetime.fromisoformat(lasts[entry_name]), 0
+        while str(uuid.uuid5(_NAMESPACE, f"jobs {tick_id(entry_name, moment)}")) in found:
             moment -= every
             runs += 1
-        assert runs == len(found), (
-            f"{entry}: {len(found)} different runs were sent, {runs} of them without a gap to the last"
-        )
-        assert sum(found.values()) == len(found), f"{entry}: sent more than once: {found.most_common(1)}"
+        assert runs == len(found), f"{entry_name}: {len(found)} runs were sent, {runs} without a gap to the last"
+        twice += found.total() - len(found)
+    # What it died over, it may have published and not confirmed: then it is sent again, with the same id.
+    assert twice <= 1, ids
 
 
 def test_workers_with_a_beat_inside_send_each_run_once_and_run_it(site: Any) -> None:

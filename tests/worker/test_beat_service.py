@@ -15,9 +15,11 @@ from processes import wait_until
 
 from celeriac import Celeriac, signals
 from celeriac.beat import BeatLazyFunc
-from celeriac.beat.process import liveness, readiness
+from celeriac.beat.process import EmbeddedBeat, liveness, readiness, run_beat
 from celeriac.beat.service import Service
 from celeriac.beat.ticker import tick_id
+from celeriac.canvas import chain, chord, group
+from celeriac.exceptions import ImproperlyConfigured
 from celeriac.schedules import schedule
 
 Make = Callable[..., Service]
@@ -171,6 +173,54 @@ def test_entries_that_are_no_more_are_forgotten_and_a_changed_one_goes_on(make: 
     assert [message["periodic_task_name"] for message in sent(redis_server)] == ["sum"]
     with redis_server.client() as client:
         assert list(client.hgetall("celeriac.beat\6\x16shop")) == ["sum"]
+
+
+@pytest.mark.parametrize(
+    ("make_sig", "names"),
+    [
+        pytest.param(lambda add: chain(add.s(1, 2), add.s(3)), ["shop.add"], id="chain"),
+        pytest.param(lambda add: group(add.s(1, 2), add.s(3, 4)), ["shop.add"] * 2, id="group"),
+        pytest.param(lambda add: chord([add.s(1, 2), add.s(3, 4)], add.si(0, 0)), ["shop.add"] * 2, id="chord"),
+        pytest.param(lambda add: add.s(1, 2).set(priority=0), ["shop.add"], id="one"),
+    ],
+)
+def test_a_workflow_is_sent_as_one(redis_server: Any, make_sig: Any, names: list[str]) -> None:
+    app = Celeriac("shop", broker=redis_server.url, backend=redis_server.url, set_as_current=False)
+
+    @app.task(name="shop.add")
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    app.add_periodic_task(0.2, make_sig(add), name="flow")
+    service = Service(app)
+    with app:
+        turn_until(service, lambda: service.counts.sent)
+
+        messages = sent(redis_server)
+        assert [message["task"] for message in messages] == names
+        assert {message["periodic_task_name"] for message in messages} == {"flow"}
+        assert service.counts.failed == 0
+
+
+def test_a_workflow_that_cannot_be_sent_is_named_at_start(redis_server: Any) -> None:
+    app = Celeriac("shop", broker=redis_server.url, set_as_current=False)
+
+    @app.task(name="shop.add")
+    def add(x: int, y: int) -> int:
+        return x + y
+
+    app.add_periodic_task(0.2, chord([add.s(1, 2)] * 2, add.s(0)), name="flow")
+
+    with pytest.raises(ImproperlyConfigured, match=r"entry 'flow': celery.chord: .*set result_backend"):
+        Service(app)
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_a_scheduler_of_elsewhere_is_refused(redis_server: Any, embedded: bool) -> None:
+    app = Celeriac("shop", broker=redis_server.url, set_as_current=False, beat_scheduler="django:DatabaseScheduler")
+
+    with pytest.raises(ImproperlyConfigured, match="beat_scheduler='django:DatabaseScheduler': there is one scheduler"):
+        EmbeddedBeat(app) if embedded else run_beat(app)
 
 
 def test_beat_waits_for_a_redis_that_is_away_and_says_so_once(make: Make, redis_server: Any, caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip

@@ -1,11 +1,14 @@
 """The entries of a schedule: what is sent, when, and how. Made from `beat_schedule` and what the app was told, checked once at start."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from celeriac.app.base import Celeriac
 from celeriac.beat.ticker import CATCH_UP
+from celeriac.canvas.freeze import frozen
+from celeriac.canvas.plan import Plan, compose
+from celeriac.canvas.signature import Signature
 from celeriac.exceptions import CeleriacError, ImproperlyConfigured
 from celeriac.schedules import BaseSchedule, crontab, maybe_schedule
 
@@ -14,6 +17,8 @@ log = logging.getLogger("celeriac.beat")
 #: Celery's task that deletes expired results, and the stores that do not do so by themselves.
 CLEANUP = "celery.backend_cleanup"
 _KEEPS_EXPIRED = ("db+", "sqla+", "database")
+#: Signatures of several calls: not tasks, but what beat sends as a whole.
+_WORKFLOWS = {"celery.chain": "chain", "celery.group": "group", "celery.chord": "chord"}
 _FIELDS = frozenset({"task", "schedule", "args", "kwargs", "options", "relative", "catch_up"})
 
 
@@ -88,8 +93,24 @@ def entry_of(app: Celeriac, name: str, given: Any) -> Entry:
     return entry
 
 
+def workflow(app: Celeriac, entry: Entry, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Signature | None:
+    """The chain, group or chord that an entry is, with these arguments; None for an entry that is one task."""
+    kind = _WORKFLOWS.get(entry.task)
+    if kind is None:
+        return None
+    given = {"task": entry.task, "args": tuple(args), "kwargs": dict(kwargs), "options": {}, "subtask_type": kind}
+    return Signature.from_dict(given, app)
+
+
 def _check_message(app: Celeriac, entry: Entry) -> None:
     """Make the message once, without lazy arguments' values, so that what cannot be sent is known at start."""
+    try:
+        sig = workflow(app, entry, entry.args, entry.kwargs)
+        if sig is not None:
+            compose(app, frozen(app, sig)[0], Plan([], []), options=entry.options)
+            return
+    except (TypeError, ValueError, KeyError, CeleriacError) as error:
+        raise _bad(entry.name, f"{entry.task}: {error}") from error
     task = app.tasks.get(entry.task)
     if task is None:
         log.debug("beat entry %s: task %s is not registered here; it is sent by name", entry.name, entry.task)

@@ -4,12 +4,13 @@ import logging
 import signal
 import threading
 import time
+from typing import Any
 
-from celeriac import __version__, signals
+from celeriac import __version__
 from celeriac.app.base import DEFAULT_BROKER, Celeriac
 from celeriac.beat.service import Service
 from celeriac.broker.connection import redacted
-from celeriac.exceptions import BackendUnavailable, BrokerUnavailable
+from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, ImproperlyConfigured
 from celeriac.telemetry.endpoint import Endpoint
 
 log = logging.getLogger("celeriac.beat")
@@ -22,6 +23,7 @@ def run_beat(app: Celeriac, *, max_interval_s: float | None = None, filename: st
     """Run beat until it is told to stop; the exit code. Raises ImproperlyConfigured for entries and settings that cannot work."""
     app.import_tasks()
     app.check_settings()
+    _check_scheduler(app.conf.beat_scheduler)
     for remark in app.conf.remarks():
         log.warning("%s", remark)
     if not app.conf.broker_url:
@@ -44,6 +46,14 @@ def run_beat(app: Celeriac, *, max_interval_s: float | None = None, filename: st
     return 0
 
 
+def _check_scheduler(name: Any) -> None:
+    if name and not str(name).endswith("PersistentScheduler"):
+        raise ImproperlyConfigured(
+            f"setting beat_scheduler={name!r}: there is one scheduler, of beat_schedule; entries kept elsewhere would never run."
+            " Move them to beat_schedule and leave the setting out"
+        )
+
+
 def _close(app: Celeriac) -> None:
     try:
         app.close()
@@ -55,24 +65,21 @@ class EmbeddedBeat:
     """A beat in a thread of a worker's process. Made before the worker forks, so that entries that cannot work end it; started after."""
 
     def __init__(self, app: Celeriac) -> None:
+        _check_scheduler(app.conf.beat_scheduler)
         self._service = Service(app)
+        self.failed = False
         self._thread = threading.Thread(target=self._run, name="celeriac-beat", daemon=True)
 
     def start(self) -> None:
         """Send what is due, from now on."""
-        signals.beat_embedded_init.send(sender=self._service)
         self._thread.start()
 
     def _run(self) -> None:
         try:
-            self._service.run()
+            self._service.run(embedded=True)
         except Exception:
-            log.exception("beat has failed; the worker goes on without it")
-
-    @property
-    def alive(self) -> bool:
-        """Whether it still sends."""
-        return self._thread.is_alive()
+            self.failed = True
+            log.exception("beat has failed: the worker runs on, and its liveness probe fails")
 
     def stop(self) -> None:
         """End it after what is being sent."""

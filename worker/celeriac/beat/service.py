@@ -17,7 +17,7 @@ from typing import NamedTuple
 from celeriac import signals
 from celeriac.app.base import Celeriac
 from celeriac.beat import ticker
-from celeriac.beat.entries import Entry, entries_of, now_valued
+from celeriac.beat.entries import Entry, entries_of, now_valued, workflow
 from celeriac.beat.store import FileStore, SharedStore, Store
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable
 
@@ -77,9 +77,11 @@ class Service:
 
     # -- life
 
-    def run(self) -> None:
-        """Send what is due until stop()."""
+    def run(self, *, embedded: bool = False) -> None:
+        """Send what is due until stop(). embedded: beside a worker."""
         signals.beat_init.send(sender=self)
+        if embedded:
+            signals.beat_embedded_init.send(sender=self)
         if not self.store.shared:
             log.warning(
                 "beat keeps its state in the file %s: run one only. With a Redis as broker, result store or coordination_url there may be several",
@@ -242,8 +244,11 @@ class Service:
         kwargs = {name: now_valued(value) for name, value in entry.kwargs.items()}
         headers = {**(entry.options.get("headers") or {}), "periodic_task_name": entry.name, "celery_beat_task": True}
         options = {**entry.options, "task_id": task_id, "headers": headers}
+        sig = workflow(self.app, entry, args, kwargs)
         task = self.app.tasks.get(entry.task)
-        if task is not None:
+        if sig is not None:
+            sig.apply_async(**options)
+        elif task is not None:
             task.apply_async(args, kwargs, **options)
         else:
             self.app.send_task(entry.task, args, kwargs, **options)

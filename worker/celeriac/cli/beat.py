@@ -21,9 +21,7 @@ from celeriac.telemetry.logs import set_up
 @click.option("-l", "--loglevel", default="warning", show_default=True, help="debug, info, warning, error or critical.")
 @click.option("--log-json", is_flag=True, help="Log one JSON object a line.")
 @click.option(
-    "--pidfile",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the process id here; refuse to start twice.",
+    "--pidfile", metavar="PATH", help="Write the process id here; refuse to start where one lives. Empty: none."
 )
 @click.option("--detach", is_flag=True, hidden=True)
 @click.pass_obj
@@ -35,13 +33,13 @@ def beat(
     max_interval: float | None,
     loglevel: str,
     log_json: bool,
-    pidfile: Path | None,
+    pidfile: str | None,
     detach: bool,
 ) -> None:
     """Send periodic tasks at their times, until SIGTERM. With Redis several may run: each run of each entry is sent once."""
     from celeriac.beat.process import run_beat  # clients of this command need no beat
 
-    if scheduler:
+    if scheduler and not scheduler.endswith("PersistentScheduler"):
         raise click.UsageError(
             f"-S {scheduler}: there is one scheduler, of beat_schedule; its state is kept in the coordination store, or in a file (-s)"
         )
@@ -52,7 +50,7 @@ def beat(
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
     app = given.app(needed=True)
-    with _written(pidfile):
+    with _written(Path(pidfile) if pidfile else None):
         sys.exit(run_beat(app, max_interval_s=max_interval, filename=schedule))
 
 

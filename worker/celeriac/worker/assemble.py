@@ -69,6 +69,9 @@ class Options:
 class Beside(Protocol):
     """A companion of the worker, in a thread of its own."""
 
+    #: Whether it ended by an error.
+    failed: bool
+
     def start(self) -> None: ...
     def stop(self) -> None: ...
 
@@ -216,7 +219,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
     if conf.worker_enable_remote_control and not options.without_control:
         answers = handlers(Inspection(loop, app=app, pool=pool, clock=clock), remote)
         control = ControlNode(address, hostname, answers, heart.tick, heart.bye, clock)
-    endpoint = _endpoint(conf, loop, keeper, control, totals)
+    endpoint = _endpoint(conf, loop, keeper, control, totals, beside)
 
     # 4. Run, and end.
     _on_signals(loop)
@@ -388,7 +391,9 @@ def _check_coordination(app: Celeriac, broker: BrokerAddress) -> None:
         )  # fmt: skip
 
 
-def _endpoint(conf: Any, loop: Loop, keeper: Keeper, control: ControlNode | None, totals: Totals) -> Endpoint | None:
+def _endpoint(
+    conf: Any, loop: Loop, keeper: Keeper, control: ControlNode | None, totals: Totals, beside: Beside | None
+) -> Endpoint | None:
     port = conf.worker_http_port
     if not port:
         return None
@@ -409,8 +414,14 @@ def _endpoint(conf: Any, loop: Loop, keeper: Keeper, control: ControlNode | None
         limits=lambda: {name: limit.per_s for name, limit in loop.intake.limits().items()},
         mails=lambda: loop.mails.counts() if loop.mails is not None else None,
     )
+
+    def livez() -> tuple[bool, str]:
+        if beside is not None and beside.failed:
+            return False, "beat has failed"
+        return liveness(loop, keeper, control, time.monotonic())
+
     return Endpoint(
-        conf.worker_http_host, port, livez=lambda: liveness(loop, keeper, control, time.monotonic()), readyz=lambda: readiness(loop),
+        conf.worker_http_host, port, livez=livez, readyz=lambda: readiness(loop),
         metrics=renderer(totals, state, __version__),
     )  # fmt: skip
 
