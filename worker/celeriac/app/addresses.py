@@ -4,6 +4,7 @@ from typing import Any
 from urllib.parse import quote
 
 from celeriac.broker.connection import REDIS_SCHEMES, BrokerAddress
+from celeriac.broker.plan import QueuePlan, queue_plan
 from celeriac.config import Settings
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.policy.calling import app_terms
@@ -13,8 +14,8 @@ from celeriac.wire.message import Terms
 DEFAULT_BROKER = "amqp://guest:guest@localhost:5672//"
 
 
-def broker_address(conf: Settings, url: str | None = None) -> BrokerAddress:
-    """Where messages are read; `url` instead of it."""
+def broker_address(conf: Settings, plan: QueuePlan | None = None, url: str | None = None) -> BrokerAddress:
+    """Where messages are read; `url` instead of it. plan: plan_of(conf), where it is at hand. Raises ImproperlyConfigured."""
     return BrokerAddress(
         url=url or conf.broker_read_url or broker_url(conf),
         transport_options=conf.broker_transport_options,
@@ -23,12 +24,29 @@ def broker_address(conf: Settings, url: str | None = None) -> BrokerAddress:
         delay_queue_type=conf.broker_native_delayed_delivery_queue_type,
         failover=conf.broker_failover_strategy,
         login_method=conf.broker_login_method,
+        plan=plan or plan_of(conf),
     )
 
 
-def publish_address(conf: Settings) -> BrokerAddress:
+def plan_of(conf: Settings) -> QueuePlan:
+    """Which queues there are, and how each is declared. Raises ImproperlyConfigured."""
+    return queue_plan(
+        conf.task_queues,
+        default_queue=conf.task_default_queue,
+        default_exchange=conf.task_default_exchange,
+        default_exchange_type=conf.task_default_exchange_type,
+        default_routing_key=conf.task_default_routing_key,
+        default_queue_type=conf.task_default_queue_type,
+        max_priority=conf.task_queue_max_priority,
+        missing=conf.task_create_missing_queues,
+        missing_type=conf.task_create_missing_queue_type,
+        missing_exchange_type=conf.task_create_missing_queue_exchange_type,
+    )
+
+
+def publish_address(conf: Settings, plan: QueuePlan | None = None) -> BrokerAddress:
     """Where calls are sent."""
-    return broker_address(conf, conf.broker_write_url or broker_url(conf))
+    return broker_address(conf, plan, conf.broker_write_url or broker_url(conf))
 
 
 def usual_terms(conf: Settings) -> Terms | None:

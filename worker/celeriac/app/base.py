@@ -32,6 +32,7 @@ from celeriac.backends.base import ResultBackend
 from celeriac.backends.watching import stop_watching
 from celeriac.broker.connection import BrokerAddress
 from celeriac.broker.coordination import Coordination, coordination_address
+from celeriac.broker.plan import QueuePlan
 from celeriac.broker.producer import Producer, after_others, lent_producer, open_producer
 from celeriac.canvas.signature import signature
 from celeriac.exceptions import (
@@ -115,6 +116,8 @@ class Celeriac:
         self.on_configure = signals.Signal("app.on_configure")
         self.on_after_configure = signals.Signal("app.on_after_configure")
         self.on_after_finalize = signals.Signal("app.on_after_finalize")
+        #: Queue -> its way, of messages that name no routing key.
+        self._ways: dict[str, tuple[str, str, str, str]] = {}
         #: task_routes as they were set, and as `route` wants them.
         self._prepared: tuple[Any, Sequence[Router]] = (None, ())
         if set_as_current:
@@ -351,7 +354,7 @@ class Celeriac:
 
     def broker_address(self) -> BrokerAddress:
         """Where the broker is, from the settings."""
-        return addresses.broker_address(self.conf)
+        return addresses.broker_address(self.conf, self._plan)
 
     # -- calling
 
@@ -553,8 +556,19 @@ class Celeriac:
         if exchange is not None and not isinstance(exchange, str):  # kombu's, which knows its type
             terms = (terms or USUAL)._replace(exchange_type=exchange.type or "")
             exchange = exchange.name
+        if queue is None and not exchange:
+            queue = conf.task_default_queue
+            if routing_key and not self._plan.way(queue)[3]:  # by a direct exchange: the key is the queue's name
+                queue = routing_key
         if queue is not None:
-            queue, exchange, routing_key = str(getattr(queue, "name", queue)), None, None
+            if not isinstance(queue, str):
+                queue = self._plan.adopt(queue)
+            way = self._ways.get(queue) if routing_key is None else self._plan.way(queue, routing_key)
+            if way is None:
+                way = self._ways[queue] = self._plan.way(queue)
+            queue, exchange, routing_key, kind = way
+            if kind:
+                terms = (terms or USUAL)._replace(exchange_type=kind)
         hard_s = options.pop("time_limit", task_type.time_limit if task_type else None)
         soft_s = options.pop("soft_time_limit", task_type.soft_time_limit if task_type else None)
         if hard_s and soft_s and soft_s > hard_s:
@@ -601,6 +615,10 @@ class Celeriac:
             embed=_embed(name, options),
             terms=terms,
         )
+
+    @cached_property
+    def _plan(self) -> QueuePlan:
+        return addresses.plan_of(self.conf)
 
     @cached_property
     def _usual_terms(self) -> Terms | None:
@@ -693,7 +711,7 @@ class Celeriac:
                     self.check_settings()
                     conf = self.conf
                     self._producer = open_producer(
-                        addresses.publish_address(conf),
+                        addresses.publish_address(conf, self._plan),
                         timeout_s=conf.task_publish_timeout,
                         park=conf.profile == "kubernetes",
                     )
@@ -771,7 +789,11 @@ def _tell(signal: signals.Signal, message: TaskMessage) -> None:
     """What before_task_publish and after_task_publish say of a message. A receiver may change `headers` before it goes."""
     more: dict[str, Any] = {}
     if signal is signals.before_task_publish:
-        properties = {"correlation_id": message.headers["id"], "reply_to": message.reply_to, "priority": message.priority}
+        properties = {
+            "correlation_id": message.headers["id"],
+            "reply_to": message.reply_to,
+            "priority": message.priority,
+        }
         more = {"properties": properties, "declare": [], "retry_policy": {}}
     signal.send(
         sender=message.headers["task"], body=message.body, headers=message.headers, exchange=message.exchange,

@@ -75,8 +75,9 @@ class Control:
         return self.broadcast("ping", destination=destination, timeout=timeout, reply=True, **options) or []
 
     def purge(self, connection: Any = None) -> int:
-        """Delete all messages that wait in the default queue; how many."""
-        return sum(purge(self._app.broker_address(), [self._app.conf.task_default_queue]).values())
+        """Delete all messages that wait in the app's queues (task_queues, else the default one); how many."""
+        address = self._app.broker_address()
+        return sum(purge(address, list(address.plan.named)).values())
 
     discard_all = purge
 

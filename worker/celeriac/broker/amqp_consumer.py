@@ -308,7 +308,7 @@ class AmqpConsumer:
     def _try(self, queue: str) -> None:
         """Raise ImproperlyConfigured for a queue that the broker does not let us declare; its refusal harms no other queue."""
         try:
-            declare_queue(self._channel, queue)
+            declare_queue(self._channel, queue, self._address.plan)
         except refusals.ChannelError as error:
             raise ImproperlyConfigured(f"the queue {queue!r} cannot be consumed: {error}") from error
 
@@ -323,7 +323,7 @@ class AmqpConsumer:
                 continue
             known = queue in self._tags
             if not known:
-                declare_queue(channel, queue)
+                declare_queue(channel, queue, self._address.plan)
                 bind_again(channel.connection, queue)
             channel.basic_consume(
                 queue, self._new_tag(queue), callback=self._arrived_in_parts, on_cancel=self._cancelled, nowait=known

@@ -413,9 +413,11 @@ class AmqpProducer:
             if outgoing.parked and not queue_exists(self._raw(), queue):
                 raise no_queue(queue)
         elif not outgoing.exchange and queue not in self._declared:
-            declare_queue(channel, queue)
+            declare_queue(channel, queue, self._address.plan)
             self._declared.add(queue)
         if outgoing.exchange and outgoing.exchange not in self._exchanges:
+            for name in self._address.plan.on(outgoing.exchange):
+                declare_queue(channel, name, self._address.plan)
             # Asked for first: a refused message takes the channel with it, and what else is under way there goes out twice.
             if not exchange_exists(self._raw(), outgoing.exchange):
                 raise no_exchange(outgoing.exchange)
@@ -460,7 +462,7 @@ class AmqpProducer:
             wanted = set(queues)
             for queue in wanted:
                 if queue not in self._declared:
-                    declare_queue(channel, queue)
+                    declare_queue(channel, queue, self._address.plan)
                     self._declared.add(queue)
                 self._prepare_delays(queue)
             return not self._no_delays and wanted <= self._bound

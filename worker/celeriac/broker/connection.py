@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 import kombu
 from kombu.exceptions import KombuError
 
+from celeriac.broker.plan import USUAL_PLAN, QueuePlan
 from celeriac.config.secret import redacted
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
 
@@ -36,6 +37,7 @@ class BrokerAddress:
 
     delay_queue_type  of the queues in which RabbitMQ keeps what is not due, should they have to be declared: quorum or classic.
     failover          in which order several URLs are tried: round-robin, shuffle or a function of the list. login_method: AMQP's.
+    plan              how queues are declared.
     """
 
     url: str
@@ -46,6 +48,7 @@ class BrokerAddress:
     delay_queue_type: str = "quorum"
     failover: Any = None
     login_method: str | None = None
+    plan: QueuePlan = USUAL_PLAN
 
     @property
     def scheme(self) -> str:

@@ -27,6 +27,7 @@ class MemoryConsumer:
         self._lock = threading.RLock()
         self._ready: deque[Delivery] = deque()
         self._open: dict[int, Delivery] = {}
+        self._address = address
         self._connection = connect(address)
         self._channel = self._connection.channel()
         self._producer = KombuProducer(address, connection=self._connection)
@@ -143,7 +144,7 @@ class MemoryConsumer:
 
     def _consume(self) -> None:
         for name in self._queues:
-            bound, received = declare_queue(self._channel, name), partial(self._received, name)
+            bound, received = declare_queue(self._channel, name, self._address.plan), partial(self._received, name)
             consumer = kombu.Consumer(self._channel, [bound], on_message=received, auto_declare=False, accept=None)
             consumer.consume(no_ack=False)
             self._consumers.append(consumer)

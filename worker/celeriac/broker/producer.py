@@ -233,6 +233,9 @@ class RedisProducer:
             self._put(queues, message.queue, envelope, message.priority, due_at)
             return
         routing_key = message.routing_key or message.queue
+        for name in self._address.plan.on(message.exchange):
+            if name not in self._bound:
+                self._bind(name)
         if terms.exchange_type == "fanout":
             if not self._broadcast(queues, message.exchange, routing_key, envelope) and terms.mandatory:
                 raise NotRoutable(f"nobody listens to the fanout exchange {message.exchange!r}")
@@ -286,7 +289,7 @@ class RedisProducer:
         """Once a queue: kombu's binding table, which Celery's `purge`, Flower and topic publishers read."""
         with self._lock:
             if self._connection is not None:
-                declare_queue(self._connection.default_channel, queue)
+                declare_queue(self._connection.default_channel, queue, self._address.plan)
             self._bound.add(queue)
 
     def close(self) -> None:
@@ -366,10 +369,14 @@ class KombuProducer:
             try:
                 with self._lock:
                     producer = self._open()
+                    for name in self._address.plan.on(exchange) if exchange else ():
+                        if name not in self._declared:
+                            declare_queue(producer.channel, name, self._address.plan)
+                            self._declared.add(name)
                     if exchange or terms.mandatory:
                         self._check_routable(producer.channel, exchange, routing_key or queue, terms)
                     if not exchange and queue not in self._declared:
-                        declare_queue(producer.channel, queue)
+                        declare_queue(producer.channel, queue, self._address.plan)
                         self._declared.add(queue)
                     producer.publish(
                         body, exchange=exchange, routing_key=routing_key or queue, headers=dict(headers),

@@ -16,7 +16,7 @@ def purge(address: BrokerAddress, queues: Sequence[str]) -> dict[str, int]:
         connection = connect(address)
         try:
             for name in queues:
-                counts[name] = int(declare_queue(connection.default_channel, name).purge() or 0)
+                counts[name] = int(declare_queue(connection.default_channel, name, address.plan).purge() or 0)
                 if address.is_redis:
                     counts[name] += _purge_waiting(connection, name)
         finally:

@@ -377,7 +377,7 @@ class RedisConsumer:
     def _prepare(self, names: Sequence[str]) -> None:
         queues = self._queues
         for name in names:
-            declare_queue(queues.channel, name)
+            declare_queue(queues.channel, name, self._address.plan)
         self._plan = {
             name: ([queues.lease_key(name), *queues.watch_keys(name), *queues.list_keys(name)], self._tail(name))
             for name in names

@@ -6,6 +6,8 @@ from typing import Any
 import kombu
 from kombu.exceptions import KombuError
 
+from celeriac.broker.plan import USUAL_PLAN, QueuePlan
+
 log = logging.getLogger(__name__)
 
 DEAD_SUFFIX = ".dead"
@@ -16,36 +18,38 @@ def dead_queue_name(queue: str) -> str:
     return queue + DEAD_SUFFIX
 
 
-def celery_queue(name: str) -> kombu.Queue:
-    """The queue as Celery declares it: durable, classic, bound to a direct exchange of its own name."""
-    return kombu.Queue(name, kombu.Exchange(name, type="direct"), routing_key=name)
-
-
-def described(name: str) -> dict[str, Any]:
+def described(name: str, plan: QueuePlan = USUAL_PLAN) -> dict[str, Any]:
     """The queue as Celery's active_queues shows it."""
-    return dict(celery_queue(name).as_dict(recurse=True))
+    return dict(plan.queue(name).as_dict(recurse=True))
 
 
-def declare_queue(channel: Any, name: str) -> kombu.Queue:
+def declare_queue(channel: Any, name: str, plan: QueuePlan = USUAL_PLAN) -> kombu.Queue:
     """The queue, bound to the channel: one that exists is used as it is, whatever its arguments.
 
     On AMQP every attempt has a channel of its own: a refusal closes the channel on which it came.
     """
-    queue = celery_queue(name)(channel)
+    wanted = plan.queue(name)
+    queue = wanted(channel)
     if hasattr(channel, "_size"):  # kombu's virtual transports: Redis, memory
         queue.declare()
         return queue
     connection = channel.connection
-    if queue_exists(connection, name):
+    exists = queue_exists(connection, name)
+    if exists and name not in plan.named:
         return queue
     try:
         with connection.channel() as attempt:
-            celery_queue(name)(attempt).declare()
+            if exists:  # its binding may be new
+                wanted(attempt).exchange.declare()
+                wanted(attempt).queue_bind()
+            else:
+                wanted(attempt).declare()
     except _refused() as error:
         # The exchange of that name is another kind, or ours to use and not to declare; we publish without it.
         log.info("the exchange of the queue %s is left as it is: %s", name, error)
         with connection.channel() as attempt:
-            celery_queue(name)(attempt).queue_declare()
+            if not exists:
+                wanted(attempt).queue_declare()
     return queue
 
 

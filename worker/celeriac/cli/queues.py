@@ -13,7 +13,7 @@ from celeriac.cli.root import Given, main
 
 @main.command()
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
-@click.option("-Q", "--queues", metavar="A,B", help="Queues to empty. [the app's default queue]")
+@click.option("-Q", "--queues", metavar="A,B", help="Queues to empty. [task_queues, else the app's default queue]")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def purge(given: Given, force: bool, queues: str | None, as_json: bool) -> None:
@@ -21,7 +21,11 @@ def purge(given: Given, force: bool, queues: str | None, as_json: bool) -> None:
     from celeriac.broker.purge import purge as empty
 
     app = given.app()
-    names = [part.strip() for part in queues.split(",") if part.strip()] if queues else [app.conf.task_default_queue]
+    names = (
+        [part.strip() for part in queues.split(",") if part.strip()]
+        if queues
+        else list(app.broker_address().plan.named)
+    )
     if not force:
         click.confirm(f"Delete every message waiting in {', '.join(names)}?", abort=True)
     counts = empty(app.broker_address(), names)

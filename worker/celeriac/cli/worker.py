@@ -16,7 +16,8 @@ from celeriac.telemetry.logs import set_up
     metavar="NAME",
     help="Node name; %h is the host, %n its short name, %d its domain. [celeriac@%h]",
 )
-@click.option("-Q", "--queues", metavar="A,B", help="Queues to consume. [the app's default queue]")
+@click.option("-Q", "--queues", metavar="A,B", help="Queues to consume. [task_queues, else the app's default queue]")
+@click.option("-X", "--exclude-queues", metavar="A,B", help="Queues of these to leave out.")
 @click.option("-P", "--pool", metavar="POOL", help="How bodies run: prefork, threads, asyncio or solo.")
 @click.option("-c", "--concurrency", metavar="N", help="Bodies run at once; auto: the CPUs this worker may use.")
 @click.option("-l", "--loglevel", default="warning", show_default=True, help="debug, info, warning, error or critical.")
@@ -70,6 +71,7 @@ def worker(
     /,
     hostname: str | None,
     queues: str | None,
+    exclude_queues: str | None,
     pool: str | None,
     concurrency: str | None,
     loglevel: str,
@@ -106,7 +108,8 @@ def worker(
         beside = EmbeddedBeat
     options = Options(
         hostname=hostname,
-        queues=tuple(part.strip() for part in queues.split(",") if part.strip()) if queues else (),
+        queues=_names(queues),
+        exclude_queues=_names(exclude_queues),
         pool=pool,
         concurrency=slots,
         events=task_events,
@@ -122,6 +125,10 @@ def worker(
         without_mingle=without_mingle,
     )
     sys.exit(run_worker(app, options))
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def _bounds(text: str) -> tuple[int, int]:

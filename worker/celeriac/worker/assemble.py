@@ -19,6 +19,7 @@ from celeriac.broker.codec import content_types
 from celeriac.broker.connection import BrokerAddress, redacted
 from celeriac.broker.consumer import Consumer, open_consumer
 from celeriac.broker.mailbox import ControlNode, logical_clock
+from celeriac.broker.plan import worker_direct
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, ImproperlyConfigured, NotSupported
 from celeriac.policy.throttle import throttle_of
 from celeriac.telemetry.endpoint import Endpoint
@@ -49,6 +50,7 @@ class Options:
 
     hostname: str | None = None
     queues: tuple[str, ...] = ()
+    exclude_queues: tuple[str, ...] = ()
     pool: str | None = None
     concurrency: int | None = None
     events: bool | None = None
@@ -102,7 +104,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
     app.check_settings()
     for remark in conf.remarks():
         log.warning("%s", remark)
-    if not conf.broker_url:
+    if not (conf.broker_url or conf.broker_read_url or conf.broker_host or conf.broker_transport):
         log.warning(
             "no broker is configured: using %s (set broker_url, CELERIAC_BROKER_URL or -b)", redacted(DEFAULT_BROKER)
         )
@@ -118,7 +120,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
     ):
         if given is not None:
             conf.pin({name: given})
-    worker.queues = list(options.queues) or [conf.task_default_queue]
+    worker.queues = _queues(app, options, hostname)
     signals.celeryd_after_setup.send(sender=hostname, instance=worker, conf=conf)
     queues = worker.queues
     slots = (
@@ -288,6 +290,27 @@ def _end(
         sys.stdout.flush()
         os._exit(0 if failure is None else 1)
     return 0
+
+
+def _queues(app: Celeriac, options: Options, hostname: str) -> list[str]:
+    """The queues to read. Raises ImproperlyConfigured for one that may not be used, or when none is left."""
+    address = app.broker_address()
+    plan = address.plan
+    queues = plan.select(options.queues or plan.named)
+    left_out = set(plan.select(options.exclude_queues))
+    queues = [name for name in queues if name not in left_out]
+    if app.conf.worker_direct:
+        queues.append(plan.adopt(worker_direct(hostname)))
+    if not queues:
+        raise ImproperlyConfigured("no queue is left to read: -X leaves out all that -Q or task_queues name")
+    if address.is_redis:
+        heard = [name for name in queues if plan.queue(name).exchange.type == "fanout"]
+        if heard:
+            raise NotSupported(
+                f"the queue {heard[0]} is bound to a fanout exchange, which is PUB/SUB on Redis: what is said while no worker listens is lost,"
+                " and workers here read lists. Use RabbitMQ for broadcasts, or remote control (a command reaches all workers)"
+            )
+    return queues
 
 
 def _connected(connect: Any, stop: list[int], wake: Wake, attempts: int | None = None) -> Consumer | None:

@@ -94,7 +94,8 @@ class Inspection:
 
     def active_queues(self, **_: Any) -> Any:
         """Queues consumed now."""
-        return [queue_described(name) for name in self._loop.queues]
+        plan = self._app.broker_address().plan
+        return [queue_described(name, plan) for name in self._loop.queues]
 
     def dead(self, **_: Any) -> Any:
         """{queue: dead letters} of the queues consumed here."""
