@@ -104,6 +104,7 @@ def goals(rows: Sequence[Row]) -> list[Goal]:
         at_most("soak, prefork: RSS slope, MB per 100,000", 1, of("soak", "celeriac prefork -c2", "slope_mb_per_100k")),
         at_most("enqueue, Redis: CPU-s per 10,000", 0.6, of("enqueue", "celeriac solo", CPU)),
         at_least("bulk, Redis: messages a second", 30_000, of("bulk", "celeriac solo", RATE)),
+        faster("bulk", "solo", "celery solo", 3, "bulk, RabbitMQ: × Celery", broker="amqp"),
     ]
 
 

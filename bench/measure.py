@@ -73,11 +73,6 @@ class Bench:
 
     def bulk(self, contender: Contender) -> Run:
         """The library's way to send many at once."""
-        if contender.library == "celeriac":
-            from celeriac.app.task import Task
-
-            if not hasattr(Task, "send_many"):
-                raise Failed("celeriac has no call for many messages yet")
         return self._timed_client(contender, "bulk", self._count(min(contender.tasks, 20_000)))
 
     def _timed_client(self, contender: Contender, what: str, count: int) -> Run:
