@@ -580,6 +580,10 @@ class Celeriac:
             headers = {**task_type.limit_keys(args, kwargs), **(headers or {})}
         parent = current.get()
         ignore_result = options.pop("ignore_result", None)
+        reply_to = options.pop("reply_to", "")
+        backend = self._backend or self.backend
+        if backend.answers and not reply_to:
+            reply_to = backend.expect()
         return compose(
             id=task_id or new_id(),
             task=name,
@@ -597,7 +601,7 @@ class Celeriac:
             compression=options.pop("compression", None)
             or (task_type.compression if task_type else None)
             or conf.task_compression,
-            reply_to=options.pop("reply_to", ""),
+            reply_to=reply_to,
             eta=eta,
             expires=expires,
             retries=options.pop("retries", 0),
@@ -698,7 +702,9 @@ class Celeriac:
 
     def store_state(self, task_id: str, state: str, meta: Any) -> None:
         """Write a state of the user's own."""
-        error = self.backend.store([(ResultMeta(task_id, state, meta), None)])[0]
+        request = current.get()
+        reply_to = request.reply_to if request is not None and request.id == task_id else None
+        error = self.backend.store([(ResultMeta(task_id, state, meta, reply_to=reply_to or ""), None)])[0]
         if error is not None:
             raise error
 

@@ -25,4 +25,5 @@ def open_store(conf: Settings, url: str | None = None) -> ResultBackend:
     return open_backend(
         chosen, options=addresses.result_options(conf), expires_s=conf.result_expires, serializer=conf.result_serializer,
         accept=content_types(conf.result_accept_content or conf.accept_content), compression=conf.result_compression, sql=sql,
+        broker=addresses.publish_address(conf), persistent=conf.result_persistent,
     )  # fmt: skip

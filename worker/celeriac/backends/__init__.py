@@ -1,16 +1,17 @@
 """Result stores, behind one Protocol. None of them knows tasks, pools or brokers."""
 
+import warnings
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
 from celeriac.backends.base import ResultBackend
 from celeriac.backends.sql_options import SqlOptions
-from celeriac.broker.connection import REDIS_SCHEMES
+from celeriac.broker.connection import REDIS_SCHEMES, BrokerAddress
 from celeriac.config.secret import redacted
 from celeriac.exceptions import ImproperlyConfigured
 
-_INSTEAD = "use redis://, valkey://, db+postgresql+psycopg://, db+mysql+pymysql://, db+sqlite:///file or cache+memory:// (for tests)"
+_INSTEAD = "use redis://, valkey://, rpc://, db+postgresql+psycopg://, db+mysql+pymysql://, db+sqlite:///file or cache+memory:// (for tests)"
 #: Stores that Celery or its guide has and we have not, and what there is to say of each.
 _PLANNED = {
     "cache": "memcached is planned",
@@ -30,8 +31,12 @@ def open_backend(
     accept: frozenset[str] = frozenset(),
     compression: str | None = None,
     sql: SqlOptions | None = None,
+    broker: BrokerAddress | None = None,
+    persistent: bool = False,
 ) -> ResultBackend:
     """The result store that the URL names; without one, a store that keeps nothing. Connects at the first use.
+
+    broker, persistent: for results that are sent as messages: where, and whether it writes them to disk.
 
     Raises ImproperlyConfigured for a scheme that nobody serves.
     """
@@ -60,6 +65,15 @@ def open_backend(
         return SqlBackend(
             url, options=sql or SqlOptions(), expires_s=expires_s, serializer=serializer, accept=accept, compression=compression
         )  # fmt: skip
+    if scheme in {"rpc", "amqp"} and broker is not None:
+        if scheme == "amqp":
+            warnings.warn(
+                "result_backend amqp, a queue for each result, is no more: results go to one queue of the caller's, as with rpc://; say rpc://",
+                stacklevel=2,
+            )
+        from celeriac.backends.rpc import RpcBackend
+
+        return RpcBackend(broker, expires_s=expires_s, serializer=serializer, accept=accept, persistent=persistent)
     planned = _PLANNED.get(scheme.partition("+")[0]) or _PLANNED.get(scheme)
     if planned:
         raise ImproperlyConfigured(f"result_backend {redacted(url)!r}: {planned}. Until then {_INSTEAD}")

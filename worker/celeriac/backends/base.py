@@ -14,6 +14,11 @@ class ResultBackend(Protocol):
     keeps_results: bool
     #: Whether it can count a chord's members. Without, a chord is refused when it is called, and the methods below raise NotSupported.
     keeps_chords: bool
+    #: Whether records go to who sent the call alone: `expect` says where to, and a record's reply_to repeats it.
+    answers: bool
+
+    def expect(self) -> str:
+        """The queue at which records of calls sent from this process are awaited, for stores that answer; else ""."""
 
     # -- records
 

@@ -17,6 +17,10 @@ class DisabledBackend:
 
     keeps_results = False
     keeps_chords = False
+    answers = False
+
+    def expect(self) -> str:
+        return ""
 
     def store(self, records: Sequence[tuple[ResultMeta, bytes | None]]) -> list[Exception | None]:
         return [None] * len(records)

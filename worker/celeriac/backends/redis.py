@@ -105,6 +105,7 @@ class RedisBackend:
 
     keeps_results = True
     keeps_chords = True
+    answers = False
 
     def __init__(
         self, url: str, *, options: Mapping[str, Any], expires_s: float | None, serializer: str, accept: Collection[str],
@@ -123,6 +124,9 @@ class RedisBackend:
         self._plain = self._payloads.plain_json
         self._lock = threading.Lock()
         self._client: redis.Redis | None = None
+
+    def expect(self) -> str:
+        return ""
 
     def store(self, records: Sequence[tuple[ResultMeta, bytes | None]]) -> list[Exception | None]:
         errors: list[Exception | None] = [None] * len(records)

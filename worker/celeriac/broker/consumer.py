@@ -42,6 +42,11 @@ class Delivery(NamedTuple):
         sent = self.headers.get(SENT_AT)
         return sent if isinstance(sent, int | float) else None
 
+    @property
+    def reply_to(self) -> str:
+        """The queue of who sent it, for results that are sent there."""
+        return str(self.properties.get("reply_to") or "")
+
 
 class Settled(NamedTuple):
     """How a delivery ends: acknowledged, together with the messages that follow; or dead, with the reason."""
@@ -202,7 +207,7 @@ def once_more(delivery: Delivery) -> TaskMessage:
         ),
         queue=delivery.queue,
         priority=int(properties.get("priority") or 0),
-        reply_to=str(properties.get("reply_to") or ""),
+        reply_to=delivery.reply_to,
         expiration_s=float(expires_ms) / 1000 if expires_ms else None,
     )
 

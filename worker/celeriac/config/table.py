@@ -58,6 +58,7 @@ SETTINGS: tuple[Setting, ...] = (
     _S("redis_client_name", optional(text), None, "How those connections call themselves in CLIENT LIST.", old=("CELERY_REDIS_CLIENT_NAME",)),
     _S("result_expires", optional(seconds), 86400.0, "Seconds until a stored result is forgotten.", old=("CELERY_TASK_RESULT_EXPIRES", "CELERY_AMQP_TASK_RESULT_EXPIRES")),
     _S("result_serializer", text, "json", "How results are written.", old=("CELERY_RESULT_SERIALIZER",)),
+    _S("result_persistent", boolean, False, "With rpc://: whether RabbitMQ writes results to disk.", old=("CELERY_RESULT_PERSISTENT",)),
     _S("result_compression", optional(text), None, "How stored results are compressed, in Redis and SQL, e.g. gzip or zstd; any of them is read.", old=("CELERY_RESULT_COMPRESSION",)),
     _S("result_extended", boolean, False, "Store name, args, kwargs, worker, retries and queue with a result.", old=("CELERY_RESULT_EXTENDED",)),
     _S("database_url", optional(text), None, "The database that result_backend=database means, e.g. postgresql+psycopg://host/results.", old=("CELERY_RESULT_DBURI",)),

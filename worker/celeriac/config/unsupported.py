@@ -79,7 +79,6 @@ UNSUPPORTED: tuple[Setting, ...] = (
     _none("result_cache_max", -1, "A handle keeps its own result; there is no cache beside it.", "CELERY_MAX_CACHED_RESULTS"),
     _none("result_exchange", "celeryresults", "Results over AMQP are sent to the caller's own queue.", "CELERY_RESULT_EXCHANGE"),
     _none("result_exchange_type", "direct", "Results over AMQP are sent to the caller's own queue.", "CELERY_RESULT_EXCHANGE_TYPE"),
-    _none("result_persistent", None, "Results over AMQP are not here yet.", "CELERY_RESULT_PERSISTENT"),
     _none("result_failure_expires", None, "Failures are kept as long as other results: result_expires.", "CELERY_RESULT_FAILURE_EXPIRES"),
     _none("result_chord_expires", None, "Chords are not here yet.", "CELERY_RESULT_CHORD_EXPIRES"),
     _none("result_chord_join_timeout", 3.0, "Chords are not here yet.", "CELERY_RESULT_CHORD_JOIN_TIMEOUT"),

@@ -19,6 +19,7 @@ class ResultMeta(NamedTuple):
                {exc_type, exc_message, exc_module}.
     date_done  ISO 8601, None unless ready.
     extra      group_id, parent_id, and with result_extended name, args, kwargs, worker, retries, queue.
+    reply_to   the queue of who sent the call, for stores that answer there; not part of the record.
     """
 
     task_id: str
@@ -28,6 +29,7 @@ class ResultMeta(NamedTuple):
     date_done: str | None = None
     children: Any = ()
     extra: Mapping[str, Any] = {}
+    reply_to: str = ""
 
     def to_wire(self) -> dict[str, Any]:
         """The record as JSON types (its result excepted, which is the user's)."""

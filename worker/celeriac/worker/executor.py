@@ -407,7 +407,7 @@ class Executor:
             )
             if settlement.store is None:
                 return False
-            [error] = self._store([(settlement.store, settlement.encoded)])
+            [error] = self._store([(settlement.store._replace(reply_to=delivery.reply_to), settlement.encoded)])
         except Exception as failed:  # noqa: BLE001 - whatever it is, settling meets it again and says what follows
             error = failed
         if error is not None:

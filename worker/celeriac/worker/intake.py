@@ -289,8 +289,11 @@ class Intake:
     def _store_started(self, jobs: Sequence[Job]) -> None:
         """STARTED, for those that track it; by this process's pid, though a child may run the body. Raises BackendUnavailable."""
         meta, types = {"pid": os.getpid(), "hostname": self._hostname}, self._types
+        answers = self._backend.answers
         started = [
-            ResultMeta(job.delivery.headers["id"], states.STARTED, meta)
+            ResultMeta(
+                job.delivery.headers["id"], states.STARTED, meta, reply_to=job.delivery.reply_to if answers else ""
+            )
             for job in jobs
             if not job.rules.ignore_result and types[job.delivery.headers["task"]].track
         ]

@@ -105,7 +105,8 @@ class Joiner:
     def _bring_down(self, left: Unrun, ended: Ended, state: str, error: Any, traceback: str | None) -> list[_Part]:
         """Store the error for calls that will not run; the parts of chords they leave behind."""
         if self._backend.keeps_results:
-            records = [(ResultMeta(task_id, state, error, traceback), None) for task_id in left.ids]
+            reply_to = ended.done.job.delivery.reply_to
+            records = [(ResultMeta(task_id, state, error, traceback, reply_to=reply_to), None) for task_id in left.ids]
             for refused in filter(None, self._backend.store(records)):
                 log.error(
                     "what follows %s will not run, and that cannot be stored: %s",

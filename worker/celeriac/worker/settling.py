@@ -232,7 +232,13 @@ class Settler:
         """Write the records. Returns those to be tried again: refused for now, or as the failure that a record which cannot be written is."""
         if not storing:
             return []
-        errors = self._backend.store([(s.store, s.encoded) for _, s in storing if s.store is not None])
+        records = [(s.store, s.encoded) for _, s in storing if s.store is not None]
+        if self._backend.answers:
+            replies = [done.job.delivery.reply_to for done, _ in storing]
+            records = [
+                (meta._replace(reply_to=to), encoded) for (meta, encoded), to in zip(records, replies, strict=True)
+            ]
+        errors = self._backend.store(records)
         refused = []
         for (done, _), error in zip(storing, errors, strict=True):
             if isinstance(error, EncodeError):

@@ -147,8 +147,10 @@ def written(message: TaskMessage) -> TaskMessage:
 
 
 def _inherited(request: Request) -> dict[str, Any]:
-    """What successors take over: the root, the parent, the stamps."""
+    """What successors take over: the root, the parent, who is answered, the stamps."""
     options: dict[str, Any] = {"root_id": request.root_id or request.id, "parent_id": request.id}
+    if request.reply_to:  # who sent the first one waits for the last
+        options["reply_to"] = request.reply_to
     names: Sequence[str] = request.stamped_headers or ()
     if names:
         stamps = request.stamps or {}
