@@ -293,7 +293,7 @@ def test_celerys_questions_are_answered() -> None:
         (timedelta(seconds=-1), ValueError, "must be above zero"),
         (type("Mine", (BaseSchedule,), {})(), TypeError, r"Mine must say next_after\(moment, zone\)"),
     ],
-    ids=str,
+    ids=["text", "none", "a truth", "zero", "less than zero", "without a next time"],
 )
 def test_what_is_no_schedule_raises(given_: Any, kind: type[Exception], says: str) -> None:
     with pytest.raises(kind, match=says):
