@@ -75,12 +75,14 @@ def test_the_next_message_goes_after_one_that_could_not_be_routed(broker: Broker
 @servers
 def test_a_mandatory_message_that_is_not_due_needs_a_queue_too(broker: Broker) -> None:
     producer = broker.producer(park=True)
-    message = broker.message(1)._replace(terms=MANDATORY, due_at=time.time() + 1.0)
+    message = broker.message(1)._replace(terms=MANDATORY)
     with pytest.raises(NotRoutable):
-        producer.publish(message)
+        producer.publish(message._replace(due_at=time.time() + 1))
     consumer = broker.consumer()
+    if broker.kind == "rabbitmq":
+        producer.delays([broker.queue])  # type: ignore[attr-defined]  # declares its queues, for a second or more
 
-    producer.publish(message)
+    producer.publish(message._replace(due_at=time.time() + 1.5))
 
     assert consumer.claim(1) == []
     assert numbers(claim(consumer, 1, timeout_s=10)) == [1]
@@ -227,6 +229,21 @@ def test_a_publish_gives_up_when_its_call_says_so(
     broker.server.start()
 
 
+@servers
+def test_a_deadline_holds_with_a_broker_that_has_fallen_silent(broker: Broker) -> None:
+    producer = broker.producer(timeout_s=30)
+    producer.publish(broker.message(0))
+    broker.server.pause()
+    began = time.monotonic()
+
+    with pytest.raises(BrokerUnavailable):
+        producer.publish(broker.message(1)._replace(terms=Terms(timeout_s=0.5, patience=Patience(0))))
+
+    assert time.monotonic() - began <= 4.0
+    broker.server.resume()
+    producer.publish(broker.message(2))
+
+
 # -- require_consumer
 
 
@@ -251,6 +268,21 @@ def test_require_consumer_raises_until_a_worker_consumes_the_queue(broker: Broke
     assert numbers(claim(consumer, 1)) == [2]
     task.delay(3)  # a busy one, which holds a message
     assert numbers(claim(consumer, 1)) == [3]
+
+
+@servers
+def test_require_consumer_holds_for_many_at_once_and_is_refused_for_a_part(broker: Broker, app: Celeriac) -> None:
+    task = app.task(lambda x: x, name="shop.count", require_consumer=True)
+    message = app.message(
+        "shop.count", (1,), {}, task, countdown=None, eta=None, expires=None, task_id=None, options={}
+    )
+
+    with pytest.raises(NotRoutable, match="no worker consumes"):
+        app.publish_many([message])
+    with pytest.raises(NotSupported, match=r"shop\.count: require_consumer is not kept for a part"):
+        app.message(
+            "shop.count", (1,), {}, task, countdown=None, eta=None, expires=None, task_id=None, options={"require_consumer": True}
+        )  # fmt: skip
 
 
 @every

@@ -468,7 +468,7 @@ class Celeriac:
     ) -> list[AsyncResult]:  # fmt: skip
         """Send a task by name once for each (args, kwargs) of `calls`, by the thousand; see Task.send_many."""
         producer = self._lent(name, options.pop("connection", None), options.pop("producer", None))
-        required = options.pop("require_consumer", task_type is not None and task_type.require_consumer)
+        required = options.pop("require_consumer", None)
         shadow = task_type.shadow_name if task_type is not None and task_type._shadows else None
         if options.get("shadow") is not None:
             shadow = None
@@ -496,7 +496,12 @@ class Celeriac:
 
     def publish_many(self, messages: Sequence[TaskMessage], producer: Producer | None = None) -> None:
         """Publish messages made by `message`, all in a few goes; see broker/producer.py: Producer.publish_many, for what it raises."""
-        check_many({self._tasks.get(name) for name in {message.headers["task"] for message in messages}})
+        types = {name: self._tasks.get(name) for name in {message.headers["task"] for message in messages}}
+        check_many(types.values())
+        asking = {name for name, task in types.items() if task is not None and task.require_consumer}
+        if asking:
+            for message in {each.queue: each for each in messages if each.headers["task"] in asking}.values():
+                self._require_consumer(message)
         if signals.before_task_publish.receivers:
             for message in messages:
                 _tell(signals.before_task_publish, message)
@@ -815,6 +820,15 @@ def _embed(name: str, options: dict[str, Any]) -> dict[str, Any] | None:
     chain, chord = options.pop("chain", None), options.pop("chord", None)
     if options:
         options.pop("add_to_parent", None)
+        for own in (
+            "require_consumer",
+            "connection",
+            "producer",
+        ):  # of what is sent on its own; here it is sent with others
+            if options.pop(own, None):
+                raise NotSupported(
+                    f"task {name}: {own} is not kept for a part of a chain, group or chord; set it on the task, or leave it out"
+                )
     if options:
         raise TypeError(f"task {name}: apply_async does not know {', '.join(map(_with_nearest, sorted(options)))}")
     if not (link or link_error or chain or chord):

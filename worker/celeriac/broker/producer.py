@@ -1,6 +1,7 @@
 """Publishing: a TaskMessage becomes bytes on a queue. Retried until a deadline, then a clear error."""
 
 import base64
+import math
 import os
 import threading
 import time
@@ -89,7 +90,8 @@ class RedisProducer:
 
     def __init__(self, address: BrokerAddress, *, timeout_s: float = 5.0, park: bool = False) -> None:
         # A frozen server must not outlast the deadline: no single answer is waited for longer than the whole publish may take.
-        options = {"socket_timeout": max(1.0, timeout_s), **address.transport_options}
+        self._answer_s = max(1.0, timeout_s)
+        options = {"socket_timeout": self._answer_s, **address.transport_options}
         self._address = replace(address, transport_options=options)
         self._timeout_s = timeout_s
         self._park = park
@@ -100,9 +102,26 @@ class RedisProducer:
         self._pid = 0
         self._bound: set[str] = set()
         self._lists: dict[tuple[str, int], str] = {}
+        #: For calls that wait for a shorter time, by seconds.
+        self._others: dict[float, RedisProducer] = {}
 
     def publish(self, message: TaskMessage) -> None:
         self._publish(message, envelope_of(message))
+
+    def _hasty(self, timeout_s: float) -> "RedisProducer":
+        """One on a connection of its own, on which no answer is waited for longer: by whole seconds, so that there are few."""
+        seconds = float(max(1, math.ceil(timeout_s)))
+        with self._lock:
+            found = self._others.get(seconds)
+            if found is None:
+                options = {
+                    **self._address.transport_options,
+                    "socket_timeout": seconds,
+                    "socket_connect_timeout": seconds,
+                }
+                address = replace(self._address, transport_options=options)
+                found = self._others[seconds] = RedisProducer(address, timeout_s=seconds, park=self._park)
+        return found
 
     def publish_unique(self, message: TaskMessage, key: str, for_s: float) -> str | None:
         """Publish unless another call holds the key: its id then, else None. The call holds it for so many seconds at most."""
@@ -121,11 +140,14 @@ class RedisProducer:
         return queues.push_unique_script(keys=[queues.unique_key(key), target], args=[message.id, for_ms, *push])
 
     def _publish(self, message: TaskMessage, envelope: bytes) -> None:
-        due_at = message.due_at if self._park else None
-        if message.terms is None and not message.exchange:
+        due_at, terms = message.due_at if self._park else None, message.terms
+        if terms is None and not message.exchange:
             self._push(message.queue, envelope, message.priority, due_at)
-        else:
-            self._patiently(message.queue, message.terms, self._route, message, envelope, due_at)
+            return
+        road = self
+        if terms is not None and terms.timeout_s is not None and terms.timeout_s < self._answer_s:
+            road = self._hasty(terms.timeout_s)
+        road._patiently(message.queue, terms, road._route, message, envelope, due_at)
 
     def publish_many(self, messages: Sequence[TaskMessage]) -> None:
         """As the protocol says. One script a go, each for one list: it runs as a whole or not at all, and never twice."""
@@ -298,6 +320,9 @@ class RedisProducer:
                 self._calls.close()
                 self._connection.release()
             self._connection = self._queues = None
+            others, self._others = self._others, {}
+        for other in others.values():
+            other.close()
 
 
 def written(message: TaskMessage) -> tuple[str, str, Any, dict[str, Any], dict[str, Any]]:

@@ -191,6 +191,10 @@ def message_for(
             raise NotSupported(
                 f"task {task.name}: {option} means nothing to a message that is published later, by another process"
             )
+    if task.require_consumer:
+        raise NotSupported(
+            f"task {task.name} has require_consumer, which says nothing of the time when the outbox is published"
+        )
     if task._unique is not None:
         raise NotSupported(
             f"task {task.name} has unique_for: its key is taken when it is published, so send it with apply_async_on_commit"
