@@ -9,12 +9,13 @@ import threading
 
 from celeriac import signals, states
 from celeriac.app.context import Request, current
+from celeriac.app.einfo import ExceptionInfo
 from celeriac.app.task import Task
 from celeriac.broker.codec import JSON, content_types, decode
 from celeriac.broker.consumer import Delivery, payload
 from celeriac.exceptions import DecodeError
 from celeriac.wire.message import split_body
-from celeriac.worker.executor import ExceptionInfo, call_hook
+from celeriac.worker.executor import call_hook
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 from celeriac import signals, states
 from celeriac.app.base import Celeriac
 from celeriac.app.context import Request, current
+from celeriac.app.einfo import ExceptionInfo
 from celeriac.app.task import Replaced, Task, moment
 from celeriac.broker.codec import decode, encode
 from celeriac.broker.consumer import Delivery, payload
@@ -72,20 +73,6 @@ class Done(NamedTuple):
     run_s: float
     stored: bool = False
     untold: bool = False
-
-
-class ExceptionInfo:
-    """What hooks get as `einfo`: the exception and its traceback as text."""
-
-    __slots__ = ("exception", "traceback", "type")
-
-    def __init__(self, exception: BaseException, traceback: str) -> None:
-        self.type = type(exception)
-        self.exception = exception
-        self.traceback = traceback
-
-    def __str__(self) -> str:
-        return self.traceback
 
 
 class Executor:
