@@ -1,12 +1,15 @@
 """`celeriac worker`."""
 
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import click
 
+from celeriac.app.context import task_logger
 from celeriac.cli.root import Given, main
-from celeriac.telemetry.logs import set_up
+from celeriac.telemetry.logs import set_up, style_of
+from celeriac.telemetry.redirect import redirected
 
 
 @main.command()
@@ -95,7 +98,7 @@ def worker(
 
     app = given.app(needed=True)  # first: its module may hold receivers of setup_logging
     try:
-        set_up(loglevel, as_json=log_json, logfile=logfile)
+        set_up(loglevel, as_json=log_json, logfile=logfile, style=style_of(app.conf))
         slots = None if concurrency in (None, "auto") else int(concurrency or 0)
         if slots is not None and slots < 1:
             raise ValueError(f"concurrency {slots} is not at least 1")
@@ -124,7 +127,10 @@ def worker(
         statedb=statedb,
         without_mingle=without_mingle,
     )
-    sys.exit(run_worker(app, options))
+    printed = redirected(task_logger("printed"), app.conf.worker_redirect_stdouts_level)
+    with printed if app.conf.worker_redirect_stdouts else nullcontext():
+        code = run_worker(app, options)
+    sys.exit(code)
 
 
 def _names(text: str | None) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """One setting as a value, and what turns what users write into what it wants. Errors say what was expected."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import tzinfo
@@ -165,6 +166,12 @@ def delivery_mode(value: Any) -> int:
     if found is None:
         raise ValueError("expected 2 or persistent, 1 or transient")
     return found
+
+
+def log_format(value: Any) -> str:
+    """A format of log lines. Raises ValueError, as logging does."""
+    logging.Formatter(text(value))
+    return str(value)
 
 
 def log_level(value: Any) -> str:

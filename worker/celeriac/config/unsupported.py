@@ -116,7 +116,7 @@ UNSUPPORTED: tuple[Setting, ...] = (
     # -- of the guide's time
     _none("broker_insist", False, "RabbitMQ has forgotten what it meant."),
     _none("celeryd_mediator", None, "There is no mediator."),
-    _none("worker_log_file", None, "Logs go to standard error.", "CELERYD_LOG_FILE"),
+    _none("worker_log_file", None, "Logs go to standard error, or where celeriac worker --logfile says.", "CELERYD_LOG_FILE"),
     _none("worker_log_level", None, "celeriac worker --loglevel says it.", "CELERYD_LOG_LEVEL"),
     _none("beat_log_file", None, "Logs go to standard error.", "CELERYBEAT_LOG_FILE"),
     _none("beat_log_level", None, "celeriac beat --loglevel says it.", "CELERYBEAT_LOG_LEVEL"),

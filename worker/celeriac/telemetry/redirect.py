@@ -1,0 +1,77 @@
+"""What bodies print goes to the log: standard output and error as files that log their lines."""
+
+import io
+import logging
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+
+class LoggedStream(io.TextIOBase):
+    """A text file whose lines become log records. A record that cannot be logged goes to the stream that it stands for, never round again."""
+
+    def __init__(self, logger: logging.Logger, level: int, instead_of: TextIO) -> None:
+        self._logger, self._level, self._stream = logger, level, instead_of
+        self._mine = threading.local()
+
+    def write(self, text: str) -> int:
+        """Log the lines that end in it; what is left waits for its end, in each thread for itself."""
+        mine = self._mine
+        if getattr(mine, "logging", False):  # logging's own words about a handler that failed
+            return self._stream.write(text)
+        *lines, mine.rest = (getattr(mine, "rest", "") + text).split("\n")
+        for line in lines:
+            self._log(line)
+        return len(text)
+
+    def flush(self) -> None:
+        """Log a line that has not ended."""
+        rest, self._mine.rest = getattr(self._mine, "rest", ""), ""
+        self._log(rest)
+
+    def _log(self, line: str) -> None:
+        if not line.strip():
+            return
+        self._mine.logging = True
+        try:
+            self._logger.log(self._level, "%s", line.rstrip())
+        finally:
+            self._mine.logging = False
+
+    def writable(self) -> bool:
+        """It is."""
+        return True
+
+    def isatty(self) -> bool:
+        """Nobody sits at a log."""
+        return False
+
+    def fileno(self) -> int:
+        """The file's own: what a child process writes there is not logged."""
+        return self._stream.fileno()
+
+    @property
+    def encoding(self) -> Any:  # type: ignore[override]
+        """The stream's."""
+        return self._stream.encoding
+
+    @property
+    def buffer(self) -> Any:
+        """The stream's: bytes are no lines."""
+        return self._stream.buffer
+
+
+@contextmanager
+def redirected(logger: logging.Logger, level: str) -> Iterator[None]:
+    """Log what is written to sys.stdout and sys.stderr meanwhile, at that level. Handlers made before keep their own stream."""
+    before = sys.stdout, sys.stderr
+    number = logging.getLevelNamesMapping()[level]
+    sys.stdout, sys.stderr = (LoggedStream(logger, number, stream) for stream in before)
+    try:
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        sys.stdout, sys.stderr = before
