@@ -1,14 +1,17 @@
 """What a call may ask of its publish: which options there are, what they become, and which are refused."""
 
+import queue
+import threading
 from typing import Any
 
 import pytest
 
-from celeriac import Celeriac
-from celeriac.exceptions import ImproperlyConfigured, NotSupported
+from celeriac import Celeriac, signals
+from celeriac.exceptions import ImproperlyConfigured, NotRoutable, NotSupported
 from celeriac.policy.calling import OPTIONS, patience_of, priority_of, terms_of, type_terms
 from celeriac.wire.binding import bound_queues, queue_in
 from celeriac.wire.message import USUAL, Patience, Terms
+from celeriac.worker.assemble import Options, run_worker
 
 
 class Outbox:
@@ -224,3 +227,32 @@ def test_a_table_of_bindings_says_which_queues_are_reached(routing_key: str, kin
 def test_a_queue_is_in_a_table_by_its_whole_name() -> None:
     assert queue_in(TABLE, "third")
     assert not queue_in(TABLE, "hird")
+
+
+# -- who is there, where the broker cannot say
+
+
+def test_workers_are_asked_where_the_broker_cannot_say_who_consumes() -> None:
+    app = Celeriac("shop", broker="memory://", set_as_current=False, task_default_queue="asked", worker_http_port=0)
+    task = app.task(lambda: 1, name="t", require_consumer=True)
+    with pytest.raises(NotRoutable, match="no worker consumes the queue 'asked'"):
+        task.delay()
+    ready: queue.SimpleQueue[Any] = queue.SimpleQueue()
+
+    def tell(sender: Any, **_: Any) -> None:
+        ready.put(sender)
+
+    signals.worker_ready.connect(tell)
+    thread = threading.Thread(target=run_worker, args=(app, Options(pool="threads", concurrency=1)))
+    thread.start()
+    loop = ready.get(timeout=20)
+    try:
+        task.delay()
+        with pytest.raises(NotRoutable, match="'elsewhere'"):
+            task.apply_async(queue="elsewhere")
+    finally:
+        signals.worker_ready.disconnect(tell)
+        loop.stop()
+        thread.join(timeout=20)
+        app.close()
+    assert not thread.is_alive()

@@ -15,7 +15,7 @@ from celeriac import Celeriac
 from celeriac.backends.memory import MemoryBackend
 from celeriac.broker.consumer import open_consumer
 from celeriac.exceptions import CeleriacError, EncodeError, ImproperlyConfigured
-from celeriac.policy.outcome import Failed, Succeeded
+from celeriac.policy.outcome import Failed, RetryAsked, Succeeded
 from celeriac.policy.settlement import Rules
 from celeriac.worker.executor import Executor, Job
 
@@ -116,6 +116,22 @@ def test_a_bound_task_and_a_coroutine_get_models_too(app: Celeriac) -> None:
     assert first.apply((None,)).get() == 0
     assert second.apply((Order(id=5),)).get() == {"order": 5, "note": None}
     assert second._is_async
+
+
+def test_a_retry_may_have_models_for_arguments(app: Celeriac) -> None:
+    def again(self: Any, order: Order) -> int:
+        if order.id < 3:
+            raise self.retry(args=(Order(id=order.id + 1),), countdown=0)
+        return order.id
+
+    task = app.task(again, bind=True, name="shop.again", pydantic=True)
+    task.delay(Order(id=2))
+
+    outcome = run(app, task)
+
+    assert isinstance(outcome, RetryAsked), outcome
+    assert tuple(outcome.args) == ({"id": 3, "at": None},)
+    assert task.apply((Order(id=1),)).get() == 3
 
 
 def test_wrong_data_fails_the_task_and_says_where(app: Celeriac) -> None:

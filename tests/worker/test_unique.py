@@ -141,6 +141,16 @@ def test_of_many_clients_at_once_one_sends(site: Site, once: Any) -> None:
     wait_until(lambda: started(site) == [1], what="the start")
 
 
+def test_a_call_with_terms_of_its_own_is_unique_too(site: Site, once: Any) -> None:
+    first = once.index.apply_async((1,), retry=False)
+    mandatory = once.index.apply_async((1,), mandatory=True, delivery_mode=1)
+
+    assert (first.deduplicated, mandatory.deduplicated, mandatory.id) == (False, True, first.id)
+    with pytest.raises(NotRoutable):
+        once.index.apply_async((2,), mandatory=True, queue="nowhere")
+    assert not once.index.delay(2).deduplicated
+
+
 @both
 def test_until_start_lets_the_next_call_wait_while_one_runs(site: Site, once: Any) -> None:
     once.refresh.delay(1, seconds=1.0)

@@ -7,7 +7,7 @@ from celeriac.broker.coordination import Coordination
 from celeriac.broker.producer import Producer, RedisProducer
 from celeriac.exceptions import NotSupported
 from celeriac.policy.unique import Unique, refused_option, unique_key
-from celeriac.wire.message import UNIQUE, TaskMessage
+from celeriac.wire.message import UNIQUE, USUAL, TaskMessage
 
 
 class Shop(Protocol):
@@ -51,7 +51,8 @@ def publish_once(app: Shop, message: TaskMessage, unique: Unique, signature: Any
     key = message.headers[UNIQUE] = unique_key(name, unique, message.body[0], message.body[1], signature)
     for_s = unique.for_s + max(0.0, (message.due_at or 0.0) - message.headers["celeriac_sent_at"])
     producer = lent or app.producer
-    if isinstance(producer, RedisProducer) and message.terms is None and not message.exchange:
+    terms = message.terms or USUAL
+    if isinstance(producer, RedisProducer) and not terms.mandatory and not message.exchange:
         holder = producer.publish_unique(message, key, for_s)
     else:
         holder = store.hold(key, message.id, for_s)

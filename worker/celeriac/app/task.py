@@ -360,6 +360,10 @@ class Task(Generic[P, R]):
         due = moment(eta if eta is not None else wait_s or 0.0, now) or now
         if options.get("expires") is not None:
             options["expires"] = moment(options["expires"], now)
+        if self._models is not None:
+            args, kwargs = self._models.dumped(
+                request.args if args is None else args, request.kwargs if kwargs is None else kwargs, self.serializer
+            )
         again = (
             tuple(request.args) if args is None else tuple(args),
             dict(request.kwargs) if kwargs is None else dict(kwargs),

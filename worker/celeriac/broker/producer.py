@@ -126,7 +126,7 @@ class RedisProducer:
     def publish_unique(self, message: TaskMessage, key: str, for_s: float) -> str | None:
         """Publish unless another call holds the key: its id then, else None. The call holds it for so many seconds at most."""
         args = (message, envelope_of(message), key, int(for_s * 1000))
-        held = self._patiently(message.queue, None, self._put_unique, *args)
+        held = self._patiently(message.queue, message.terms, self._put_unique, *args)
         return held.decode() if held else None
 
     def _put_unique(self, queues: Any, message: TaskMessage, envelope: bytes, key: str, for_ms: int) -> Any:
