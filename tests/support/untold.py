@@ -1,5 +1,6 @@
 """Tasks whose body cannot tell how it ends, with hooks and receivers that write who is told. The app is `app`."""
 
+import asyncio
 import os
 import signal
 import time
@@ -47,6 +48,17 @@ def hangs(seconds: float, *, deaf: bool = False) -> None:
     while time.monotonic() < until:
         try:
             time.sleep(0.02)
+        except BaseException:
+            if not deaf:
+                raise
+
+
+@app.task(base=Told, time_limit=0.4)
+async def waits(seconds: float, *, deaf: bool = False) -> None:
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        try:
+            await asyncio.sleep(0.02)
         except BaseException:
             if not deaf:
                 raise

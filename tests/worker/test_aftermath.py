@@ -26,25 +26,27 @@ def expected(task: str, kind: str, args: str, kwargs: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("pool", "deaf"),
+    ("pool", "task", "deaf"),
     [
-        pytest.param("prefork", False, id="prefork kills it"),
-        pytest.param("threads", False, id="a thread comes back"),
-        pytest.param("threads", True, id="a thread does not come back for long"),
-        pytest.param("solo", False, id="solo"),
-        pytest.param("asyncio", False, id="a plain function beside asyncio"),
+        pytest.param("prefork", "hangs", False, id="prefork kills it"),
+        pytest.param("threads", "hangs", False, id="a thread comes back"),
+        pytest.param("threads", "hangs", True, id="a thread does not come back for long"),
+        pytest.param("solo", "hangs", False, id="solo"),
+        pytest.param("asyncio", "hangs", False, id="a plain function beside asyncio"),
+        pytest.param("asyncio", "waits", False, id="a coroutine"),
+        pytest.param("asyncio", "waits", True, id="a coroutine that goes on"),
     ],
 )
-def test_a_hard_time_limit_is_told_of_once(site: Any, pool: str, deaf: bool) -> None:
+def test_a_hard_time_limit_is_told_of_once(site: Any, pool: str, task: str, deaf: bool) -> None:
     site.worker("-P", pool, "-c", "1", app="untold")
-    handle = site.client().send_task("untold.hangs", [1.5], {"deaf": deaf})
+    handle = site.client().send_task(f"untold.{task}", [1.5], {"deaf": deaf})
 
     with pytest.raises(TimeLimitExceeded):
         handle.get(timeout=20)
     wait_until(lambda: len(told(site)) >= 4, timeout_s=1.0 if deaf else 5.0, what="all that are told")
     time.sleep(1.6 if deaf else 0.3)  # the body comes back meanwhile
 
-    assert told(site) == expected("hangs", "TimeLimitExceeded", "[1.5]", f"{{'deaf': {deaf}}}")
+    assert told(site) == expected(task, "TimeLimitExceeded", "[1.5]", f"{{'deaf': {deaf}}}")
 
 
 def test_a_lost_process_is_told_of_once_and_not_while_it_runs_again(site: Any) -> None:
