@@ -62,9 +62,66 @@ def test_settings_with_a_namespace_are_djangos(app: Celeriac) -> None:
 
 @pytest.mark.parametrize("source", ["no.such.module", "json:no_such_name"])
 def test_settings_that_cannot_be_read_are_named(app: Celeriac, source: str) -> None:
-    with pytest.raises(ImproperlyConfigured, match="cannot read settings from"):
-        app.config_from_object(source)
     app.config_from_object(source, silent=True)
+    assert app.conf.task_serializer == "json"
+    app.config_from_object(source)
+    for _ in range(2):  # whoever asks is told
+        with pytest.raises(ImproperlyConfigured, match="cannot read settings from"):
+            _ = app.conf
+    with pytest.raises(ImproperlyConfigured, match="cannot read settings from"):
+        Celeriac("shop", set_as_current=False).config_from_object(source, force=True)
+
+
+def test_a_settings_module_may_import_the_app_that_it_configures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ring_app.py").write_text(
+        "from celeriac import Celeriac\napp = Celeriac('ring', set_as_current=False)\napp.config_from_object('ring_settings')\n"
+    )
+    (tmp_path / "ring_settings.py").write_text("from ring_app import app\ntask_default_queue = app.main\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    import ring_app  # type: ignore[import-not-found]
+
+    assert "ring_settings" not in sys.modules
+    assert ring_app.app.conf.task_default_queue == "ring"
+
+
+def test_a_class_may_hold_settings_and_be_named_by_its_path(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("shop_settings")
+    module.Shop = type("Shop", (), {"task_default_queue": "of a class"})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "shop_settings", module)
+
+    for path in ("shop_settings:Shop", "shop_settings.Shop"):
+        fresh = Celeriac("shop", config_source=path, set_as_current=False)
+        assert fresh.conf.task_default_queue == "of a class"
+
+
+def test_a_misspelt_module_behind_the_settings_is_named_itself(
+    app: Celeriac, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "needy_settings.py").write_text("import no_such_thing\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    with pytest.raises(ImproperlyConfigured, match="'needy_settings': No module named 'no_such_thing'"):
+        app.config_from_object("needy_settings", force=True)
+
+
+def test_defaults_may_be_added_and_everything_else_stands_above_them(app: Celeriac) -> None:
+    asked: list[int] = []
+
+    def defaults() -> dict[str, Any]:
+        asked.append(1)
+        return {"task_default_queue": "late", "task_acks_late": True, "broker_url": "redis://no"}
+
+    app.add_defaults({"task_default_queue": "early", "shop_currency": "EUR"})
+    app.add_defaults(defaults)
+    app.config_from_object({"task_acks_late": False})
+    assert asked == []
+
+    assert (app.conf.task_default_queue, app.conf.task_acks_late, app.conf.shop_currency) == ("late", False, "EUR")
+    assert app.conf.broker_url == "memory://"
+    assert asked == [1]
 
 
 def test_an_environment_variable_may_name_the_settings(app: Celeriac, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -83,18 +83,20 @@ class Celeriac:
 
     def __init__(
         self, main: str | None = None, *, broker: str | None = None, backend: str | None = None, include: Sequence[str] | None = None,
-        profile: str | None = None, config_source: Any = None, task_cls: type[BaseTask] | str | None = None,
+        profile: str | None = None, config_source: Any = None, namespace: str | None = None, task_cls: type[BaseTask] | str | None = None,
         set_as_current: bool = True, **settings: Any,
     ) -> None:  # fmt: skip
         self.main = main
         chosen = os.environ.get("CELERIAC_PROFILE") or profile or "celery"
-        self.conf = config.Settings(profile=chosen)
-        self.conf.pin(config.from_environment(os.environ))
+        self._settings = config.Settings(profile=chosen)
+        self._settings.pin(config.from_environment(os.environ))
         given = {"broker_url": broker, "result_backend": backend, "include": include}
         self._given = {name: value for name, value in given.items() if value is not None} | settings
-        self.conf.update(self._given)
+        self._settings.update(self._given)
+        #: Sources of settings that nobody has asked yet: their modules may import this app's.
+        self._sources: list[Callable[[], None]] = []
         if config_source is not None:
-            self.config_from_object(config_source)
+            self.config_from_object(config_source, namespace=namespace)
         if task_cls is not None:
             self.task_cls = task_cls
         self._tasks: dict[str, BaseTask] = {}
@@ -300,31 +302,64 @@ class Celeriac:
 
     # -- settings
 
+    @cached_property
+    def conf(self) -> config.Settings:
+        """The settings. Sources that config_from_object was given by name are read now. Raises ImproperlyConfigured."""
+        while self._sources:
+            source = self._sources.pop(0)
+            try:
+                source()
+            except BaseException:
+                self._sources.insert(0, source)  # whoever asks next is told, too
+                raise
+        return self._settings
+
     def config_from_object(
         self, source: Any, silent: bool = False, force: bool = False, namespace: str | None = None
     ) -> None:
-        """Take settings from a mapping, an object, or the dotted path of a module."""
-        if isinstance(source, str):
-            path, _, attribute = source.partition(":")
-            try:
-                source = importlib.import_module(path)
-                source = getattr(source, attribute) if attribute else source
-            except (ImportError, AttributeError) as error:
-                if silent:
-                    return
-                raise ImproperlyConfigured(f"cannot read settings from {source!r}: {error}") from error
-        self.conf.update(config.from_object(source, namespace))
-        self.conf.update(self._given)
+        """Take settings from a mapping, an object, or the dotted path of a module, an object in one (`proj.settings:Shop`) or a class.
 
-    def config_from_envvar(self, variable: str, silent: bool = False) -> None:
+        What is named by a path is imported when a setting is read for the first time, so it may import this app; force: now. silent: a
+        path that cannot be imported is no error. namespace: only names that begin with it count, without it.
+        """
+        if not isinstance(source, str):
+            self._take(source, silent, namespace)
+            return
+        self._later(partial(self._take, source, silent, namespace))
+        if force:
+            _ = self.conf
+
+    def config_from_envvar(self, variable: str, silent: bool = False, force: bool = False) -> None:
         """Take settings from the module that an environment variable names."""
         module = os.environ.get(variable)
         if module:
-            self.config_from_object(module, silent=silent)
+            self.config_from_object(module, silent=silent, force=force)
         elif not silent:
             raise ImproperlyConfigured(
                 f"the environment variable {variable} is not set; it should name the settings module"
             )
+
+    def add_defaults(self, defaults: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
+        """Values that hold where nothing is set; a function is asked for them when a setting is read for the first time."""
+        if callable(defaults):
+            self._later(lambda: self._settings.add_defaults(defaults()))
+        else:
+            self._settings.add_defaults(defaults)
+
+    def _later(self, source: Callable[[], None]) -> None:
+        self._sources.append(source)
+        self.__dict__.pop("conf", None)
+
+    def _take(self, source: Any, silent: bool, namespace: str | None) -> None:
+        if isinstance(source, str):
+            try:
+                source = _settings_at(source)
+            except (ImportError, AttributeError) as error:
+                if silent:
+                    return
+                raise ImproperlyConfigured(f"cannot read settings from {source!r}: {error}") from error
+        self._settings.update(config.from_object(source, namespace))
+        self._settings.update(self._given)
 
     def check_settings(self) -> None:
         """Raise ImproperlyConfigured for settings, and CELERIAC_ variables, that do not exist; before the first message and at a worker's start."""
@@ -861,6 +896,19 @@ def _warn_of_two(name: str, first: str, second: str) -> None:
             " module under one path only",
             DuplicateTaskNameWarning, stacklevel=4,
         )  # fmt: skip
+
+
+def _settings_at(path: str) -> Any:
+    """The module, `module:attribute` or `module.attribute` of that name. Raises ImportError, AttributeError."""
+    module, _, attribute = path.partition(":")
+    try:
+        found = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        above, _, attribute = path.rpartition(".")
+        if error.name != path or not above:  # a module that it imports is missing
+            raise
+        found = importlib.import_module(above)
+    return getattr(found, attribute) if attribute else found
 
 
 def _imported(path: str) -> Any:
