@@ -1,12 +1,15 @@
 """Settings: Celery's names of both ages, the environment, two profiles, and errors that name the setting."""
 
+import re
 import types
 from collections import Counter
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+import celeriac
 from celeriac import Celeriac
 from celeriac.config import (
     BY_NAME,
@@ -143,6 +146,14 @@ def test_no_name_is_in_the_tables_twice() -> None:
     names = Counter(name for setting in EVERY for name in {setting.name, *setting.old, setting.name.upper()})
 
     assert {name for name, count in names.items() if count > 1} == set()
+
+
+def test_every_setting_that_is_said_to_do_something_is_read_somewhere() -> None:
+    """No option without a reader: who takes a reader away moves the row to `unsupported.py`, with the reason."""
+    package = Path(celeriac.__file__).parent
+    code = "\n".join(path.read_text() for path in package.rglob("*.py") if path.parent.name != "config")
+
+    assert [setting.name for setting in SETTINGS if not re.search(rf"\b{setting.name}\b", code)] == []
 
 
 @pytest.mark.parametrize(
@@ -371,3 +382,16 @@ def test_celerys_own_variables_count_below_ours() -> None:
 )  # fmt: skip
 def test_settings_come_out_of_objects(source: Any, namespace: str | None, found: dict[str, Any]) -> None:
     assert from_object(source, namespace) == found
+
+
+def test_a_report_shows_what_is_set_and_no_secret() -> None:
+    app = Celeriac(
+        "shop", broker="redis://me:s3cret@h", set_as_current=False, shop_api_key="s3cret", task_acks_late=True
+    )
+
+    text = app.bugreport()
+
+    assert f"celeriac:{celeriac.__version__} " in text
+    assert "task_acks_late: True" in text
+    assert "redis://me:**@h" in text
+    assert "s3cret" not in text

@@ -32,6 +32,7 @@ from celeriac.backends.base import ResultBackend
 from celeriac.backends.watching import stop_watching
 from celeriac.broker.connection import BrokerAddress
 from celeriac.broker.coordination import Coordination, coordination_address
+from celeriac.broker.eventbus import SentEvents
 from celeriac.broker.plan import QueuePlan
 from celeriac.broker.producer import Producer, after_others, lent_producer, open_producer
 from celeriac.canvas.signature import signature
@@ -118,6 +119,8 @@ class Celeriac:
         self.on_configure = signals.Signal("app.on_configure")
         self.on_after_configure = signals.Signal("app.on_after_configure")
         self.on_after_finalize = signals.Signal("app.on_after_finalize")
+        #: Where monitors are told of calls, if they are to be; made with the producer.
+        self._sent_events: SentEvents | None = None
         #: Queue -> its way, of messages that name no routing key.
         self._ways: dict[str, tuple[str, str, str, str]] = {}
         #: task_routes as they were set, and as `route` wants them.
@@ -361,6 +364,12 @@ class Celeriac:
         self._settings.update(config.from_object(source, namespace))
         self._settings.update(self._given)
 
+    def bugreport(self) -> str:
+        """Versions, the platform, and the settings that were changed, without secrets: what `celeriac report` prints."""
+        from celeriac.app.report import report  # only for who asks
+
+        return report(self)
+
     def check_settings(self) -> None:
         """Raise ImproperlyConfigured for settings, and CELERIAC_ variables, that do not exist; before the first message and at a worker's start."""
         self.conf.check()
@@ -432,6 +441,8 @@ class Celeriac:
                 return AsyncResult(holder, self.backend, name=name, guard=_no_waiting, app=self, deduplicated=True)
         else:
             (producer or self.producer).publish(message)
+        if self._sent_events is not None:
+            self._sent_events.tell(message)
         if signals.after_task_publish.receivers:
             _tell(signals.after_task_publish, message)
         running = current.get()
@@ -474,6 +485,8 @@ class Celeriac:
         if signals.before_task_publish.receivers:
             _tell(signals.before_task_publish, message)
         await self._sending_thread().publish(message)
+        if self._sent_events is not None:
+            self._sent_events.tell(message)
         if signals.after_task_publish.receivers:
             _tell(signals.after_task_publish, message)
         return self._handle(message)
@@ -541,6 +554,9 @@ class Celeriac:
             for message in messages:
                 _tell(signals.before_task_publish, message)
         (producer or self.producer).publish_many(messages)
+        if self._sent_events is not None:
+            for message in messages:
+                self._sent_events.tell(message)
         if signals.after_task_publish.receivers:
             for message in messages:
                 _tell(signals.after_task_publish, message)
@@ -660,6 +676,9 @@ class Celeriac:
             terms=terms,
         )
 
+    def _monitors(self, address: BrokerAddress) -> SentEvents:
+        return SentEvents(address, self._origin or self._name_origin())
+
     @cached_property
     def _plan(self) -> QueuePlan:
         return addresses.plan_of(self.conf)
@@ -756,6 +775,8 @@ class Celeriac:
                 if self._producer is None:
                     self.check_settings()
                     conf = self.conf
+                    if conf.task_send_sent_event:
+                        self._sent_events = self._monitors(addresses.publish_address(conf, self._plan))
                     self._producer = open_producer(
                         addresses.publish_address(conf, self._plan),
                         timeout_s=conf.task_publish_timeout,
@@ -811,6 +832,9 @@ class Celeriac:
                 self._control.close()
             if self._producer is not None:
                 self._producer.close()
+            if self._sent_events is not None:
+                self._sent_events.close()
+                self._sent_events = None
             if self._backend is not None:
                 self._backend.close()
             self._producer = self._backend = None
@@ -818,7 +842,7 @@ class Celeriac:
     def forked(self) -> None:
         """In a process just forked: leave the connections of the process it came from to that one, and open others when asked for."""
         self._lock = threading.RLock()
-        self._producer = self._backend = self._coordination = self._control = self._sending = None
+        self._producer = self._backend = self._coordination = self._control = self._sending = self._sent_events = None
         self._origin = ""
 
     def __enter__(self) -> "Celeriac":

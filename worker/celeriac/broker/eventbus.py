@@ -1,6 +1,8 @@
 """Celery's event exchange: sending events, and receiving those of all workers."""
 
 import logging
+import os
+import threading
 import time
 import uuid
 from collections.abc import Mapping, Sequence
@@ -9,9 +11,10 @@ from typing import Any
 import kombu
 import orjson
 
-from celeriac.broker.connection import BrokerAddress, broker_errors, connect, recoverable, redacted
+from celeriac.broker.connection import BrokerAddress, broker_errors, connect, let_go, recoverable, redacted
 from celeriac.exceptions import BrokerUnavailable
 from celeriac.wire.event import EXCHANGE
+from celeriac.wire.message import TaskMessage
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,62 @@ class EventSender:
         self._producer.publish(
             body, routing_key=routing_key, headers={"hostname": hostname}, delivery_mode=1, retry=False
         )
+
+
+class SentEvents:
+    """Tells monitors of calls that were sent, on a connection of its own. A monitor that cannot be told harms no call.
+
+    After an error nothing is told for RETRY_S. Safe to use from several threads; survives fork.
+    """
+
+    RETRY_S = 30.0
+
+    def __init__(self, address: BrokerAddress, origin: str) -> None:
+        self._address, self._origin = address, origin
+        self._lock = threading.Lock()
+        self._connection: Any = None
+        self._sender: EventSender | None = None
+        self._quiet_until = 0.0
+        self._pid = os.getpid()
+
+    def tell(self, message: TaskMessage) -> None:
+        """Send task-sent."""
+        headers = message.headers
+        event = {
+            "type": "task-sent", "uuid": headers["id"], "root_id": headers["root_id"], "parent_id": headers["parent_id"], "name": headers["task"],
+            "args": headers["argsrepr"], "kwargs": headers["kwargsrepr"], "retries": headers["retries"], "eta": headers["eta"],
+            "expires": headers["expires"], "queue": message.queue, "exchange": message.exchange, "routing_key": message.routing_key or message.queue,
+            "hostname": self._origin, "timestamp": time.time(), "utcoffset": time.timezone / 3600, "pid": os.getpid(), "clock": 0,
+        }  # fmt: skip
+        with self._lock:
+            if time.monotonic() < self._quiet_until:
+                return
+            try:
+                with broker_errors(self._address):
+                    self._open().send(event)
+            except BrokerUnavailable as error:
+                log.warning("%s; no task-sent events for %g s", error, self.RETRY_S)
+                self._quiet_until = time.monotonic() + self.RETRY_S
+                self._drop()
+
+    def _open(self) -> EventSender:
+        if self._sender is None or self._pid != os.getpid():
+            self._pid = os.getpid()  # after a fork: the parent's connection is left alone
+            self._connection = connect(self._address)
+            self._sender = EventSender(self._connection)
+        return self._sender
+
+    def _drop(self) -> None:
+        connection, self._connection, self._sender = self._connection, None, None
+        if connection is not None:
+            let_go(connection)
+
+    def close(self) -> None:
+        """Disconnect."""
+        with self._lock:
+            connection, self._connection, self._sender = self._connection, None, None
+            if connection is not None and self._pid == os.getpid():
+                connection.release()
 
 
 class EventReceiver:

@@ -1,22 +1,20 @@
 """Questions to a worker over remote control, and what it answers: Celery's names, arguments and answers (research/celery.md 2G)."""
 
 import os
-import platform
 import resource
 import time
 from collections import deque
 from datetime import UTC, datetime
 from typing import Any
 
-from celeriac import __version__
 from celeriac.app.base import Celeriac
 from celeriac.app.builtins import is_built_in
+from celeriac.app.report import report
 from celeriac.broker.codec import content_types, decode
 from celeriac.broker.connection import described as broker_described
 from celeriac.broker.consumer import Delivery, payload
 from celeriac.broker.depth import DepthProbe
 from celeriac.broker.topology import described as queue_described
-from celeriac.config.secret import redacted
 from celeriac.wire.message import split_body
 from celeriac.worker.loop import Loop
 from celeriac.worker.pool import Pool
@@ -152,12 +150,7 @@ class Inspection:
 
     def report(self, **_: Any) -> Any:
         """Versions and changed settings as text."""
-        head = (
-            f"software -> celeriac:{__version__} py:{platform.python_version()}\n"
-            f"platform -> system:{platform.system()} arch:{platform.machine()} kernel:{platform.release()}\n"
-            f"broker -> {redacted(self._app.broker_address().url)}  profile -> {self._app.conf.profile}\n\n"
-        )
-        return {"ok": head + "\n".join(f"{name}: {value!r}" for name, value in self.conf().items())}
+        return {"ok": report(self._app)}
 
     # --
 
