@@ -1,6 +1,8 @@
 """The one global: the current app, and what Celery hangs on it."""
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from celeriac import result
@@ -17,6 +19,8 @@ from celeriac.exceptions import ImproperlyConfigured
 Celery = Celeriac
 
 _current: Celeriac | None = None
+#: The thread in which asking for it is an error: a test's.
+_trapped: int | None = None
 #: Definitions of @shared_task, made again on every app.
 _shared: list[Callable[[Celeriac], Task]] = []
 #: Task classes that were defined when there was no app yet: they are the next one's.
@@ -45,7 +49,25 @@ tasks.defined.append(_defined)
 
 def current_app() -> Celeriac:
     """The app made last; without one, an app of the environment's settings."""
+    if _trapped == threading.get_ident():
+        raise RuntimeError(
+            "the current app is used where a test's app was meant: pass the app, or take the fixture depends_on_current_app"
+        )
     return _current if _current is not None else Celeriac()
+
+
+@contextmanager
+def used(app: Celeriac, *, trap: bool = False) -> Iterator[None]:
+    """Within it this app is the current one, with all shared tasks. trap: whoever asks for it in this thread gets an error."""
+    global _current, _trapped
+    before = _current, _trapped
+    try:
+        for define in _shared:
+            define(app)
+        _current, _trapped = app, threading.get_ident() if trap else None
+        yield
+    finally:
+        _current, _trapped = before
 
 
 result.apps.append(current_app)

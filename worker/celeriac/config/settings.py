@@ -1,6 +1,7 @@
 """Settings: the values in force."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from celeriac.config.names import BY_NAME, EVERY, hint, looks_like_ours, setting_of
@@ -43,6 +44,23 @@ class Settings:
             if setting is None:
                 raise ImproperlyConfigured(f"there is no setting {name!r}{hint(name)}")
             self._pinned[setting.name] = self._values[setting.name] = _converted(setting, name, value)
+
+    @contextmanager
+    def pinned(self, values: Mapping[str, Any]) -> Iterator[None]:
+        """Within it these are pinned, above whatever was; then what held before holds again."""
+        before = dict(self._pinned)
+        self.pin(values)
+        try:
+            yield
+        finally:
+            for setting in filter(None, map(setting_of, values)):
+                name = setting.name
+                if name in before:
+                    self._pinned[name] = self._values[name] = before[name]
+                else:
+                    del self._pinned[name]
+                    default = self._added.get(name, _fresh(setting.default_in(self.profile)))
+                    self._values[name] = self._changed.get(name, default)
 
     def update(self, values: Mapping[str, Any] | None = None, **named: Any) -> None:
         """Set several at once; old names are translated. Raises ImproperlyConfigured for two names of one setting that contradict each other."""

@@ -282,7 +282,9 @@ def _end(
     left = len(pool.running()) + pool.lost
     pool.stop()
     log.info("%s ended%s", worker.hostname, f"; {left} bodies were cut off" if left else "")
-    if left:  # threads cannot be ended: leave without waiting for them
+    if (
+        left and threading.current_thread() is threading.main_thread()
+    ):  # threads cannot be ended: leave without waiting for them
         failure = sys.exc_info()[1]
         if failure is not None:
             log.critical("the worker has failed", exc_info=failure)

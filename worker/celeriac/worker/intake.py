@@ -432,6 +432,12 @@ class Intake:
 
     # -- types
 
+    def learn_types(self) -> None:
+        """Know tasks that were registered since, too. What was set for the others from outside stays."""
+        self._types = {**self._know_types(), **self._types}
+        self._executes = any(entry.task._overrides_execute for entry in self._types.values())
+        self._throttles = {name: entry.throttle for name, entry in self._types.items() if entry.throttle is not None}
+
     def _know_types(self) -> dict[str, _Type]:
         conf = self._app.conf
         found: dict[str, _Type] = {}

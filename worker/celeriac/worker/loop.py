@@ -416,6 +416,10 @@ class Loop:
         now = time.monotonic()
         return [(run.job, now - run.started) for run in self._pool.running()]
 
+    def at_rest(self) -> bool:
+        """Whether nothing runs, is reserved, or was there to be claimed a moment ago. In the loop's own thread."""
+        return not self._settler.busy() and not self.intake.reserved() and not self._claim()
+
     @property
     def slots(self) -> int:
         """Bodies that can run at once, child processes that are about to be ready included: what this worker is good for."""
