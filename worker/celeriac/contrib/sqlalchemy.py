@@ -111,6 +111,7 @@ class Outbox:
         self, app: Celeriac, metadata: MetaData, engine: Engine | None = None, *, table: str = TABLE, fast: bool = True
     ) -> None:  # fmt: skip
         self.table = table_in(metadata, table)
+        self._insert = insert(self.table)
         self._app = app
         self._engine: Engine | None = getattr(engine, "sync_engine", engine)
         if self._engine is not None and self._engine.dialect.name in {"mysql", "mariadb"}:
@@ -135,7 +136,7 @@ class Outbox:
             "task_id": message.id, "message": text, "made_at": now, "tries": 0, "trouble": "",
             "free_at": now + OWN_S if self._fast is not None and isinstance(session, Session) else now,
         }  # fmt: skip
-        done = session.execute(insert(self.table).values(values))
+        done = session.execute(self._insert, values)
         if self._fast is not None and isinstance(session, Session):
             place = int(done.inserted_primary_key[0])
             after_commit(session, lambda: self._publish(place, message))
