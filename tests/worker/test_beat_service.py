@@ -274,7 +274,7 @@ def test_without_a_redis_the_state_is_in_a_file(rabbitmq: Any, tmp_path: Path, c
     assert "run one only" in caplog.text
 
 
-@pytest.mark.parametrize(("quiet_s", "alive"), [(0, True), (300, True), (361, False)])
+@pytest.mark.parametrize(("quiet_s", "alive"), [(0, True), (70, True), (76, False)])
 def test_alive_means_that_it_looks(make: Make, quiet_s: float, alive: bool) -> None:
     service = make({})
 
@@ -282,3 +282,17 @@ def test_alive_means_that_it_looks(make: Make, quiet_s: float, alive: bool) -> N
     assert readiness(service) == (False, "starting")
     service.turn()
     assert readiness(service) == (True, "running")
+
+
+def test_a_beat_inside_a_worker_that_has_failed_says_so(make: Make, redis_server: Any, caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip
+    app = make({"sum": ENTRY}).app
+    with redis_server.client() as client:
+        client.hset("celeriac.beat\6\x16shop", "sum", "no moment at all")
+    beat = EmbeddedBeat(app)
+
+    beat.start()
+    wait_until(lambda: beat.failed, what="beat to fail")
+    beat.stop()
+
+    assert "beat has failed: the worker runs on" in caplog.text
+    assert "no moment at all" in caplog.text

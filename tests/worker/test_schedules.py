@@ -292,12 +292,24 @@ def test_celerys_questions_are_answered() -> None:
         (0, ValueError, "must be above zero"),
         (timedelta(seconds=-1), ValueError, "must be above zero"),
         (type("Mine", (BaseSchedule,), {})(), TypeError, r"Mine must say next_after\(moment, zone\)"),
+        (type("Late", (schedule,), {"is_due": lambda *_: (True, 1)})(5), TypeError, r"Late must say next_after"),
     ],
-    ids=["text", "none", "a truth", "zero", "less than zero", "without a next time"],
+    ids=["text", "none", "a truth", "zero", "less than zero", "without a next time", "only is_due"],
 )
 def test_what_is_no_schedule_raises(given_: Any, kind: type[Exception], says: str) -> None:
     with pytest.raises(kind, match=says):
         maybe_schedule(given_)
+
+
+def test_a_schedule_of_ones_own_says_when_it_runs_next() -> None:
+    class Hourly(BaseSchedule):
+        def next_after(self, moment: datetime, zone: tzinfo) -> datetime:
+            return moment.replace(minute=0, second=0, microsecond=0) + timedelta(hours=1)
+
+    plan = maybe_schedule(Hourly(nowfun=lambda: utc("2026-06-01 10:15")))
+
+    assert plan.is_due(utc("2026-06-01 08:00")) == (True, 2700.0)
+    assert plan.latest(utc("2026-06-01 08:00"), utc("2026-06-03 10:15"), UTC) == utc("2026-06-03 10:00")
 
 
 @pytest.mark.parametrize("of", [schedule(5), crontab({1, 5}, "*/2"), solar("sunset", 1.5, 2)], ids=repr)

@@ -406,8 +406,14 @@ def maybe_schedule(given: Any, relative: bool = False, app: Any = None) -> BaseS
         raise TypeError(
             f"{given!r} is no schedule: give seconds, a timedelta, schedule(), crontab() or solar() of celeriac.schedules"
         )
-    if type(given).next_after is BaseSchedule.next_after:
-        raise TypeError(f"{type(given).__name__} must say next_after(moment, zone): is_due alone cannot name its runs")
+    for kind in type(given).__mro__:
+        own = vars(kind)
+        if "next_after" in own and kind is not BaseSchedule:
+            break
+        if kind is BaseSchedule or "is_due" in own or "remaining_estimate" in own:
+            raise TypeError(
+                f"{type(given).__name__} must say next_after(moment, zone): is_due and remaining_estimate alone cannot name its runs"
+            )
     if given.app is None:
         given.app = app
     return given

@@ -102,7 +102,7 @@ def _endpoint(app: Celeriac, service: Service) -> Endpoint | None:
 def liveness(service: Service, now: float) -> tuple[bool, str]:
     """Alive: it looks at its schedule. Whether broker and store answer plays no part."""
     quiet_s = now - service.turned_at
-    stuck = quiet_s > service.max_interval_s + STUCK_S
+    stuck = quiet_s > service.most_s + STUCK_S
     return not stuck, f"no look at the schedule for {quiet_s:.0f} s" if stuck else "alive"
 
 

@@ -5,6 +5,7 @@ entry and its due moment alone.
 """
 
 import logging
+import math
 import os
 import select
 import time
@@ -87,13 +88,15 @@ class Service:
                 "beat keeps its state in the file %s: run one only. With a Redis as broker, result store or coordination_url there may be several",
                 self.store.where,
             )
+        ear = select.poll()  # not select(): a worker around it may have more than 1,024 descriptors
+        ear.register(self._reader, select.POLLIN)
         log.info("beat ready: %d entries, state in %s, time zone %s", len(self.entries), self.store.where, self.zone)
         try:
             while not self._stopping:
                 pause_s = self._guarded_turn()
                 self.turned_at = time.monotonic()
                 if not self._stopping and pause_s > 0:
-                    select.select([self._reader], [], [], pause_s)
+                    ear.poll(math.ceil(pause_s * 1000))
         finally:
             self.store.close()
             log.info("beat ended: %d sent, %d taken over, %d left out, %d failed", *self.counts)
@@ -119,6 +122,11 @@ class Service:
         return pause_s
 
     @property
+    def most_s(self) -> float:
+        """The longest sleep: claims of others are looked at so often."""
+        return min(self.max_interval_s, self._claim_s)
+
+    @property
     def healthy(self) -> bool:
         """Whether broker and store answered last time."""
         return not self._complaint
@@ -129,14 +137,13 @@ class Service:
         """Send what is due now; seconds until the next look. Raises BackendUnavailable, BrokerUnavailable."""
         if not self.started:
             self._begin()
-        if time.monotonic() - self._looked_at >= min(self._claim_s, self.max_interval_s):
+        if time.monotonic() - self._looked_at >= self.most_s:
             self._take_over()
         for name in [name for name, moment in self._next.items() if moment <= self._now()]:
             self._run_entry(self.entries[name])
         now = self._now()
         soonest = min(self._next.values(), default=now + timedelta(seconds=self.max_interval_s))
-        most_s = min(self.max_interval_s, self._claim_s)
-        return min(most_s, max(0.0, (soonest - now).total_seconds()))
+        return min(self.most_s, max(0.0, (soonest - now).total_seconds()))
 
     def _begin(self) -> None:
         gone = self.store.forget_others(self.entries)
@@ -169,6 +176,7 @@ class Service:
 
     def _run_entry(self, entry: Entry) -> None:
         for _ in range(_AT_ONCE):
+            self.turned_at = time.monotonic()
             now, last = self._now(), self._lasts[entry.name]
             try:
                 due = ticker.due(entry.schedule, last, now, self.zone, entry.catch_up, self._deadline_s)
