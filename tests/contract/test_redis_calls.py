@@ -31,10 +31,13 @@ def test_threads_get_their_own_answers(broker: Broker) -> None:
         thread.start()
     for thread in threads:
         thread.join()
+    with broker.server.client() as client:
+        left = len(client.client_list())
     calls.close()
     connection.release()
 
     assert wrong == []
+    assert left <= 13  # ten are kept, and these lines have their own
 
 
 @redis_alone

@@ -1,6 +1,7 @@
 """One call for many tasks: what is checked, what is sent, and what it says when only a part could be."""
 
 import contextlib
+import time
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -9,8 +10,9 @@ import pytest
 from brokers import Broker, claim
 
 from celeriac import Celeriac, signals
+from celeriac.app.context import Request, current
 from celeriac.app.task import Task
-from celeriac.exceptions import BrokerUnavailable, EncodeError
+from celeriac.exceptions import BrokerUnavailable, EncodeError, NotRoutable
 
 every = pytest.mark.parametrize("broker", ["redis", "rabbitmq", "memory"], indirect=True)
 redis_alone = pytest.mark.parametrize("broker", ["redis"], indirect=True)
@@ -161,3 +163,58 @@ def test_a_broker_that_goes_away_says_which_were_sent(broker: Broker) -> None:
 def test_eager_calls_run_here(broker: Broker) -> None:
     with shop(broker, task_always_eager=True) as (_, pack):
         assert [result.get() for result in pack.send_many([(1,), (2,)])] == [1, 2]
+
+
+@redis_alone
+def test_the_calls_of_a_running_task_are_its_children(broker: Broker) -> None:
+    with shop(broker) as (_, pack):
+        request = Request(pack, {"id": "parent"})
+        token = current.set(request)
+        try:
+            results = pack.send_many([(1,), (2,)])
+            pack.send_many([(3,)], add_to_parent=False)
+        finally:
+            current.reset(token)
+
+    assert request.children == [[[result.id, None], None] for result in results]
+    assert [delivery.headers["parent_id"] for delivery in claim(broker.consumer(), 3)] == ["parent"] * 3
+
+
+@redis_alone
+def test_a_way_to_send_of_the_users_own_is_taken_by_each_call(broker: Broker) -> None:
+    class Stamping(Task):
+        def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+            return super().apply_async(args, kwargs, headers={"tenant": "north"}, **options)
+
+    with shop(broker, task_cls=Stamping) as (_, pack):
+        pack.send_many([(1,), (2,)])
+
+    assert [delivery.headers["tenant"] for delivery in claim(broker.consumer(), 2)] == ["north", "north"]
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"], indirect=True)
+def test_terms_of_the_publish_hold_for_many(broker: Broker) -> None:
+    with shop(broker) as (_, pack):
+        pack.send_many([(number,) for number in range(600)], delivery_mode=1, retry_policy={"max_retries": 1})
+        if broker.kind == "redis":
+            with broker.server.client() as client:
+                assert len([key for key in client.scan_iter() if key.startswith("celeriac.sent")]) == 2  # and not 600
+        broker.server.stop()
+        began = time.monotonic()
+        try:
+            with pytest.raises(BrokerUnavailable):
+                pack.send_many([(1,)], retry=False)
+            took_s = time.monotonic() - began
+        finally:
+            broker.server.start()
+
+    assert took_s < 4  # it is tried again for five seconds unless it is told not to
+
+
+@redis_alone
+def test_a_mandatory_message_among_many_is_looked_up(broker: Broker) -> None:
+    with (
+        shop(broker) as (_, pack),
+        pytest.raises(NotRoutable, match=r"0 of 2 messages are surely on their queues.*nowhere"),
+    ):
+        pack.send_many([(1,), (2,)], mandatory=True, queue="nowhere")

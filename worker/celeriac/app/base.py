@@ -517,6 +517,7 @@ class Celeriac:
         """Send a task by name once for each (args, kwargs) of `calls`, by the thousand; see Task.send_many."""
         producer = self._lent(name, options.pop("connection", None), options.pop("producer", None))
         required = options.pop("require_consumer", None)
+        running = current.get() if options.pop("add_to_parent", True) else None
         shadow = task_type.shadow_name if task_type is not None and task_type._shadows else None
         if options.get("shadow") is not None:
             shadow = None
@@ -539,6 +540,9 @@ class Celeriac:
                 if not results:
                     raise
                 raise after_others(error, len(results)) from error
+            if running is not None:
+                for message in messages:
+                    running.add_child(message.headers["id"])
             results += map(self._handle, messages)
         return results
 

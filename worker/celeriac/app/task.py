@@ -205,6 +205,8 @@ class Task(Generic[P, R]):
             raise TypeError(f"{self.name}.send_many() takes no task_id: each call gets an id of its own")
         if self.app.conf.task_always_eager:
             return [self.apply(args, named, **options) for args, named in checked]
+        if type(self).apply_async is not Task.apply_async:  # a way of the user's own, which each call takes
+            return [self.apply_async(args, named, **options) for args, named in checked]
         return self._sender().send_many(self.name or "", checked, task_type=self, **options)
 
     def _call_of(self, place: int, call: Any, shared: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:

@@ -162,17 +162,22 @@ class AmqpProducer:
         self._publish(outgoing_of(message, park=self._park), message.terms)
 
     def publish_many(self, messages: Sequence[TaskMessage]) -> None:
-        """As the protocol says. Raises MessageRefused, and EncodeError for headers that AMQP cannot hold, when the go is over."""
+        """As the protocol says. Raises MessageRefused, and EncodeError for headers that AMQP cannot hold, when the go is over.
+
+        A go has the deadline and the patience of its first message.
+        """
         goes = [(object(), outgoing_of(message, park=self._park)) for message in messages]
         confirmed: set[object] = set()
         for first in range(0, len(goes), MOST_AT_ONCE):
             part = {key: [outgoing] for key, outgoing in goes[first : first + MOST_AT_ONCE]}
+            terms = messages[first].terms or USUAL
+            timeout_s = time_for(terms, self._timeout_s)
             try:
-                self.deliver(part, timeout_s=self._timeout_s, patient=True, confirmed=confirmed)
+                self.deliver(part, timeout_s=timeout_s, patient=True, confirmed=confirmed, patience=terms.patience)
                 for refusal in self.refusals(part).values():
                     raise refusal
                 if not confirmed.issuperset(part):
-                    raise self._too_late(part, self._timeout_s, self._unconfirmed())
+                    raise self._too_late(part, timeout_s, self._unconfirmed())
             except (OperationalError, EncodeError) as error:
                 raise partly(
                     error, {place for place, (key, _) in enumerate(goes) if key in confirmed}, len(goes)

@@ -151,20 +151,21 @@ class RedisProducer:
 
     def publish_many(self, messages: Sequence[TaskMessage]) -> None:
         """As the protocol says. One script a go, each for one list: it runs as a whole or not at all, and never twice."""
-        goes: dict[tuple[str, int, bool], list[tuple[int, bytes, float]]] = {}
+        goes: dict[tuple[str, int, bool, Terms | None], list[tuple[int, bytes, float]]] = {}
         apart: list[tuple[int, TaskMessage, bytes]] = []
         for place, message in enumerate(messages):
-            if message.terms is not None or message.exchange:
+            terms = message.terms
+            if message.exchange or (terms is not None and (terms.mandatory or terms.exchange_type)):
                 apart.append((place, message, envelope_of(message)))
                 continue
             parked = self._park and message.due_at is not None
-            lot = goes.setdefault((message.queue, message.priority, parked), [])
+            lot = goes.setdefault((message.queue, message.priority, parked, terms), [])
             lot.append((place, envelope_of(message), message.due_at or 0.0))
         published: set[int] = set()
-        for (queue, priority, parked), lot in goes.items():
+        for (queue, priority, parked, terms), lot in goes.items():
             for part in _parts(lot):
                 try:
-                    self._push_many(queue, priority, parked, part)
+                    self._push_many(queue, priority, parked, terms, part)
                 except BrokerUnavailable as error:
                     raise partly(error, published, len(messages)) from error
                 published.update(place for place, _, _ in part)
@@ -175,9 +176,12 @@ class RedisProducer:
                 raise partly(error, published, len(messages)) from error
             published.add(place)
 
-    def _push_many(self, queue: str, priority: int, parked: bool, lot: Sequence[tuple[int, bytes, float]]) -> None:
+    def _push_many(
+        self, queue: str, priority: int, parked: bool, terms: Terms | None, lot: Sequence[tuple[int, bytes, float]]
+    ) -> None:  # fmt: skip
         """One go. The server keeps for a while that it has had it: a second try after a lost answer does nothing then."""
-        go, lasts_s = new_id(), int(2 * self._timeout_s + 60)
+        timeout_s = self._timeout_s if terms is None else time_for(terms, self._timeout_s)
+        go, lasts_s = new_id(), int(2 * timeout_s + 60)
 
         def push(queues: Any) -> None:
             if queue not in self._bound:
@@ -193,7 +197,7 @@ class RedisProducer:
                 values = [envelope for _, envelope, _ in lot]
             queues.push_once_script(keys=[queues.sent_key(go), key], args=[lasts_s, command, *values])
 
-        self._patiently(queue, None, push)
+        self._patiently(queue, terms, push)
 
     def publish_raw(
         self,

@@ -7,6 +7,8 @@ import hiredis
 
 #: What one command's parts may be.
 Command = tuple[str | bytes | int | float, ...]
+#: Connections kept for the next call: after a burst from many threads the others are closed.
+_MOST_KEPT = 10
 _pack: Callable[[Command], bytes] = hiredis.pack_command  # type: ignore[assignment]  # its stub takes tuples of one
 
 
@@ -34,7 +36,10 @@ class RedisCalls:
         except BaseException:
             connection.disconnect()  # an answer that was not read would be taken for the next one's
             raise
-        self._free.append(connection)
+        if len(self._free) < _MOST_KEPT:
+            self._free.append(connection)
+        else:
+            connection.disconnect()
         return answer
 
     def close(self) -> None:
