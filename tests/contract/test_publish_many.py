@@ -121,7 +121,7 @@ def test_a_lot_that_the_server_refuses_leaves_no_note_that_it_has_come(broker: B
 
 @servers
 def test_many_survive_a_restart_of_the_broker_in_their_midst(broker: Broker) -> None:
-    producer = broker.producer(timeout_s=30)
+    producer = broker.producer(timeout_s=100)  # a busy machine starts RabbitMQ in half a minute
     lots = [[broker.message(number) for number in range(start, start + 600)] for start in range(0, 6000, 600)]
     producer.publish_many(lots[0])
     done: list[int] = []
@@ -137,7 +137,7 @@ def test_many_survive_a_restart_of_the_broker_in_their_midst(broker: Broker) -> 
         time.sleep(0.001)
     broker.server.stop()
     broker.server.start()
-    thread.join(timeout=60)
+    thread.join(timeout=120)
 
     assert sum(done) == 5400
     found: list[Any] = []
@@ -159,10 +159,11 @@ def test_without_a_broker_many_fail_within_the_deadline_and_it_says_how_many_are
     try:
         with pytest.raises(BrokerUnavailable, match=r"^0 of 3 messages are surely on their queues") as refused:
             producer.publish_many(messages)
+        took_s = time.monotonic() - began
     finally:
         broker.server.start()
 
-    assert time.monotonic() - began < 10
+    assert took_s < 10
     assert refused.value.published == frozenset()
 
 
