@@ -393,6 +393,7 @@ def test_how_it_works(module: Any, app: Celeriac) -> None:
         "celery.delete_expired_task_meta", "celery.task.http.HttpDispatchTask", "celery.map_async", "celery.ping", "tasks.Inheriting"
     } <= names  # fmt: skip
     assert "tasks.MyTask" not in names
+    assert "tasks.Inheriting" in repr(tasks.registry.tasks)
     assert "celery.execute_remote" not in names
 
 
@@ -466,7 +467,7 @@ def test_a_task_set(module: Any, work: Any) -> None:
 
 
 def test_import_paths_of_the_guide_s_day() -> None:
-    from celeriac import datastructures, decorators
+    from celeriac import datastructures, decorators, states
     from celeriac.app import task as tasks
     from celeriac.decorators import periodic_task, task
     from celeriac.result import AsyncResult, TaskSetResult
@@ -474,5 +475,6 @@ def test_import_paths_of_the_guide_s_day() -> None:
     from celeriac.worker import executor
 
     assert (base.Task, base.BaseTask, tasks.Task) == (Task, Task, Task)
+    assert {"FAILURE", "REVOKED"} == states.FAILURE_STATES
     assert datastructures.ExceptionInfo is executor.ExceptionInfo
     assert all([decorators, periodic_task, task, PeriodicTask, sets.TaskSet, sets.subtask, AsyncResult, TaskSetResult])

@@ -350,7 +350,11 @@ def test_a_task_is_made_once_in_each_process_and_keeps_its_state(site: Any, pool
     assert (worker.pid in {pid for *_, pid in answers}) is (pool != "prefork")
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(
+    ("site", "pool"),
+    [*(("redis", pool) for pool in POOLS), ("rabbitmq", "prefork"), ("rabbitmq", "threads")],
+    indirect=["site"],
+)
 @pytest.mark.parametrize("kind", ["Executes", "Late"], ids=["early ack", "late ack"])
 def test_a_task_s_own_execute_is_called_by_the_worker_once_a_message_and_decides(
     site: Any, pool: str, kind: str
