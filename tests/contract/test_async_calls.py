@@ -121,8 +121,10 @@ def test_inside_a_task_others_are_called_and_not_waited_for() -> None:
         return await handle
 
     with in_process(app, pool="asyncio"):
-        own, above = outer.delay(True).get(timeout=10)
+        handle = outer.delay(True)
+        own, above = handle.get(timeout=10)
         with pytest.raises(RuntimeError, match="never call"):
             outer.delay(False).get(timeout=10)
 
     assert above == [own, own]
+    assert [child.result for child in handle.children or ()] == [[own, own]]

@@ -15,7 +15,7 @@ from processes import wait_until
 from celeriac import Celeriac, states
 from celeriac.backends.watching import watcher_of
 from celeriac.exceptions import BackendUnavailable
-from celeriac.result import AsyncResult
+from celeriac.result import AsyncResult, ResultSet
 from celeriac.wire.result import ResultMeta, exception_to_wire
 
 every = pytest.mark.parametrize("store", ["redis", "valkey", "memory"], indirect=True)
@@ -117,6 +117,27 @@ def test_many_coroutines_wait_at_once_and_the_loop_turns_meanwhile(store: Store)
     assert asyncio.run(main()) == list(range(3000))
     assert listeners in ([], [1])
     timer.join()
+
+
+@every
+def test_a_group_is_awaited_as_a_whole(store: Store) -> None:
+    one, two, three = (store.handle() for _ in range(3))
+    whole = ResultSet([one, ResultSet([two]), three])
+    timer = later(store, *[(handle.id, states.SUCCESS, place) for place, handle in enumerate((one, two, three))])
+
+    assert asyncio.run(whole.aget(timeout=10)) == [0, [1], 2]
+    timer.join()
+    failed = store.handle()
+    store.put(failed.id, states.FAILURE, exception_to_wire(KeyError("lamp")))
+
+    async def main() -> None:
+        with pytest.raises(KeyError, match="lamp"):
+            await ResultSet([one, failed, store.handle()])
+        with pytest.raises(TimeoutError, match=r"1 of 2 tasks were not ready within 0\.1 s"):
+            await ResultSet([one, store.handle()]).aget(timeout=0.1)
+
+    asyncio.run(main())
+    assert watcher_of(store.app.backend)._watches == {}
 
 
 @every
@@ -236,15 +257,15 @@ def test_then_is_called_once_with_the_handle(store: Store, caplog: pytest.LogCap
 
 
 @every
-def test_a_call_before_it_that_has_failed_is_its_failure(store: Store) -> None:
+def test_who_watches_hears_of_a_call_before_it_that_has_failed(store: Store) -> None:
     first = store.handle()
     second = AsyncResult(uuid.uuid4().hex, store.app.backend, parent=first)
     timer = later(store, (first.id, states.FAILURE, exception_to_wire(ValueError("first"))))
 
     with pytest.raises(ValueError, match="first"):
-        second.get(timeout=10, interval=0.05)
+        second.get(timeout=10, interval=0.05, on_interval=lambda: None)
     with pytest.raises(TimeoutError):
-        second.get(timeout=0.1, follow_parents=False)
+        second.get(timeout=0.1, on_interval=lambda: None, follow_parents=False)
     timer.join()
 
 

@@ -607,6 +607,24 @@ class ResultSet(ResultBase):
 
     join = join_native = wait = get
 
+    async def aget(
+        self, timeout: float | None = None, propagate: bool = True, *, disable_sync_subtasks: bool = True
+    ) -> list[Any]:
+        """`get` for coroutines."""
+        from celeriac.backends.awaiting import together  # asyncio, only for who has a loop
+
+        leaves = self.leaves()
+        values = await together(
+            [leaf.aget(propagate=propagate, disable_sync_subtasks=disable_sync_subtasks) for leaf in leaves], timeout
+        )
+        if values is None:
+            late = sum(leaf._cache is None for leaf in leaves)
+            raise TimeoutError(f"{late} of {len(leaves)} tasks were not ready within {timeout} s")
+        return self._in_order({id(leaf): value for leaf, value in zip(leaves, values, strict=True)})
+
+    def __await__(self) -> Generator[Any, None, list[Any]]:
+        return self.aget().__await__()
+
     def _in_order(self, values: dict[int, Any]) -> list[Any]:
         return [
             result._in_order(values) if isinstance(result, ResultSet) else values[id(result)] for result in self.results

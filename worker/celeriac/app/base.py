@@ -471,6 +471,7 @@ class Celeriac:
                 task_id=task_id,
             )
             return await asyncio.to_thread(send, **options)
+        to_parent = options.pop("add_to_parent", True)
         message = self.message(
             name,
             args or (),
@@ -485,10 +486,11 @@ class Celeriac:
         if signals.before_task_publish.receivers:
             _tell(signals.before_task_publish, message)
         await self._sending_thread().publish(message)
-        if self._sent_events is not None:
-            self._sent_events.tell(message)
         if signals.after_task_publish.receivers:
             _tell(signals.after_task_publish, message)
+        running = current.get()
+        if running is not None and to_parent:
+            running.add_child(message.headers["id"])
         return self._handle(message)
 
     def _sending_thread(self) -> Any:
@@ -497,8 +499,14 @@ class Celeriac:
             if self._sending is None or self._sending.pid != os.getpid():
                 from celeriac.app.sending import Sending  # asyncio, only for who has a loop
 
-                self._sending = Sending(lambda: self.producer)  # which connects: not in a coroutine's thread
+                self._sending = Sending(
+                    lambda: self.producer, self._tell_monitors
+                )  # both do I/O: not in a coroutine's thread
             return self._sending
+
+    def _tell_monitors(self, message: TaskMessage) -> None:
+        if self._sent_events is not None:
+            self._sent_events.tell(message)
 
     def _handle(self, message: TaskMessage) -> AsyncResult:
         headers = message.headers

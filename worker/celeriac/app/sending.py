@@ -12,11 +12,15 @@ from celeriac.wire.message import TaskMessage
 
 
 class Sending:
-    """One app's. producer: gives the way to its broker, and may connect first. Its thread ends with `close`, and has published everything before."""
+    """One app's. Its thread ends with `close`, and has published everything before.
 
-    def __init__(self, producer: Callable[[], Producer]) -> None:
+    producer    gives the way to the app's broker, and may connect first. tell: told of each message that is published.
+    """
+
+    def __init__(self, producer: Callable[[], Producer], tell: Callable[[TaskMessage], None]) -> None:
         self.pid = os.getpid()
         self._producer = producer
+        self._tell = tell
         self._lock = threading.Lock()
         self._asked: list[tuple[TaskMessage, asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
         self._thread = ThreadPoolExecutor(1, "celeriac-sending")
@@ -36,11 +40,12 @@ class Sending:
             asked, self._asked = self._asked, []
         asked = [each for each in asked if not each[2].cancelled()]
         together = [each for each in asked if each[0].terms is None]
-        for (_, loop, done), error in zip(together, self._errors([message for message, _, _ in together]), strict=True):
-            _answer(loop, done, error)
+        errors = self._errors([message for message, _, _ in together])
+        for (message, loop, done), error in zip(together, errors, strict=True):
+            self._answer(message, loop, done, error)
         for message, loop, done in asked:
             if message.terms is not None:  # what a call asks for beyond the usual is its own
-                _answer(loop, done, self._error(message))
+                self._answer(message, loop, done, self._error(message))
 
     def _errors(self, messages: list[TaskMessage]) -> list[Exception | None]:
         """For each None, or why it is not on its queue."""
@@ -61,16 +66,23 @@ class Sending:
             return error
         return None
 
+    def _answer(
+        self,
+        message: TaskMessage,
+        loop: asyncio.AbstractEventLoop,
+        done: "asyncio.Future[None]",
+        error: Exception | None,
+    ) -> None:
+        if error is None:
+            self._tell(message)
+        try:
+            loop.call_soon_threadsafe(_settle, done, error)
+        except RuntimeError:  # that loop was closed, and nobody waits in it any more
+            return
+
     def close(self) -> None:
         """Publish what was asked for, and end."""
         self._thread.shutdown()
-
-
-def _answer(loop: asyncio.AbstractEventLoop, done: "asyncio.Future[None]", error: Exception | None) -> None:
-    try:
-        loop.call_soon_threadsafe(_settle, done, error)
-    except RuntimeError:  # that loop was closed, and nobody waits in it any more
-        return
 
 
 def _settle(done: "asyncio.Future[None]", error: Exception | None) -> None:

@@ -1,6 +1,8 @@
 """Waiting for a result in a coroutine."""
 
 import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 from celeriac import states
 from celeriac.backends.base import ResultBackend
@@ -42,3 +44,20 @@ async def ready(backend: ResultBackend, task_id: str, timeout_s: float | None) -
         return None
     finally:
         cancel()
+
+
+async def together(waits: Iterable[Coroutine[Any, Any, Any]], timeout_s: float | None) -> list[Any] | None:
+    """What all of these return, in order; None when timeout_s is over. Raises the error of the first that has one, and ends the others."""
+    tasks = [asyncio.ensure_future(wait) for wait in waits]
+    limit = asyncio.timeout(timeout_s)
+    try:
+        async with limit:
+            return [await task for task in tasks]
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        return None
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
