@@ -4,11 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from celeriac import states
+from celeriac.canvas.errbacks import errbacks_within, takes_more
 from celeriac.canvas.freeze import frozen
-from celeriac.canvas.signature import Signature, chain, chord, group, linked
+from celeriac.canvas.signature import Signature, chain, chord, group, linked, listed, maybe_signature
 from celeriac.exceptions import ChordError
 from celeriac.result import EagerResult, GroupResult
 from celeriac.wire.result import ResultMeta
+
+#: Options that name other calls.
+_LINKS = ("link", "link_error")
 
 
 def run(app: Any, sig: Signature, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
@@ -22,24 +26,43 @@ def _run(app: Any, sig: Signature, args: Sequence[Any], kwargs: Mapping[str, Any
         case chain():
             return _chain(app, sig, args, kwargs, options)
         case group():
-            results = [_run(app, one, args, kwargs, options) for one in sig.tasks]
-            return GroupResult(sig["options"]["task_id"], results, app=app)
+            return _group(app, sig, args, kwargs, options)
         case chord():
             return _chord(app, sig, args, kwargs, options)
         case _:
             called = sig.clone(args, kwargs)
             task = app.find(sig["task"])
-            return task.apply(tuple(called["args"]), called["kwargs"], **{**called["options"], **options})
+            merged = {**called["options"], **options}
+            for name in _LINKS:
+                if name in options and name in called["options"]:
+                    merged[name] = listed(called["options"][name]) + listed(options[name])
+            return task.apply(tuple(called["args"]), called["kwargs"], **merged)
+
+
+def _group(app: Any, sig: group, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    shared = {**{name: value for name, value in sig["options"].items() if name != "task_id"}, **options}
+    results = [_run(app, one, args, kwargs, shared) for one in sig.tasks]
+    return GroupResult(sig["options"]["task_id"], results, app=app)
 
 
 def _chain(app: Any, sig: chain, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    steps = linked(sig.tasks)
+    links = {name: listed(sig["options"].get(name)) + listed(options.get(name)) for name in _LINKS}
+    if any(links.values()):
+        steps = [step.clone() for step in steps]
+        for callback in links["link"]:
+            steps[-1].link(callback)
+        for errback in links["link_error"]:
+            for step in steps:
+                step.link_error(errback)
+        options = {name: value for name, value in options.items() if name not in _LINKS}
     before: Any = None
-    for step in linked(sig.tasks):
+    for step in steps:
         if before is None:
             result = _run(app, step, args, kwargs, options)
         else:
             error = _error(before)
-            result = _failed(step, error) if error is not None else _run(app, step, (_values(before),), {}, options)
+            result = _failed(step, error) if error is not None else _run(app, step, (_values(before),), {}, {})
             first = result
             while first.parent is not None:
                 first = first.parent
@@ -49,19 +72,38 @@ def _chain(app: Any, sig: chain, args: Sequence[Any], kwargs: Mapping[str, Any],
 
 
 def _chord(app: Any, sig: chord, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+    links = {name: listed(sig["options"].get(name)) + listed(options.get(name)) for name in _LINKS}
+    body = sig.body
+    if any(links.values()):
+        body = body.clone()
+        for callback in links["link"]:
+            body.link(callback)
+        for errback in links["link_error"]:
+            body.link_error(errback)
+        options = {name: value for name, value in options.items() if name not in _LINKS}
     header = _run(app, sig.tasks, args, kwargs, options)
     failed = next((one for one in _leaves(header) if one.state in states.PROPAGATE_STATES), None)
     if failed is not None:
         error = ChordError(f"Dependency {failed.id} raised {failed.result!r}")
         error.__cause__ = failed.result
-        result = _failed(sig.body, error)
+        result = _failed(body, error)
+        request = {"id": _leaves(result)[-1].id, "task": body["task"]} if _leaves(result) else {}
+        call_errbacks(app, errbacks_within(body), request, error, None)
     else:
-        result = _run(app, sig.body, (_values(header),), {}, options)
+        result = _run(app, body, (_values(header),), {}, {})
     first = result
     while first.parent is not None:
         first = first.parent
     first.parent = header
     return result
+
+
+def call_errbacks(app: Any, errbacks: Any, request: Any, error: BaseException, traceback: str | None) -> None:
+    """Run the error callbacks of a body that cannot run. request: what is known of it."""
+    for errback in listed(errbacks):
+        sig = maybe_signature(errback, app)
+        failed_id = request.get("id")
+        run(app, sig, (request, error, traceback) if takes_more(app, sig) else (failed_id,), {}, {})
 
 
 def _values(result: Any) -> Any:

@@ -35,6 +35,7 @@ class Signature(dict[str, Any]):
     ) -> None:  # fmt: skip
         if isinstance(task, Mapping):
             super().__init__(_EMPTY | {name: value for name, value in task.items() if name in _EMPTY})
+            self["kwargs"] = dict(self["kwargs"] or {})
             self["options"] = {**(self["options"] or {}), **ex}
         else:
             known = type if type is not None else task
@@ -67,13 +68,8 @@ class Signature(dict[str, Any]):
     @property
     def app(self) -> Any:
         """The app it is sent by."""
-        if self._app is not None:
-            return self._app
-        for inner in _inner(self):
-            found = getattr(inner, "_app", None)
-            if found is not None:
-                return found
-        return default_app[-1]()
+        found = _app_of(self)
+        return found if found is not None else default_app[-1]()
 
     @property
     def type(self) -> Any:
@@ -211,7 +207,7 @@ class Signature(dict[str, Any]):
     __ior__ = __or__
 
     def unchain_tasks(self) -> list["Signature"]:
-        """Its steps, as copies with its error callbacks."""
+        """Its steps, as copies with its error callbacks, the last one with its callbacks."""
         return [self.clone()]
 
     # -- stamps
@@ -333,6 +329,8 @@ class chain(Signature):  # noqa: N801 - Celery's name
         for errback in listed(self["options"].get("link_error")):
             for step in steps:
                 step.link_error(errback)
+        for callback in listed(self["options"].get("link")) if steps else ():
+            steps[-1].link(callback)
         return steps
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -558,7 +556,11 @@ Signature.TYPES.update(
 def signature(varies: Any, *args: Any, **kwargs: Any) -> Signature:
     """The signature of a task's name, a task, or a mapping that describes one. Also the guide's `subtask`."""
     if isinstance(varies, Signature):
-        return varies if not (args or kwargs) else varies.clone(*args, **kwargs)
+        app = kwargs.pop("app", None)
+        made = varies.clone(*args, **kwargs)
+        if made._app is None and app is not None:
+            made._app = app
+        return made
     if isinstance(varies, Mapping):
         return Signature.from_dict(varies, app=kwargs.get("app"))
     return Signature(varies, *args, **kwargs)
@@ -628,7 +630,7 @@ def _add(steps: list[Signature], step: Signature) -> None:
     last = steps[-1] if steps else None
     if isinstance(last, group):
         steps[-1] = chord(last, step, app=last._app) if last.tasks else step
-    elif isinstance(last, chord) and last.body is not None and _ends_in_group(last.body):
+    elif isinstance(last, chord) and last.body is not None and ends_in_group(last.body):
         made = last.clone()
         made["kwargs"]["body"] = _one(linked([last.body, step]), last._app)
         steps[-1] = made
@@ -636,14 +638,15 @@ def _add(steps: list[Signature], step: Signature) -> None:
         steps.append(step)
 
 
-def _ends_in_group(step: Signature) -> bool:
+def ends_in_group(step: Signature) -> bool:
+    """Whether its value is that of a group: several."""
     match step:
         case group():
             return True
         case chain():
-            return bool(step.tasks) and _ends_in_group(step.tasks[-1])
+            return bool(step.tasks) and ends_in_group(step.tasks[-1])
         case chord():
-            return step.body is not None and _ends_in_group(step.body)
+            return step.body is not None and ends_in_group(step.body)
         case _:
             return False
 
@@ -668,7 +671,7 @@ def _joined(first: Signature, then: Any) -> Any:
         return steps[0]
     made = chain(steps, app=app)
     if isinstance(first, chain) and isinstance(made, chain):
-        made["options"] = {k: v for k, v in _copied_links(first["options"]).items() if k != "link_error"}
+        made["options"] = {k: v for k, v in first["options"].items() if k not in {"link", "link_error"}}
     return made
 
 
@@ -696,6 +699,13 @@ def _header(value: Any, app: Any) -> Any:
         made = maybe_signature(value, app)
         return made if isinstance(made, group) else made.group() if isinstance(made, chunks) else group([made], app=app)
     return group(list(value or ()), app=app)
+
+
+def _app_of(sig: Signature) -> Any:
+    """Its own app, or that of the first within it that has one, however deep."""
+    if sig._app is not None:
+        return sig._app
+    return next(filter(None, (_app_of(inner) for inner in _inner(sig) if isinstance(inner, Signature))), None)
 
 
 def _inner(sig: Signature) -> Iterable[Any]:

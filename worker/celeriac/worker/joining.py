@@ -40,10 +40,10 @@ class Ended(NamedTuple):
 
 
 class Follows(NamedTuple):
-    """What joining has brought: messages to publish with a job, by the job's identity; chords to close once they are published."""
+    """What joining has brought, by a job's identity: messages to publish with it; chords to close once these are published."""
 
     messages: Mapping[int, tuple[TaskMessage, ...]]
-    joined: Sequence[Joined]
+    joined: Mapping[int, Sequence[Joined]]
 
 
 class _Part(NamedTuple):
@@ -67,7 +67,7 @@ class Joiner:
         Raises BackendUnavailable; then nothing is sent and all of it is tried again.
         """
         messages: dict[int, tuple[TaskMessage, ...]] = {}
-        closing: list[Joined] = []
+        closing: dict[int, list[Joined]] = {}
         parts: list[_Part] = []
         for ended in batch:
             parts += self._parts(ended)
@@ -76,10 +76,10 @@ class Joiner:
             complete = self._backend.join_chords([p.part for p in parts])
             parts = []
             for joined in complete:
-                closing.append(joined)
                 owner = owners[joined.group_id, joined.task_id]
                 more, fallen = self._body(joined, owner)
                 key = id(owner.ended.done.job)
+                closing.setdefault(key, []).append(joined)
                 messages[key] = (*messages.get(key, ()), *more)
                 parts += fallen
         return Follows(messages, closing)

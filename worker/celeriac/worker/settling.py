@@ -166,7 +166,7 @@ class Settler:
         if refused:
             out = {id(done.job) for done in refused}
             kept = [pair for pair in kept if id(pair[0].job) not in out]
-        joined: Sequence[Joined] = ()
+        joined: Mapping[int, Sequence[Joined]] = {}
         for _, settlement in kept:
             if settlement.chords or settlement.part is not None or settlement.state in FALLEN:
                 kept, joined = self._join(kept)
@@ -194,8 +194,10 @@ class Settler:
         ended = [done.job.delivery for done, s in kept if done.job.task._unique is not None and _has_ended(done, s)]
         if ended:
             let_go(self._app, ended)
-        if joined:
-            self._backend.close_chords(joined)
+        if joined:  # but those whose body was not published: who ended it joins again
+            closing = [one for done, _ in kept for one in joined.get(id(done.job), ())]
+            if closing:
+                self._backend.close_chords(closing)
         if self._places.used:  # others may run
             self._places.release([done.job.delivery for done, _ in kept])
         # 4. observe
@@ -203,8 +205,9 @@ class Settler:
         self._tell(kept)
         return refused
 
-    def _join(self, kept: list[Pair]) -> tuple[list[Pair], Sequence[Joined]]:
-        """Open the chords that begin, count the members that end: what is to be published with whom, and what is to be closed after it."""
+    def _join(self, kept: list[Pair]) -> tuple[list[Pair], Mapping[int, Sequence[Joined]]]:
+        """Open the chords that begin, count the members that end: what is to be published with whom, and what is to be closed after it, by
+        the identity of the job it is published with."""
         starts = [start for _, settlement in kept for start in settlement.chords]
         if starts:
             self._backend.open_chords(starts)

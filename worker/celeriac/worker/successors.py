@@ -3,7 +3,6 @@
 Composed, not yet published: what follows is sent together with the acknowledgement of what it follows from.
 """
 
-import inspect
 import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,10 +10,10 @@ from typing import Any
 from celeriac.app.base import Celeriac
 from celeriac.app.context import Request
 from celeriac.broker.codec import Encoded, encode_body
+from celeriac.canvas.errbacks import errbacks_within, takes_more
 from celeriac.canvas.freeze import frozen
 from celeriac.canvas.plan import Member, Plan, compose
-from celeriac.canvas.signature import Signature, chain, chord, chunks, group, listed, maybe_signature
-from celeriac.exceptions import NotRegistered
+from celeriac.canvas.signature import Signature, chunks, ends_in_group, listed, maybe_signature
 from celeriac.wire.message import ERRBACK, TaskMessage
 from celeriac.wire.result import exception_to_wire
 
@@ -52,8 +51,7 @@ def instead(app: Celeriac, request: Request, sig: Signature) -> Plan:
         raise ValueError(f"{sig!r:.200} is a member of another chord: it cannot replace {request.id}")
     if isinstance(sig, chunks):
         sig = sig.group()
-    ends = sig.tasks[-1] if isinstance(sig, chain) and sig.tasks else sig
-    if isinstance(ends, group):  # the id stands for one value: the list of theirs
+    if ends_in_group(sig):  # the id stands for one value: the list of theirs
         sig = sig | Signature("celery.accumulate", kwargs={"index": 0}, app=app)
     plan = Plan([], [], strict=False)
     copy, _ = frozen(app, sig, request.id)
@@ -78,24 +76,9 @@ def errbacks_of(app: Celeriac, body: Mapping[str, Any], body_id: str, error: Bas
     plan = Plan([], [], strict=False)
     sig = maybe_signature(body, app)
     described = {"id": body_id, "task": sig["task"], "root_id": request.root_id or request.id, "parent_id": request.id}
-    for errback in _errbacks_within(sig):
+    for errback in errbacks_within(sig):
         _call_errback(app, errback, plan, described, error, None, _inherited(request))
     return plan
-
-
-def _errbacks_within(sig: Signature) -> list[Any]:
-    """The error callbacks of whatever a body is made of, each once."""
-    found = listed(sig["options"].get("link_error"))
-    inner: list[Signature] = []
-    if isinstance(sig, chain):
-        inner = sig.tasks[:1]
-    elif isinstance(sig, group):
-        inner = sig.tasks
-    elif isinstance(sig, chord):
-        inner = [sig.body]
-    for one in inner:
-        found += [errback for errback in _errbacks_within(one) if errback not in found]
-    return found
 
 
 def _call_errback(
@@ -103,29 +86,12 @@ def _call_errback(
 ) -> None:  # fmt: skip
     """An error callback gets the failed call's id; one that takes more gets (request, exception, traceback), as values that JSON can write."""
     sig = _ready(app, errback)
-    if _takes_more(app, sig):
+    if takes_more(app, sig):
         args: tuple[Any, ...] = (described, exception_to_wire(error), traceback)
         options = {**options, "headers": {**(sig["options"].get("headers") or {}), ERRBACK: True}}
     else:
         args = (described["id"],)
     compose(app, sig, plan, args, options=options)
-
-
-def _takes_more(app: Celeriac, sig: Signature) -> bool:
-    """Whether what is left of its arguments is more than one."""
-    if sig["immutable"] or sig["subtask_type"] is not None:
-        return False
-    try:
-        task = app.find(sig["task"])
-        parameters = list(inspect.signature(task.run).parameters.values())
-    except (NotRegistered, ValueError, AttributeError):  # not of this worker, or a builtin that does not tell
-        return False
-    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
-        return True
-    places = [
-        p for p in parameters if p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD} and p.name not in sig["kwargs"]
-    ]
-    return len(places) - len(sig["args"]) > 1
 
 
 def _described(request: Request) -> dict[str, Any]:
