@@ -29,6 +29,7 @@ from celeriac.app.task import Task as BaseTask
 from celeriac.app.task import moment, task_class
 from celeriac.app.typed import TaskDecorator
 from celeriac.backends.base import ResultBackend
+from celeriac.backends.custom import check_methods
 from celeriac.backends.watching import stop_watching
 from celeriac.broker.connection import BrokerAddress
 from celeriac.broker.coordination import Coordination, coordination_address
@@ -108,6 +109,9 @@ class Celeriac:
         self._lock = threading.RLock()
         self._producer: Producer | None = None
         self._backend: ResultBackend | None = None
+        #: Stores that tasks have for themselves, by URL; and whether any task has one.
+        self._stores: dict[str, ResultBackend] = {}
+        self.has_own_stores = False
         self._coordination: Coordination | None = None
         self._control: Any = None
         self._sending: Any = None
@@ -438,7 +442,9 @@ class Celeriac:
         if unique is not None and task_type is not None:
             holder = publish_once(self, message, unique, task_type._key_signature, producer)
             if holder is not None:
-                return AsyncResult(holder, self.backend, name=name, guard=_no_waiting, app=self, deduplicated=True)
+                return AsyncResult(
+                    holder, self.store_of(task_type), name=name, guard=_no_waiting, app=self, deduplicated=True
+                )
         else:
             (producer or self.producer).publish(message)
         if self._sent_events is not None:
@@ -510,8 +516,9 @@ class Celeriac:
 
     def _handle(self, message: TaskMessage) -> AsyncResult:
         headers = message.headers
+        backend = self.backend if not self.has_own_stores else self.store_of(self._tasks.get(headers["task"]))
         return AsyncResult(
-            headers["id"], self.backend, headers["task"], self, guard=_no_waiting, ignored=headers["ignore_result"]
+            headers["id"], backend, headers["task"], self, guard=_no_waiting, ignored=headers["ignore_result"]
         )
 
     def run_here(self, task: BaseTask, args: Sequence[Any], kwargs: Mapping[str, Any], **options: Any) -> Any:
@@ -650,6 +657,8 @@ class Celeriac:
         ignore_result = options.pop("ignore_result", None)
         reply_to = options.pop("reply_to", "")
         backend = self._backend or self.backend
+        if task_type is not None and task_type._own_backend is not None:
+            backend = self.store_of(task_type)
         if backend.answers and not reply_to:
             reply_to = backend.expect()
         return compose(
@@ -747,9 +756,9 @@ class Celeriac:
         self._origin = f"gen{os.getpid()}@{socket.gethostname()}"
         return self._origin
 
-    def AsyncResult(self, task_id: str) -> AsyncResult:  # noqa: N802 - Celery's name
+    def AsyncResult(self, task_id: str, backend: ResultBackend | None = None) -> AsyncResult:  # noqa: N802 - Celery's name
         """The handle of a call made before, by its id."""
-        return AsyncResult(task_id, self.backend, app=self, guard=_no_waiting)
+        return AsyncResult(task_id, backend or self.backend, app=self, guard=_no_waiting)
 
     def guard(self) -> None:
         """What a handle asks before it waits. Raises RuntimeError inside a task."""
@@ -774,8 +783,9 @@ class Celeriac:
     def store_state(self, task_id: str, state: str, meta: Any) -> None:
         """Write a state of the user's own."""
         request = current.get()
+        store = self.store_of(request._task if request is not None and request.id == task_id else None)
         reply_to = request.reply_to if request is not None and request.id == task_id else None
-        error = self.backend.store([(ResultMeta(task_id, state, meta, reply_to=reply_to or ""), None)])[0]
+        error = store.store([(ResultMeta(task_id, state, meta, reply_to=reply_to or ""), None)])[0]
         if error is not None:
             raise error
 
@@ -804,6 +814,30 @@ class Celeriac:
                 if self._backend is None:
                     self._backend = open_store(self.conf)
         return self._backend
+
+    def store_of(self, task: Any) -> ResultBackend:
+        """Where a task's results are: where its `backend` says, else in the app's store. None: the latter."""
+        own = task._own_backend if task is not None else None
+        if own is None:
+            return self.backend
+        if not isinstance(own, str):
+            found: ResultBackend = own
+            return found
+        if own in self._stores:
+            return self._stores[own]
+        with self._lock:
+            if own not in self._stores:
+                self._stores[own] = open_store(self.conf, own)
+            return self._stores[own]
+
+    def check_store(self, kind: type[BaseTask]) -> None:
+        """Note that a task has a store of its own. Raises ImproperlyConfigured for what is none."""
+        own = kind._own_backend
+        if own is None:
+            return
+        if not isinstance(own, str):
+            check_methods(own, f"task {kind.name}: backend")
+        self.has_own_stores = True
 
     @property
     def control(self) -> Any:
@@ -836,6 +870,10 @@ class Celeriac:
         self._sending = None
         if self._backend is not None:
             stop_watching(self._backend)
+        for store in self._stores.values():
+            stop_watching(store)
+            store.close()
+        self._stores = {}
         with self._lock:
             if self._coordination is not None:
                 self._coordination.close()
@@ -855,6 +893,7 @@ class Celeriac:
         """In a process just forked: leave the connections of the process it came from to that one, and open others when asked for."""
         self._lock = threading.RLock()
         self._producer = self._backend = self._coordination = self._control = self._sending = self._sent_events = None
+        self._stores = {}
         self._origin = ""
 
     def __enter__(self) -> "Celeriac":

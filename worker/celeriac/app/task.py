@@ -71,6 +71,13 @@ class Sender(Protocol):
 defined: list[Callable[[type["Task"]], None]] = []
 
 
+class _Backend:
+    """`task.backend`: the store where the task's results are. A class says another one than the app's by a URL, or a store, of this name."""
+
+    def __get__(self, task: Any, kind: Any = None) -> Any:
+        return None if task is None else task.app.store_of(task)
+
+
 class Task(Generic[P, R]):
     """A registered task. One instance for each name and process; calling it runs the body here.
 
@@ -110,6 +117,7 @@ class Task(Generic[P, R]):
     track_started: bool | None = None
     send_error_emails: bool | None = None
     error_whitelist: Any = None
+    backend: Any = _Backend()
     serializer: str | None = None
     compression: str | None = None
     queue: str | None = None
@@ -129,6 +137,8 @@ class Task(Generic[P, R]):
 
     MaxRetriesExceededError = MaxRetriesExceededError
     _signature: inspect.Signature | None = None
+    #: What `backend` was declared as; None: the app's.
+    _own_backend: Any = None
 
     run: Callable[P, R]
 
@@ -495,6 +505,10 @@ class Task(Generic[P, R]):
         """Fill in what the app's settings decide; once, when the task is registered."""
         cls.app = app
         conf = app.conf
+        declared = inspect.getattr_static(cls, "backend")
+        if not isinstance(declared, _Backend):
+            cls._own_backend, cls.backend = declared, _Backend()
+            app.check_store(cls)
         for name, setting in (
             ("ignore_result", "task_ignore_result"), ("acks_late", "task_acks_late"), ("reject_on_worker_lost", "task_reject_on_worker_lost"),
             ("track_started", "task_track_started"),
@@ -586,7 +600,7 @@ class Task(Generic[P, R]):
 
     def AsyncResult(self, task_id: str) -> AsyncResult[R]:  # noqa: N802 - Celery's name
         """The handle of a call made before."""
-        handle: AsyncResult[R] = self.app.AsyncResult(task_id)
+        handle: AsyncResult[R] = self.app.AsyncResult(task_id, backend=self.backend)
         return handle
 
     def _sender(self) -> Sender:

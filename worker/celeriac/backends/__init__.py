@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from celeriac.backends.base import ResultBackend
+from celeriac.backends.custom import check_methods, custom_class
 from celeriac.backends.sql_options import SqlOptions
 from celeriac.broker.connection import REDIS_SCHEMES, BrokerAddress
 from celeriac.config.secret import redacted
@@ -18,6 +19,8 @@ _PLANNED = {
     "mongodb": "MongoDB is planned",
     "mongodb+srv": "MongoDB is planned",
     "django": "Django's ORM is planned; results can be kept in the same database, in Celery's tables, with db+postgresql+psycopg://",
+    "django-db": "Django's ORM is planned; results can be kept in the same database, in Celery's tables, with db+postgresql+psycopg://",
+    "django-cache": "Django's cache is planned",
     "tyrant": "Tokyo Tyrant is planned, by the memcached protocol that it speaks, and without expiry; Redis and Valkey play the same part",
 }
 
@@ -74,6 +77,14 @@ def open_backend(
         from celeriac.backends.rpc import RpcBackend
 
         return RpcBackend(broker, expires_s=expires_s, serializer=serializer, accept=accept, persistent=persistent)
+    custom = custom_class(url, scheme)
+    if custom is not None:
+        kind, its_url = custom
+        store: ResultBackend = kind(
+            its_url, options=options or {}, expires_s=expires_s, serializer=serializer, accept=accept
+        )
+        check_methods(store, f"result_backend {redacted(url)!r}")
+        return store
     planned = _PLANNED.get(scheme.partition("+")[0]) or _PLANNED.get(scheme)
     if planned:
         raise ImproperlyConfigured(f"result_backend {redacted(url)!r}: {planned}. Until then {_INSTEAD}")

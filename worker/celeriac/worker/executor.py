@@ -262,13 +262,14 @@ class Executor:
             follow, chords = self._composed(after_success(self._app, request, value))
             for message in follow:
                 request.add_child(message.id)
-        if not rules.ignore_result and self._encode is not None:
+        encoder = self._encode if job.task._own_backend is None else self._app.store_of(job.task).encode
+        if not rules.ignore_result and encoder is not None:
             meta = success_meta(
                 request._headers, states.SUCCESS, value, None, rules, job.delivery.queue, self._hostname, time.time()
             )
             if request.children:
                 meta = meta._replace(children=request.children)
-            record = self._encode(meta)
+            record = encoder(meta)
         if embed.get("chord") and request.group:
             part = self._app.backend.encode_part(str(request.id), states.SUCCESS, value)
         return Succeeded(None, record, follow, short_repr(value) if rules.shown else "", chords, part)
@@ -385,7 +386,8 @@ class Executor:
 
     def _store_now(self, job: Job, outcome: Outcome) -> bool:
         """Write what settling would write a moment later; whether it is written. If not, settling tries again."""
-        if self._store is None:
+        store = self._store if job.task._own_backend is None else self._app.store_of(job.task).store
+        if store is None:
             return False
         delivery = job.delivery
         try:
@@ -394,7 +396,7 @@ class Executor:
             )
             if settlement.store is None:
                 return False
-            [error] = self._store([(settlement.store._replace(reply_to=delivery.reply_to), settlement.encoded)])
+            [error] = store([(settlement.store._replace(reply_to=delivery.reply_to), settlement.encoded)])
         except Exception as failed:  # noqa: BLE001 - whatever it is, settling meets it again and says what follows
             error = failed
         if error is not None:

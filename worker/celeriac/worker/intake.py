@@ -36,6 +36,7 @@ from celeriac.worker.rates import SetRate, SetRates
 from celeriac.worker.request import TaskRequest, handed_over
 from celeriac.worker.revokes import Revokes
 from celeriac.worker.settling import UNKNOWN, Settler
+from celeriac.worker.storing import store_each
 
 #: With early acknowledgement: what will start within this is acknowledged in one batch.
 EARLY_S = 0.005
@@ -289,15 +290,19 @@ class Intake:
     def _store_started(self, jobs: Sequence[Job]) -> None:
         """STARTED, for those that track it; by this process's pid, though a child may run the body. Raises BackendUnavailable."""
         meta, types = {"pid": os.getpid(), "hostname": self._hostname}, self._types
-        answers = self._backend.answers
+        answers = self._backend.answers or self._app.has_own_stores
+        tracked = [j for j in jobs if not j.rules.ignore_result and types[j.delivery.headers["task"]].track]
+        if not tracked:
+            return
         started = [
             ResultMeta(
                 job.delivery.headers["id"], states.STARTED, meta, reply_to=job.delivery.reply_to if answers else ""
             )
-            for job in jobs
-            if not job.rules.ignore_result and types[job.delivery.headers["task"]].track
+            for job in tracked
         ]
-        if started:
+        if self._app.has_own_stores:
+            store_each(self._app, [(job.task, record, None) for job, record in zip(tracked, started, strict=True)])
+        else:
             self._backend.store([(record, None) for record in started])
 
     def _tell_started(self, jobs: Sequence[Job]) -> None:
@@ -444,8 +449,8 @@ class Intake:
         usual = limits_of((conf.task_time_limit, conf.task_soft_time_limit), UNLIMITED)
         for name, task in self._app.tasks.items():
             rules = Rules(
-                ignore_result=bool(task.ignore_result) or not self._backend.keeps_results,
-                store_errors=bool(task.store_errors_even_if_ignored) and self._backend.keeps_results,
+                ignore_result=bool(task.ignore_result) or not self._app.store_of(task).keeps_results,
+                store_errors=bool(task.store_errors_even_if_ignored) and self._app.store_of(task).keeps_results,
                 result_extended=conf.result_extended,
                 serializer=task.serializer or conf.task_serializer,
                 again_when_lost=bool(task.acks_late and task.reject_on_worker_lost),

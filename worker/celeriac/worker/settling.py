@@ -32,6 +32,7 @@ from celeriac.worker.joining import FALLEN, Ended, Joiner
 from celeriac.worker.limits import Places
 from celeriac.worker.pool import Pool
 from celeriac.worker.request import TaskRequest
+from celeriac.worker.storing import store_each
 from celeriac.worker.uniques import let_go
 
 log = logging.getLogger(__name__)
@@ -235,13 +236,23 @@ class Settler:
         """Write the records. Returns those to be tried again: refused for now, or as the failure that a record which cannot be written is."""
         if not storing:
             return []
-        records = [(s.store, s.encoded) for _, s in storing if s.store is not None]
-        if self._backend.answers:
-            replies = [done.job.delivery.reply_to for done, _ in storing]
-            records = [
-                (meta._replace(reply_to=to), encoded) for (meta, encoded), to in zip(records, replies, strict=True)
-            ]
-        errors = self._backend.store(records)
+        if self._app.has_own_stores:
+            errors = store_each(
+                self._app,
+                [
+                    (done.job.task, s.store._replace(reply_to=done.job.delivery.reply_to), s.encoded)
+                    for done, s in storing
+                    if s.store is not None
+                ],
+            )
+        else:
+            records = [(s.store, s.encoded) for _, s in storing if s.store is not None]
+            if self._backend.answers:
+                replies = [done.job.delivery.reply_to for done, _ in storing]
+                records = [
+                    (meta._replace(reply_to=to), encoded) for (meta, encoded), to in zip(records, replies, strict=True)
+                ]
+            errors = self._backend.store(records)
         refused = []
         for (done, _), error in zip(storing, errors, strict=True):
             if isinstance(error, EncodeError):
