@@ -44,6 +44,11 @@ class ResultMeta(NamedTuple):
         }
 
 
+def with_arguments(meta: ResultMeta, args: Any, kwargs: Any) -> ResultMeta:
+    """The record with what the task was called with, as result_extended adds it; what JSON cannot write as its repr."""
+    return meta._replace(extra={**meta.extra, "args": _plain(args), "kwargs": _plain(kwargs)})
+
+
 _FIELDS = ("status", "result", "traceback", "children", "date_done", "task_id")
 
 

@@ -79,9 +79,10 @@ class _Here:
         self._stores = bool(conf.task_store_eager_result)
         self._ignored = False
         self._value: Any = None
+        self._task: Task | None = None
         self.executor = _Recording(
             app, hostname=self._hostname, accept=content_types(conf.accept_content), encode=self._encode,
-            store=app.backend.store if self._stores else None, eager=True,
+            store=self._store if self._stores else None, eager=True,
         )  # fmt: skip
 
     def run(self, message: TaskMessage, task: Task, raises: bool) -> tuple[EagerResult[Any], Sequence[TaskMessage]]:
@@ -91,7 +92,7 @@ class _Here:
                 result_extended=self._app.conf.result_extended,
                 serializer=task.serializer or self._app.conf.task_serializer,
             )
-            self._ignored = bool(message.headers["ignore_result"])
+            self._ignored, self._task = bool(message.headers["ignore_result"]), task
             job = Job(task, _delivered(message), rules)
             done = self._execute(job)
             outcome = done.outcome
@@ -99,7 +100,7 @@ class _Here:
                 outcome, message.headers, rules, queue=message.queue, hostname=self._hostname, now=time.time()
             )
             if self._stores and not self._ignored and settlement.store is not None and not done.stored:
-                [error] = self._app.backend.store([(settlement.store, settlement.encoded)])
+                [error] = self._store([(settlement.store, settlement.encoded)])
                 if error is not None:
                     raise error
             if isinstance(outcome, RetryAsked) and not self.executor.by_hand:
@@ -141,6 +142,9 @@ class _Here:
             case _ as other:
                 raise AssertionError(f"{other!r} cannot come of an eager call")
 
+    def _store(self, records: Sequence[tuple[ResultMeta, bytes | None]]) -> list[Exception | None]:
+        return self._app.store_of(self._task).store(records)
+
     def _encode(self, meta: ResultMeta) -> bytes:
         """As the result store would; of a task whose result is ignored, nothing has to be writable."""
         self._value = meta.result
@@ -148,7 +152,7 @@ class _Here:
             return b""
         content_type, encoding, payload = encode(meta.result, self._serializer)
         self._value = decode(payload, content_type, encoding, {content_type})
-        return self._app.backend.encode(meta) if self._stores else payload
+        return self._app.store_of(self._task).encode(meta) if self._stores else payload
 
 
 def _delivered(message: TaskMessage) -> Delivery:

@@ -39,9 +39,10 @@ from celeriac.policy.settlement import Rules, settle, success_meta
 from celeriac.policy.timelimit import UNLIMITED, Limits
 from celeriac.wire.chord import ChordStart
 from celeriac.wire.message import ERRBACK, TaskMessage, short_repr, split_body
-from celeriac.wire.result import ResultMeta, exception_from_wire
+from celeriac.wire.result import ResultMeta, exception_from_wire, with_arguments
 from celeriac.worker import interrupt
 from celeriac.worker.interrupt import Forks, Run, SoftInCoroutine, Steered, in_coroutines, leave_copy
+from celeriac.worker.storing import with_call
 from celeriac.worker.successors import after_failure, after_success, instead, written
 
 log = logging.getLogger(__name__)
@@ -262,11 +263,13 @@ class Executor:
             follow, chords = self._composed(after_success(self._app, request, value))
             for message in follow:
                 request.add_child(message.id)
-        encoder = self._encode if job.task._own_backend is None else self._app.store_of(job.task).encode
+        encoder = self._encode if job.task._own_backend is None or self._eager else self._app.store_of(job.task).encode
         if not rules.ignore_result and encoder is not None:
             meta = success_meta(
                 request._headers, states.SUCCESS, value, None, rules, job.delivery.queue, self._hostname, time.time()
             )
+            if rules.result_extended:
+                meta = with_arguments(meta, request.args, request.kwargs)
             if request.children:
                 meta = meta._replace(children=request.children)
             record = encoder(meta)
@@ -386,7 +389,7 @@ class Executor:
 
     def _store_now(self, job: Job, outcome: Outcome) -> bool:
         """Write what settling would write a moment later; whether it is written. If not, settling tries again."""
-        store = self._store if job.task._own_backend is None else self._app.store_of(job.task).store
+        store = self._store if job.task._own_backend is None or self._eager else self._app.store_of(job.task).store
         if store is None:
             return False
         delivery = job.delivery
@@ -396,7 +399,10 @@ class Executor:
             )
             if settlement.store is None:
                 return False
-            [error] = store([(settlement.store._replace(reply_to=delivery.reply_to), settlement.encoded)])
+            meta = settlement.store._replace(reply_to=delivery.reply_to)
+            if job.rules.result_extended and settlement.encoded is None:
+                meta = with_call(meta, delivery, self._accept)
+            [error] = store([(meta, settlement.encoded)])
         except Exception as failed:  # noqa: BLE001 - whatever it is, settling meets it again and says what follows
             error = failed
         if error is not None:

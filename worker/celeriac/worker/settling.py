@@ -32,7 +32,7 @@ from celeriac.worker.joining import FALLEN, Ended, Joiner
 from celeriac.worker.limits import Places
 from celeriac.worker.pool import Pool
 from celeriac.worker.request import TaskRequest
-from celeriac.worker.storing import store_each
+from celeriac.worker.storing import store_each, with_call
 from celeriac.worker.uniques import let_go
 
 log = logging.getLogger(__name__)
@@ -226,11 +226,16 @@ class Settler:
         """The settlement; what cannot be settled as it asks to be is a failure of that task alone."""
         delivery, rules = done.job.delivery, done.job.rules
         try:
-            return settle(done.outcome, delivery.headers, rules, queue=delivery.queue, hostname=self._hostname, now=now)
+            found = settle(
+                done.outcome, delivery.headers, rules, queue=delivery.queue, hostname=self._hostname, now=now
+            )
         except Exception as error:
             log.exception("%s[%s] asked for what cannot be done", *_named(done))
             failed = Failed(error, tracebacks.format_exc())
-            return settle(failed, delivery.headers, rules, queue=delivery.queue, hostname=self._hostname, now=now)
+            found = settle(failed, delivery.headers, rules, queue=delivery.queue, hostname=self._hostname, now=now)
+        if rules.result_extended and found.store is not None and found.encoded is None:
+            found = found._replace(store=with_call(found.store, delivery, self._accept))
+        return found
 
     def _store(self, storing: Sequence[Pair]) -> list[Done]:
         """Write the records. Returns those to be tried again: refused for now, or as the failure that a record which cannot be written is."""
