@@ -15,7 +15,7 @@ from celeriac.app.context import Request
 from celeriac.backends.base import ResultBackend
 from celeriac.broker.codec import decode
 from celeriac.broker.consumer import Delivery, payload
-from celeriac.exceptions import ChordError, DecodeError, MessageRefused
+from celeriac.exceptions import BackendUnavailable, ChordError, DecodeError, MessageRefused
 from celeriac.policy.workflow import Unrun, unrun, unrun_after
 from celeriac.wire.chord import ChordPart, Dependency, Joined, collected
 from celeriac.wire.message import TaskMessage, split_body
@@ -133,6 +133,8 @@ class Joiner:
                 if plan.chords:
                     self._backend.open_chords(plan.chords)
                 return messages, []
+            except BackendUnavailable:
+                raise
             except Exception as error:
                 log.exception("the body of chord %s cannot be sent", joined.group_id)
                 cause = ChordError(f"Callback error: {error!r}")
@@ -146,6 +148,8 @@ class Joiner:
             plan = errbacks_of(self._app, body, body_id, cause, request)
             if plan.chords:
                 self._backend.open_chords(plan.chords)
+        except BackendUnavailable:
+            raise
         except Exception:
             log.exception("the error callbacks of chord %s cannot be called; it failed all the same", joined.group_id)
             return [], fallen
