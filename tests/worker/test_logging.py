@@ -18,7 +18,7 @@ from celeriac import Celeriac
 from celeriac.config import Settings
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.telemetry.logs import set_up, style_of
-from celeriac.telemetry.redirect import LoggedStream, redirected
+from celeriac.telemetry.redirect import LONGEST, LoggedStream, redirected
 
 
 @pytest.fixture
@@ -125,6 +125,18 @@ def test_what_is_printed_is_logged_line_by_line(caplog: pytest.LogCaptureFixture
         ("ERROR", "one"), ("ERROR", "two and more 3"), ("ERROR", "100 %s"), ("ERROR", "left over"),
     ]  # fmt: skip
     assert (sys.stdout, sys.stderr) == before
+
+
+def test_a_line_without_an_end_is_logged_in_pieces_and_kept_no_longer(caplog: pytest.LogCaptureFixture) -> None:
+    stream = LoggedStream(logging.getLogger("printed"), logging.WARNING, sys.stderr)
+
+    for _ in range(100):
+        stream.write("x" * 1000)
+    stream.write("y" * (2 * LONGEST))
+    stream.flush()
+
+    assert sum(len(record.getMessage()) for record in caplog.records) == 100_000 + 2 * LONGEST
+    assert max(len(record.getMessage()) for record in caplog.records) == LONGEST
 
 
 def test_two_threads_do_not_mix_their_lines(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,6 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+#: Characters of one record; a longer line is several.
+LONGEST = 65_536
+
 
 class LoggedStream(io.TextIOBase):
     """A text file whose lines become log records. A record that cannot be logged goes to the stream that it stands for, never round again."""
@@ -21,22 +24,33 @@ class LoggedStream(io.TextIOBase):
         mine = self._mine
         if getattr(mine, "logging", False):  # logging's own words about a handler that failed
             return self._stream.write(text)
-        *lines, mine.rest = (getattr(mine, "rest", "") + text).split("\n")
-        for line in lines:
-            self._log(line)
+        start, end = 0, text.find("\n")
+        while end >= 0:
+            self._log(self._taken() + text[start:end])
+            start, end = end + 1, text.find("\n", end + 1)
+        if start < len(text):
+            parts = mine.__dict__.setdefault("parts", [])
+            parts.append(text[start:])
+            if sum(map(len, parts)) > LONGEST:  # a body that never ends its line is not to fill the memory
+                self._log(self._taken())
         return len(text)
+
+    def _taken(self) -> str:
+        """This thread's line so far, which begins anew."""
+        parts = self._mine.__dict__.pop("parts", ())
+        return "".join(parts)
 
     def flush(self) -> None:
         """Log a line that has not ended."""
-        rest, self._mine.rest = getattr(self._mine, "rest", ""), ""
-        self._log(rest)
+        self._log(self._taken())
 
     def _log(self, line: str) -> None:
-        if not line.strip():
+        if not line or line.isspace():
             return
         self._mine.logging = True
         try:
-            self._logger.log(self._level, "%s", line.rstrip())
+            for start in range(0, len(line), LONGEST):
+                self._logger.log(self._level, "%s", line[start : start + LONGEST].rstrip())
         finally:
             self._mine.logging = False
 
