@@ -7,9 +7,14 @@ import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
+from servers import RedisServer
+from sites import Site
 
 from celeriac import states
 from celeriac.backends import open_backend
@@ -307,3 +312,67 @@ def test_waiting_outlives_a_short_outage(store: Store, task_id: str) -> None:
     assert found
     assert found[0] is not None
     assert found[0].result == 7
+
+
+@every
+def test_many_records_are_fetched_in_one_go_and_those_that_are_not_there_are_left_out(store: Store) -> None:
+    ids = [str(uuid.uuid4()) for _ in range(1500)]
+    store.backend.store([(ResultMeta(each, states.SUCCESS, place), None) for place, each in enumerate(ids)])
+
+    found = store.backend.fetch_many([*ids, "unknown"])
+
+    assert {each: meta.result for each, meta in found.items()} == {each: place for place, each in enumerate(ids)}
+    assert store.backend.fetch_many([]) == {}
+
+
+@every
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param("\U0001f33f \u00fc \0 \\ ' \" %s %(a)s ? :b", id="text of any kind"),
+        pytest.param("x" * 3_000_000, id="three megabytes"),
+        pytest.param({"deep": [[[[{"a": 1.5e300, "b": -(2**70)}]]]]}, id="deep, with large numbers"),
+        pytest.param(b"\x00\xff bytes", id="bytes"),
+        pytest.param(datetime(2026, 11, 22, 11, tzinfo=UTC), id="a time"),
+        pytest.param(uuid.UUID(int=7), id="a UUID"),
+        pytest.param(Decimal("1.10"), id="a decimal"),
+    ],
+)
+def test_a_value_comes_back_as_what_it_was(store: Store, task_id: str, value: object) -> None:
+    assert store.put(ResultMeta(task_id, states.SUCCESS, value)) is None
+
+    found = store.backend.fetch(task_id)
+
+    assert found is not None
+    assert found.result == value
+    assert type(found.result) is type(value)
+
+
+@every
+def test_a_group_is_kept_replaced_and_forgotten(store: Store) -> None:
+    group = str(uuid.uuid4())
+    members = [[group, None], [[["a", None], None], [["b", None], None]]]
+    assert store.backend.fetch_group(group) is None
+
+    store.backend.save_group(group, ((group, None), [(("a", None), None)]))
+    store.backend.save_group(group, members)
+    assert store.backend.fetch_group(group) == members
+
+    store.backend.forget_group(group)
+    assert store.backend.fetch_group(group) is None
+
+
+@pytest.mark.parametrize("place", ["valkey", "postgres", "mariadb"], indirect=True)
+def test_a_worker_keeps_results_while_the_store_is_away_and_stores_them_when_it_is_back(
+    place: Any, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    site = Site(broker=redis_server.url, backend=place.url, server=redis_server, folder=tmp_path)
+    with site.closing:
+        site.worker("-P", "threads", "-c", "4")
+        app = site.client()
+        assert app.send_task("jobs.add", (1, 1)).get(timeout=15) == 2
+        place.server.kill()
+        sent = [app.send_task("jobs.add", (number, 1)) for number in range(20)]
+        time.sleep(1.0)
+        place.server.start()
+        assert [result.get(timeout=30) for result in sent] == list(range(1, 21))

@@ -16,6 +16,7 @@ from celeriac.backends.memory import MemoryBackend
 from celeriac.backends.redis import RedisBackend
 from celeriac.backends.sql import SqlBackend
 from celeriac.exceptions import ImproperlyConfigured
+from celeriac.wire.result import ResultMeta
 
 JOBS = """
 import os
@@ -125,6 +126,21 @@ def test_the_store_of_a_task_is_its_own_or_the_apps(tmp_path: Path) -> None:
     assert isinstance(based.backend, SqlBackend)
     assert other.backend is based.backend
     assert given.backend is own
+    app.close()
+
+
+def test_the_cleanup_task_cleans_every_store(tmp_path: Path) -> None:
+    urls = [f"db+sqlite:///{tmp_path / name}.db" for name in ("usual", "own")]
+    app = Celeriac("x", broker="memory://", backend=urls[0], set_as_current=False)
+    app.task(name="own", backend=urls[1])(lambda: None)
+    old = ResultMeta("a", "SUCCESS", 1, date_done="2020-01-01T00:00:00+00:00")
+    assert len(app.every_store()) == 2
+    for store in app.every_store():
+        store.store([(old, None)])
+
+    app.tasks["celery.backend_cleanup"]()
+
+    assert [store.fetch("a") for store in app.every_store()] == [None, None]
     app.close()
 
 

@@ -830,6 +830,11 @@ class Celeriac:
                 self._stores[own] = open_store(self.conf, own)
             return self._stores[own]
 
+    def every_store(self) -> list[ResultBackend]:
+        """The app's store, and those that its tasks have for themselves, each once."""
+        own = (self.store_of(task) for task in self._tasks.values() if task._own_backend is not None)
+        return list({id(store): store for store in (self.backend, *own)}.values())
+
     def check_store(self, kind: type[BaseTask]) -> None:
         """Note that a task has a store of its own. Raises ImproperlyConfigured for what is none."""
         own = kind._own_backend

@@ -16,10 +16,9 @@ def define_builtins(app: Any) -> None:
     from celeriac.app.webhook import HttpDispatchTask  # it derives from Task, and Task's app comes here
 
     def backend_cleanup() -> None:
-        """Remove expired results, where the store does not do that by itself."""
-        cleanup = getattr(app.backend, "cleanup", None)
-        if cleanup is not None:
-            cleanup()
+        """Remove expired results, where a store does not do that by itself."""
+        for store in app.every_store():
+            store.cleanup()
 
     def xmap(task: Mapping[str, Any], it: Iterable[Any]) -> list[Any]:
         """Call a task here with each item; the results in order."""

@@ -169,7 +169,8 @@ def run_worker(app: Celeriac, options: Options) -> int:
             pool.stop()
         return 0
     backend = app.backend
-    _check_backend(backend)
+    for store in app.every_store():
+        _check_backend(store)
     totals = Totals(conf.worker_max_task_names)
     totals.known(queues, own)
     clock = logical_clock()
