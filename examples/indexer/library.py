@@ -5,6 +5,7 @@ The workers and the serial check call the same functions, so their totals must a
 
 import ast
 import sysconfig
+import threading
 import warnings
 import zlib
 from collections.abc import Iterable
@@ -15,6 +16,10 @@ ROOT = Path(sysconfig.get_path("stdlib"))
 
 #: Of a hundred files this many are refused once, and this many of those once more.
 REFUSED_ONCE, REFUSED_TWICE = 12, 3
+
+# CPython 3.11 counts how deep the parser's tree goes once a process and not once a thread: of two parses at the same time one may end
+# with "AST constructor recursion depth mismatch".
+_parsing = threading.Lock()
 
 # Old test files hold escapes that the parser complains about; the complaint is about them and not about us.
 warnings.filterwarnings("ignore", category=SyntaxWarning)
@@ -74,8 +79,10 @@ def read(path: str, *, attempt: int) -> bytes:
 
 def count(source: bytes, path: str) -> Counts:
     """Functions, classes and lines of one file. Raises SyntaxError or ValueError when it is not Python."""
+    with _parsing:
+        tree = ast.parse(source, filename=path)
     functions = classes = 0
-    for node in ast.walk(ast.parse(source, filename=path)):
+    for node in ast.walk(tree):
         functions += isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         classes += isinstance(node, ast.ClassDef)
     return Counts(functions=functions, classes=classes, lines=len(source.splitlines()))

@@ -8,13 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from examples.blog import fake_akismet
+from examples.blog.akismet import Akismet, AkismetError
+from examples.blog.comments import VISITS
+from examples.blog.demo import AKISMET_THINKS_S, differences
 from examples.indexer import check, library
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 
 #: Folder -> how a user runs it, on a small part of its input.
-RUNS = {"indexer": ["examples.indexer.demo", "--plain", "--files", "150"]}
+RUNS = {"blog": ["examples.blog.demo"], "indexer": ["examples.indexer.demo", "--plain", "--files", "150"]}
 
 
 def test_each_example_is_run_by_the_test_below() -> None:
@@ -105,3 +109,58 @@ def test_the_indexers_check_notices(change: dict[str, Any], complaint: str) -> N
     wrong = check.differences(check.add_up(ledger), check.serial_run(PATHS))
 
     assert any(complaint in line for line in wrong), wrong
+
+
+@pytest.mark.parametrize(
+    ("key", "blog", "valid"),
+    [(fake_akismet.KEY, "http://blog", True), ("another-key", "http://blog", False), (fake_akismet.KEY, "", False)],
+)
+def test_akismet_is_asked_whether_the_key_is_good(key: str, blog: str, valid: bool) -> None:
+    with fake_akismet.running() as service:
+        assert Akismet(key, blog, service=service.url).verify_key() is valid
+
+
+def test_akismet_is_asked_whether_a_comment_is_spam() -> None:
+    said = {"user_ip": "192.0.2.1", "comment_content": "Grüße & more"}
+    with fake_akismet.running() as service:
+        akismet = Akismet(fake_akismet.KEY, "http://blog", service=service.url)
+
+        found = [akismet.comment_check(**said, comment_author=name) for name in ("George", "viagra-test-123")]
+
+        assert found == [False, True]
+        assert service.checks() == ["Grüße & more"] * 2
+
+
+def test_akismet_that_cannot_answer_is_an_error_of_its_own() -> None:
+    with fake_akismet.running() as service:
+        akismet = Akismet(fake_akismet.KEY, "http://blog", service=service.url)
+        stranger = Akismet("another-key", "http://blog", service=service.url)
+
+        with pytest.raises(AkismetError, match="503"):
+            akismet.comment_check(user_ip=None, comment_content="busy")
+        assert akismet.comment_check(user_ip=None, comment_content="busy") is False
+        with pytest.raises(AkismetError, match="'invalid', neither true nor false"):
+            stranger.comment_check(user_ip=None, comment_content="hello")
+    with pytest.raises(AkismetError, match="refused"):
+        akismet.verify_key()
+
+
+GOOD = [(visit.comment, visit.is_spam) for visit in VISITS]
+ALL = [visit.comment for visit in VISITS]
+
+
+@pytest.mark.parametrize(
+    ("found", "checked", "slowest_s", "complaint"),
+    [
+        pytest.param(GOOD, ALL, 0.1, "", id="all is well"),
+        pytest.param([(text, False) for text in ALL], ALL, 0.1, "the comments are", id="spam that is shown"),
+        pytest.param(GOOD, ALL[1:], 0.1, "never checked: ['Well said.']", id="a comment that nobody looked at"),
+        pytest.param(GOOD, ALL, AKISMET_THINKS_S, "a visitor waited", id="a visitor who waited for the filter"),
+    ],
+)
+def test_the_blogs_check_notices(
+    found: list[tuple[str, bool]], checked: list[str], slowest_s: float, complaint: str
+) -> None:
+    wrong = differences(found, checked, slowest_s)
+
+    assert [complaint in line for line in wrong] == ([True] if complaint else []), wrong
