@@ -89,6 +89,9 @@ class FakeConsumer:
     def unpublishable(self) -> list[tuple[Delivery, Exception]]:
         return []
 
+    def under_way(self, delivery: Delivery) -> bool:
+        return False
+
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         self._trace("give back", *map(_id, deliveries))
         self.ready.extendleft(reversed(deliveries))

@@ -74,6 +74,15 @@ def test_times_are_also_there_as_numbers_for_the_broker() -> None:
     assert (composed().due_at, composed().expiration_s) == (None, None)
 
 
+@pytest.mark.parametrize("waits", ["chord", "chain", "errbacks"])
+def test_the_broker_never_drops_what_others_wait_for(waits: str) -> None:
+    soon = datetime.fromtimestamp(1_700_000_060, UTC)
+    nothing = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+    assert composed(sent_at=1_700_000_000.0, expires=soon, embed=nothing).expiration_s == 60.0
+    assert composed(sent_at=1_700_000_000.0, expires=soon, embed={**nothing, waits: ["more"]}).expiration_s is None
+
+
 json_values = st.recursive(
     st.none()
     | st.booleans()

@@ -194,6 +194,9 @@ class AmqpConsumer:
             found, self._unpublishable = self._unpublishable, []
         return found
 
+    def under_way(self, delivery: Delivery) -> bool:
+        return delivery.claim in self._moving
+
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         # A copy at the end of the queue: a requeued message counts as redelivered, and these were never started.
         with self._guarded():

@@ -126,6 +126,9 @@ class Consumer(Protocol):
     def unpublishable(self) -> Sequence[tuple[Delivery, Exception]]:
         """Settled since the last call, but what was to follow can never be published: still claimed, to be settled in another way."""
 
+    def under_way(self, delivery: Delivery) -> bool:
+        """Whether it was settled, and what is to follow is not known to be on its queue yet: it may be delivered again."""
+
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         """Return messages that were not started to the front of their queues."""
 

@@ -87,6 +87,9 @@ class MemoryConsumer:
     def unpublishable(self) -> Sequence[tuple[Delivery, Exception]]:
         return ()
 
+    def under_way(self, delivery: Delivery) -> bool:
+        return False
+
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         with self._lock:
             for delivery in deliveries:

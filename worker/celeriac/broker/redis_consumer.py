@@ -235,6 +235,9 @@ class RedisConsumer:
     def unpublishable(self) -> Sequence[tuple[Delivery, Exception]]:
         return ()
 
+    def under_way(self, delivery: Delivery) -> bool:
+        return False
+
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         # The last one pushed to the front is the first to be taken again: keep their order.
         self._move("front", [(delivery, 0.0) for delivery in reversed(deliveries)])

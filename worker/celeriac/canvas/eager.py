@@ -87,8 +87,9 @@ def _chord(app: Any, sig: chord, args: Sequence[Any], kwargs: Mapping[str, Any],
         error = ChordError(f"Dependency {failed.id} raised {failed.result!r}")
         error.__cause__ = failed.result
         result = _failed(body, error)
-        request = {"id": _leaves(result)[-1].id, "task": body["task"]} if _leaves(result) else {}
-        call_errbacks(app, errbacks_within(body), request, error, None)
+        for errback, owner in errbacks_within(body):
+            failed_id = owner["options"].get("task_id") or _leaves(result)[-1].id
+            _call_errback(app, errback, {"id": failed_id, "task": owner["task"]}, error)
     else:
         result = _run(app, body, (_values(header),), {}, {})
     first = result
@@ -98,12 +99,10 @@ def _chord(app: Any, sig: chord, args: Sequence[Any], kwargs: Mapping[str, Any],
     return result
 
 
-def call_errbacks(app: Any, errbacks: Any, request: Any, error: BaseException, traceback: str | None) -> None:
-    """Run the error callbacks of a body that cannot run. request: what is known of it."""
-    for errback in listed(errbacks):
-        sig = maybe_signature(errback, app)
-        failed_id = request.get("id")
-        run(app, sig, (request, error, traceback) if takes_more(app, sig) else (failed_id,), {}, {})
+def _call_errback(app: Any, errback: Any, request: Mapping[str, Any], error: BaseException) -> None:
+    """Run an error callback of a body that cannot run. request: what is known of it."""
+    sig = maybe_signature(errback, app)
+    run(app, sig, (request, error, None) if takes_more(app, sig) else (request["id"],), {}, {})
 
 
 def _values(result: Any) -> Any:

@@ -7,9 +7,9 @@ from celeriac.canvas.signature import Signature, chain, chord, group, listed
 from celeriac.exceptions import NotRegistered
 
 
-def errbacks_within(sig: Signature) -> list[Any]:
-    """The error callbacks of what would run first of a signature, and of a chord's body, each once."""
-    found = listed(sig["options"].get("link_error"))
+def errbacks_within(sig: Signature) -> list[tuple[Any, Signature]]:
+    """The error callbacks of what would run first of a signature, and of a chord's body, each once; with what they are linked to."""
+    found = [(errback, sig) for errback in listed(sig["options"].get("link_error"))]
     inner: list[Signature] = []
     if isinstance(sig, chain):
         inner = sig.tasks[:1]
@@ -18,7 +18,8 @@ def errbacks_within(sig: Signature) -> list[Any]:
     elif isinstance(sig, chord):
         inner = [sig.body]
     for one in inner:
-        found += [errback for errback in errbacks_within(one) if errback not in found]
+        known = [errback for errback, _ in found]
+        found += [(errback, owner) for errback, owner in errbacks_within(one) if errback not in known]
     return found
 
 

@@ -159,16 +159,17 @@ def compose(
         serializer=serializer,
         compression=compression,
         reply_to=reply_to,
-        expiration_s=_expiration_s(expires, sent_at),
+        expiration_s=_expiration_s(expires, sent_at, embed) if expires is not None else None,
         due_at=eta.timestamp() if eta is not None else None,
         terms=terms,
     )
 
 
-def _expiration_s(expires: datetime | None, sent_at: float) -> float | None:
-    """None for what has expired already: RabbitMQ would drop it, and nobody would mark its result as revoked. The worker does."""
-    left_s = expires.timestamp() - sent_at if expires is not None else 0.0
-    return left_s if left_s > 0 else None
+def _expiration_s(expires: datetime, sent_at: float, embed: Mapping[str, Any] | None) -> float | None:
+    """None for what has expired already, and for what others wait for, a chord above all: RabbitMQ would drop it, and nobody would
+    mark its result as revoked, nor tell those who wait. The worker does."""
+    left_s = expires.timestamp() - sent_at
+    return left_s if left_s > 0 and not any((embed or {}).values()) else None
 
 
 #: What follows from a call that nothing follows from. The one object: it is compared by identity.

@@ -195,8 +195,13 @@ class Settler:
         ended = [done.job.delivery for done, s in kept if done.job.task._unique is not None and _has_ended(done, s)]
         if ended:
             let_go(self._app, ended)
-        if joined:  # but those whose body was not published: who ended it joins again
-            closing = [one for done, _ in kept for one in joined.get(id(done.job), ())]
+        if joined:  # but those whose body may not be on its queue: who ended it may have to join again
+            closing = [
+                one
+                for done, _ in kept
+                if not self._consumer.under_way(done.job.delivery)
+                for one in joined.get(id(done.job), ())
+            ]
             if closing:
                 self._backend.close_chords(closing)
         if self._places.used:  # others may run

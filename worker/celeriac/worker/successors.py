@@ -75,8 +75,14 @@ def errbacks_of(app: Celeriac, body: Mapping[str, Any], body_id: str, error: Bas
     """The error callbacks of a chord's body that will not run."""
     plan = Plan([], [], strict=False)
     sig = maybe_signature(body, app)
-    described = {"id": body_id, "task": sig["task"], "root_id": request.root_id or request.id, "parent_id": request.id}
-    for errback in errbacks_within(sig):
+    for errback, owner in errbacks_within(sig):
+        owner_id = owner["options"].get("task_id") or body_id
+        described = {
+            "id": owner_id,
+            "task": owner["task"],
+            "root_id": request.root_id or request.id,
+            "parent_id": request.id,
+        }
         _call_errback(app, errback, plan, described, error, None, _inherited(request))
     return plan
 
