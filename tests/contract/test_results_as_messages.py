@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from libraries import Place, start_worker
+from processes import wait_until
 from sites import Site
 
 from celeriac import Celeriac, states
@@ -196,6 +198,44 @@ def test_the_last_of_a_chain_answers_who_sent_the_first(rabbitmq: Any, tmp_path:
         result = (add((1, 2)) | add((3,)) | add((4,))).apply_async()
         assert result.get(timeout=15) == 10
         assert result.parent.get(timeout=15) == 6
+
+
+PROGRESS = """
+import os, time
+from celeriac import Celeriac
+
+app = Celeriac("telling", broker=os.environ["BROKER"], backend=os.environ["BACKEND"])
+
+@app.task(name="tell", bind=True)
+def tell(self, path):
+    self.update_state(state="PROGRESS", meta={"done": 40})
+    while not os.path.exists(path):
+        time.sleep(0.01)
+    return "told"
+"""
+
+
+def test_a_body_in_a_child_process_tells_its_state(rabbitmq: Any, tmp_path: Path) -> None:
+    (tmp_path / "telling.py").write_text(PROGRESS)
+    site = Site(broker=rabbitmq.url, backend="rpc://", server=rabbitmq, folder=tmp_path)
+    with site.closing:
+        place = Place(name="", broker=rabbitmq.url, backend="rpc://")
+        log = tmp_path / "telling.log"
+        worker = start_worker("celeriac", place, log, "-P", "prefork", "-c", "1", app="telling", modules=tmp_path)
+        site.closing.callback(worker.kill)
+        result = site.client().send_task("tell", (str(tmp_path / "go"),))
+        wait_until(lambda: result.state == "PROGRESS")
+        assert result.info == {"done": 40}
+        (tmp_path / "go").touch()
+        assert result.get(timeout=15) == "told"
+
+
+def test_a_call_whose_result_is_ignored_asks_for_no_answer(rabbitmq: Any) -> None:
+    app = Celeriac("x", broker=rabbitmq.url, backend="rpc://", set_as_current=False)
+    task = app.task(name="quiet", ignore_result=True)(lambda: None)
+    task.delay()
+    assert app.backend._inbox is None  # type: ignore[attr-defined]
+    app.close()
 
 
 def test_what_a_coroutine_waits_for_comes_by_message_too(rabbitmq: Any, tmp_path: Path) -> None:

@@ -655,11 +655,13 @@ class Celeriac:
             headers = {**task_type.limit_keys(args, kwargs), **(headers or {})}
         parent = current.get()
         ignore_result = options.pop("ignore_result", None)
+        if ignore_result is None:
+            ignore_result = task_type.ignore_result if task_type is not None else False
         reply_to = options.pop("reply_to", "")
         backend = self._backend or self.backend
         if task_type is not None and task_type._own_backend is not None:
             backend = self.store_of(task_type)
-        if backend.answers and not reply_to:
+        if backend.answers and not reply_to and not ignore_result:
             reply_to = backend.expect()
         return compose(
             id=task_id or new_id(),
@@ -689,9 +691,7 @@ class Celeriac:
             group=options.pop("group_id", None),
             group_index=options.pop("group_index", None),
             shadow=options.pop("shadow", None),
-            ignore_result=bool(
-                ignore_result if ignore_result is not None else (task_type.ignore_result if task_type else False)
-            ),
+            ignore_result=bool(ignore_result),
             headers=headers,
             embed=_embed(name, options),
             terms=terms,
