@@ -8,6 +8,7 @@ import itertools
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 from abc import abstractmethod
 from collections.abc import Iterator
@@ -124,6 +125,15 @@ class PostgresServer(SqlServer):
         }  # fmt: skip
         flags = [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         return [*self._other_user, str(self.bin / "postgres"), "-D", str(self.directory / "data"), *flags]
+
+    def close(self) -> None:
+        # Killed, it would leave processes of its own that still write while the files are removed.
+        if self.child is not None:
+            self.resume()
+            self.child.send(signal.SIGINT)  # a fast shutdown: it waits for no client
+            self.child.wait(timeout_s=30)
+            self.child = None
+        super().close()
 
     def database_url(self, name: str) -> str:
         return f"db+postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"
