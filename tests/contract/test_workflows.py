@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis
+from canvas_client import Names
 from missing import give_up
 from processes import Child, wait_until
 from servers import Missing, RedisServer
@@ -30,11 +31,13 @@ class Running:
     pool: str
     profile: str
 
-    def s(self, name: str, *args: Any, **options: Any) -> Signature:
-        return Signature(f"canvases.{name}", args, None, options, app=self.app)
+    @property
+    def s(self) -> Callable[..., Signature]:
+        return Names(self.app).s
 
-    def si(self, name: str, *args: Any) -> Signature:
-        return Signature(f"canvases.{name}", args, immutable=True, app=self.app)
+    @property
+    def si(self) -> Callable[..., Signature]:
+        return Names(self.app).si
 
 
 _WHERE = [

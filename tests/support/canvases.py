@@ -112,3 +112,16 @@ def told_all(request: Any, error: BaseException, traceback: str | None, path: st
 @app.task(bind=True)
 def stamped(self: Task, *_: Any) -> dict[str, Any]:
     return {name: self.request.stamps[name] for name in self.request.stamped_headers or ()}
+
+
+@app.task(bind=True)
+def noted_total(self: Task, values: list[int], path: str) -> int:
+    """As `total`; writes its id and what it was given."""
+    write(path, self.request.id, values)
+    return sum(values)
+
+
+if os.environ.get("DIE_AT"):
+    from dying import die_at
+
+    die_at(os.environ["DIE_AT"])

@@ -1,6 +1,7 @@
 """Workers of jobs.py on a private broker, and a client of it in this process: what tests of a whole worker stand on."""
 
 import contextlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,11 +36,17 @@ class Site:
         return app
 
     def worker(
-        self, *flags: str, await_ready: bool = True, broker: str = "", app: str = "jobs", **settings: str
-    ) -> Child:
-        """A worker of jobs.py; settings as `task_lease="2"`."""
+        self, *flags: str, await_ready: bool = True, broker: str = "", app: str = "jobs", variables: Mapping[str, str] | None = None,
+        **settings: str,
+    ) -> Child:  # fmt: skip
+        """A worker of jobs.py; settings as `task_lease="2"`, variables of its environment."""
         self.workers += 1
-        env = {"LEDGER": str(self.ledger.path), "CELERIAC_TASK_ACKS_LATE": "1", "CELERIAC_TASK_LEASE": "2"}
+        env = {
+            **(variables or {}),
+            "LEDGER": str(self.ledger.path),
+            "CELERIAC_TASK_ACKS_LATE": "1",
+            "CELERIAC_TASK_LEASE": "2",
+        }
         if self.backend is None:
             env["BACKEND"] = "disabled"
         env |= {f"CELERIAC_{name.upper()}": value for name, value in settings.items()}
