@@ -5,13 +5,14 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
 from pathlib import Path
 from typing import Any
 
 import pytest
 from processes import wait_until
+from servers import RedisServer
 
 from celeriac import Celeriac, signals
 from celeriac.beat import BeatLazyFunc
@@ -256,6 +257,32 @@ def test_with_a_frozen_rabbitmq_a_tick_is_put_off_and_sent_later(rabbitmq: Any, 
         before = service.counts
         wait_until(lambda: service.counts.taken_over > before.taken_over, what="the tick that was put off")
         wait_until(lambda: service.counts.sent > before.sent, what="ticks again")
+
+
+def test_a_chord_waits_for_its_result_store_and_holds_up_no_other_entry(
+    redis_server: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The broker answers, so does beat's state in it; the chord is counted elsewhere."""
+    monkeypatch.setattr("celeriac.beat.service._STORE_PAUSE_S", 0.1)
+    results = RedisServer()
+    app = Celeriac("shop", broker=redis_server.url, backend=results.url, set_as_current=False)
+    add = app.task(lambda x, y=0: x, name="shop.add")
+    app.conf.beat_schedule = {"sum": ENTRY}
+    app.add_periodic_task(0.3, chord([add.s(1), add.s(2)], add.s()), name="whole")
+    service = Service(app, claim_s=0.5)
+    service.turn()
+
+    def names() -> Counter[str]:
+        return Counter(message["periodic_task_name"] for message in sent(redis_server))
+
+    with closing(results), app:
+        turn_until(service, lambda: "waits" in caplog.text and names()["sum"] >= 3)
+        assert set(names()) == {"sum"}
+        results.start()
+        turn_until(service, lambda: service.counts.taken_over >= 1)
+        assert names()["whole"] >= 2, "both of the header"
+
+    assert service.counts.failed == 0
 
 
 def test_without_a_redis_the_state_is_in_a_file(rabbitmq: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:  # fmt: skip

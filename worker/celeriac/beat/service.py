@@ -30,6 +30,8 @@ CLAIM_S = 15.0
 MOST_S = 300.0
 #: Pauses while broker or store are away.
 _PAUSE_S, _LONGEST_PAUSE_S = 0.5, 10.0
+#: Until what another store's outage has stopped (a chord's, a result queue's) is tried again.
+_STORE_PAUSE_S = 5.0
 #: Late runs of one entry (catch_up="all") sent before the others are looked at again.
 _AT_ONCE = 100
 #: What task ids are derived under.
@@ -201,13 +203,18 @@ class Service:
         """Ticks that were claimed and not confirmed, here or by a beat that is gone."""
         now, ticks = self.store.overdue(self.entries)
         self._set_clock((now, None))
+        newest: dict[str, datetime] = {}
+        for tick in ticks:
+            name, moment = ticker.read_tick_id(tick)
+            newest[name] = max(moment, newest.get(name, moment))
         for tick in ticks:
             if tick in self._unconfirmed:
                 self._confirm(tick)
                 continue
             name, moment = ticker.read_tick_id(tick)
             entry = self.entries[name]
-            if entry.catch_up == "skip" and (now - moment).total_seconds() > ticker.SKIP_AFTER_S + self._claim_s:
+            late = (now - moment).total_seconds() > ticker.SKIP_AFTER_S + self._claim_s
+            if (entry.catch_up == "skip" and late) or (entry.catch_up == "latest" and moment < newest[name]):
                 self.store.confirm(tick)
                 self._leave_out(entry, moment)
                 continue
@@ -222,7 +229,10 @@ class Service:
     # -- sending
 
     def _send(self, entry: Entry, moment: datetime) -> bool:
-        """Publish a claimed tick and confirm it; whether it could be. With the broker away it is put off, and BrokerUnavailable raised."""
+        """Publish a claimed tick and confirm it; whether it could be. It is put off while a store that it needs is away.
+
+        With the broker away it is put off, too, and BrokerUnavailable raised.
+        """
         tick = ticker.tick_id(entry.name, moment)
         sent = False
         try:
@@ -231,6 +241,10 @@ class Service:
             self._looked_at = 0.0  # look for it at the next turn
             self.store.put_off(tick, 0.0)
             raise
+        except BackendUnavailable as error:  # what this entry needs besides the broker: the others go on
+            self.store.put_off(tick, _STORE_PAUSE_S)
+            log.error("beat entry %s: the task %s of %s waits: %s", entry.name, entry.task, moment, error)
+            return False
         except Exception:  # its own fault, today and tomorrow: a lazy argument, a message that the broker refuses
             log.exception("beat entry %s: the task %s of %s cannot be sent", entry.name, entry.task, moment)
             self.counts = self.counts._replace(failed=self.counts.failed + 1)
