@@ -141,6 +141,73 @@ def test_a_group_is_awaited_as_a_whole(store: Store) -> None:
 
 
 @every
+@pytest.mark.parametrize("awaited", [False, True])
+def test_who_waits_for_a_group_hears_of_a_failure_before_the_others_have_ended(store: Store, awaited: bool) -> None:
+    never, failing = store.handle(), store.handle()
+    whole = ResultSet([never, failing])
+    timer = later(store, (failing.id, states.FAILURE, exception_to_wire(KeyError("lamp"))), after_s=0.3)
+    begun = time.monotonic()
+
+    with pytest.raises(KeyError, match="lamp"):
+        asyncio.run(whole.aget(timeout=20)) if awaited else whole.get(timeout=20)
+
+    assert time.monotonic() - begun < 5
+    timer.join()
+    with pytest.raises(KeyError, match="lamp"):  # it is known already
+        whole.get(timeout=20)
+    assert watcher_of(store.app.backend)._watches == {}
+
+
+@every
+def test_a_group_tells_what_happens_in_it_while_it_is_waited_for(store: Store) -> None:
+    one, two, three = (store.handle() for _ in range(3))
+    store.put(one.id, states.SUCCESS, 1)
+    heard: list[tuple[str, str, Any]] = []
+    rounds: list[int] = []
+    ended: list[tuple[str, Any]] = []
+    failure = exception_to_wire(KeyError("lamp"))
+    timer = later(
+        store, (three.id, "PROGRESS", {"done": 40}), (three.id, states.SUCCESS, 3), (two.id, states.FAILURE, failure), after_s=0.3
+    )  # fmt: skip
+
+    values = ResultSet([one, ResultSet([two]), three]).get(
+        timeout=20,
+        propagate=False,
+        interval=0.02,
+        on_message=lambda record: heard.append((record["task_id"], record["status"], record["result"])),
+        on_interval=lambda: rounds.append(1),
+        callback=lambda *told: ended.append(told),
+    )
+
+    assert repr(values) == "[1, [KeyError('lamp')], 3]"
+    assert [told for told in heard if told[1] == "SUCCESS"] == [(one.id, "SUCCESS", 1), (three.id, "SUCCESS", 3)]
+    assert [repr(told[2]) for told in heard if told[0] == two.id] == ["KeyError('lamp')"]
+    assert rounds
+    assert sorted(task_id for task_id, _ in ended) == sorted(handle.id for handle in (one, two, three))
+    timer.join()
+    assert watcher_of(store.app.backend)._watches == {}
+
+
+@every
+def test_a_group_calls_back_once_all_have_ended(store: Store) -> None:
+    told: list[tuple[str, Any]] = []
+    handles = [store.handle() for _ in range(3)]
+    good = ResultSet(handles).then(lambda whole: told.append(("good", whole.get())))
+    bad = ResultSet([handles[0], failed := store.handle()])
+    bad.then(lambda _: told.append(("never", None)), on_error=lambda whole: told.append(("bad", whole.failed())))
+
+    for place, handle in enumerate(handles):
+        store.put(handle.id, states.SUCCESS, place)
+    wait_until(lambda: told, what="the first callback")
+    store.put(failed.id, states.FAILURE, exception_to_wire(KeyError("lamp")))
+    wait_until(lambda: len(told) == 2, what="the second callback")
+    ResultSet([]).then(lambda _: told.append(("empty", None)))
+
+    assert told == [("good", [0, 1, 2]), ("bad", True), ("empty", None)]
+    assert good.completed_count() == 3
+
+
+@every
 def test_one_loop_after_the_other_may_wait_and_two_at_once(store: Store) -> None:
     values = []
 

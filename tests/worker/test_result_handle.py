@@ -9,8 +9,16 @@ import pytest
 
 from celeriac import Celeriac, compat, states
 from celeriac.exceptions import IncompleteStream
-from celeriac.result import AsyncResult, EagerResult, allow_join_result, denied_join_result, result_from_tuple
-from celeriac.wire.result import ResultMeta
+from celeriac.result import (
+    AsyncResult,
+    EagerResult,
+    GroupResult,
+    ResultSet,
+    allow_join_result,
+    denied_join_result,
+    result_from_tuple,
+)
+from celeriac.wire.result import ResultMeta, exception_to_wire
 
 DONE = "2026-11-22T11:00:00+00:00"
 
@@ -70,6 +78,58 @@ def test_a_handle_is_written_down_and_found_again(app: Celeriac) -> None:
         assert (again, again.parent, again.parent.get()) == (second, first, 1)
     assert second.as_list() == ["a2", "a1"]
     assert (second == "a2", second != first, len({second, AsyncResult("a2")})) == (True, True, 1)
+
+
+def test_a_group_is_written_down_and_found_again(app: Celeriac) -> None:
+    """By its id alone, as Celery's users write it, and pickled."""
+    saved = app.GroupResult("g1", [store(app, "a1", 1), store(app, "a2", 2)], parent=store(app, "a0", 0)).save()
+
+    found = [GroupResult.restore("g1"), app.GroupResult.restore("g1"), pickle.loads(pickle.dumps(saved))]
+    found.append(pickle.loads(pickle.dumps(GroupResult.restore("g1"))))
+
+    assert [(group.id, group.get(), group.parent.get(), group.app) for group in found] == [("g1", [1, 2], 0, app)] * 4
+    assert pickle.loads(pickle.dumps(ResultSet(saved.results))).get() == [1, 2]
+    saved.delete()
+    assert GroupResult.restore("g1") is None
+
+
+def test_a_set_counts_what_went_well_as_celery_does(app: Celeriac) -> None:
+    error = exception_to_wire(KeyError("lamp"))
+    one, two = store(app, "a1", 1), store(app, "a2", error, status=states.FAILURE)
+    whole = ResultSet([one, two, ResultSet([one]), app.AsyncResult("a3")])
+
+    assert (whole.completed_count(), whole.ready(), whole.failed(), whole.successful()) == (2, False, True, False)
+    assert ResultSet([one, two]).ready()
+    assert list(ResultSet([one]).iterate()) == [1]
+    assert repr(list(ResultSet([two]).iterate(propagate=False))) == "[KeyError('lamp')]"
+    with pytest.raises(KeyError, match="lamp"):
+        list(ResultSet([two]).iterate())
+    with pytest.raises(AsyncResult.TimeoutError):
+        whole.get(timeout=0.01, propagate=False)
+
+
+def test_nobody_waits_for_a_group_within_a_task(app: Celeriac) -> None:
+    whole = ResultSet(
+        [store(app, "a1", 1), store(app, "a2", exception_to_wire(KeyError("lamp")), status=states.FAILURE)]
+    )
+
+    with denied_join_result(), pytest.raises(RuntimeError, match="nobody may wait"):
+        whole.get()
+
+
+def test_a_handle_without_an_id_is_refused(app: Celeriac) -> None:
+    with pytest.raises(ValueError, match="needs the id of a call"):
+        app.AsyncResult(None)
+
+
+def test_an_eager_result_is_made_as_celerys() -> None:
+    good = EagerResult("a1", 3, states.SUCCESS, name="add")
+    bad = EagerResult("a2", KeyError("lamp"), states.FAILURE, "Traceback: …")
+
+    assert (good.get(), good.state, good.name, pickle.loads(pickle.dumps(good)).get()) == (3, "SUCCESS", "add", 3)
+    assert (bad.traceback, bad.failed(), repr(bad.get(propagate=False))) == ("Traceback: …", True, "KeyError('lamp')")
+    with pytest.raises(KeyError, match="lamp"):
+        bad.get()
 
 
 def test_what_came_of_a_call_is_followed(app: Celeriac) -> None:

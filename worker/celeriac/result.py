@@ -2,13 +2,15 @@
 
 import queue
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from celeriac import states
 from celeriac.backends.base import ResultBackend
@@ -23,6 +25,9 @@ else:
     from typing import TypeVar
 
     R = TypeVar("R")
+
+#: Seconds that one member of several is waited for alone; then all that are left are listened to, so that a failure is heard of at once.
+ALONE_S = 1.0
 
 #: Gives the app of a handle that was made from an id alone; set by `compat`, where the one global lives.
 apps: list[Callable[[], Any]] = []
@@ -79,6 +84,9 @@ class AsyncResult(ResultBase, Generic[R]):
         "parent",
     )
 
+    #: What `get` raises when its time is over.
+    TimeoutError: ClassVar[type[TimeoutError]] = TimeoutError
+
     def __init__(
         self,
         id: str,
@@ -92,6 +100,8 @@ class AsyncResult(ResultBase, Generic[R]):
         ignored: bool = False,
         deduplicated: bool = False,
     ) -> None:
+        if id is None:
+            raise ValueError(f"{type(self).__name__} needs the id of a call, not None")
         if backend is None:
             app = app if app is not None else apps[-1]()
             backend = app.backend
@@ -226,7 +236,7 @@ class AsyncResult(ResultBase, Generic[R]):
                 if isinstance(meta, Exception):
                     raise meta
                 if on_message is not None:
-                    on_message(meta.to_wire())
+                    on_message(_as_read(meta))
                 if meta.status in states.READY_STATES:
                     return meta
         finally:
@@ -238,7 +248,7 @@ class AsyncResult(ResultBase, Generic[R]):
             parent.maybe_throw()
             parent = parent.parent
 
-    def _too_late(self, timeout: float | None) -> TimeoutError:
+    def _too_late(self, timeout: float | None) -> Exception:
         return TimeoutError(f"task {self.id} was not ready within {timeout} s; its state is {self._meta().status}")
 
     # -- what is known now
@@ -403,6 +413,11 @@ class AsyncResult(ResultBase, Generic[R]):
     # -- the handle itself
 
     @property
+    def supports_native_join(self) -> bool:
+        """Whether the store is read for many at a time: always."""
+        return True
+
+    @property
     def backend(self) -> ResultBackend:
         """Where its record is."""
         return self._backend
@@ -448,11 +463,17 @@ class EagerResult(AsyncResult[R]):
 
     __slots__ = ()
 
-    def __init__(self, id: str, meta: ResultMeta, *, name: str | None = None) -> None:
+    def __init__(
+        self, id: str, ret_value: Any, state: str, traceback: str | None = None, name: str | None = None
+    ) -> None:  # fmt: skip
         from celeriac.backends.disabled import DisabledBackend
 
         super().__init__(id, DisabledBackend(), name=name)
-        self._cache = meta
+        self._cache = ResultMeta(id, state, ret_value, traceback)
+
+    def __reduce__(self) -> Any:
+        meta = self._meta()
+        return type(self), (self.id, meta.result, meta.status, meta.traceback, self._name)
 
     def get(self, timeout: float | None = None, propagate: bool = True, *_: Any, **__: Any) -> R:
         """The value, or the task's own exception."""
@@ -546,17 +567,18 @@ class ResultSet(ResultBase):
 
     def ready(self) -> bool:
         """Whether all have ended."""
-        return self.completed_count() == len(self.leaves())
+        leaves = self.leaves()
+        self._read(leaves)
+        return all(leaf._cache is not None for leaf in leaves)
 
     def waiting(self) -> bool:
         """Whether one has not ended."""
         return not self.ready()
 
     def completed_count(self) -> int:
-        """How many have ended."""
-        leaves = self.leaves()
-        self._read(leaves)
-        return sum(leaf._cache is not None for leaf in leaves)
+        """How many members have ended well, as Celery counts: a group within is one."""
+        self._read(self.leaves())
+        return sum(result.successful() for result in self.results)
 
     def successful(self) -> bool:
         """Whether all have ended well."""
@@ -585,25 +607,87 @@ class ResultSet(ResultBase):
     ) -> list[Any]:  # fmt: skip
         """All values in the members' order, a list for a group within. As AsyncResult.get for each; timeout: seconds for all of them.
 
-        callback(id, value) is called for each member, in order. Raises the first member's error that has one, TimeoutError,
-        RuntimeError inside a task.
+        callback(id, value) is called for each call, as its end is heard of. on_message, on_interval: as AsyncResult.get's.
+
+        Raises a member's error, without waiting for the others; TimeoutError; RuntimeError inside a task.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         leaves = self.leaves()
-        self._read(leaves)
         values: dict[int, Any] = {}
-        for place, leaf in enumerate(leaves):
-            waits = leaf._cache is None
-            left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
-            value = leaf.get(
-                timeout=left_s, propagate=propagate, interval=interval, disable_sync_subtasks=disable_sync_subtasks
-            )
-            values[id(leaf)] = value
+        for leaf in leaves[:1]:
+            leaf._may_be_waited_for(disable_sync_subtasks)
+        alone = on_message is None and on_interval is None
+        if alone:
+            self._read(leaves)
+        if propagate:
+            _raise_first(leaves)
+
+        def ended(leaf: AsyncResult) -> None:
+            values[id(leaf)] = value = leaf.get(0.0, propagate, disable_sync_subtasks=disable_sync_subtasks)
             if callback is not None:
                 callback(leaf.id, value)
-            if waits:  # others will have ended meanwhile
-                self._read(leaves[place + 1 : place + 501])
+
+        for place, leaf in enumerate(leaves):
+            if id(leaf) in values:
+                continue
+            if alone and leaf._cache is None and not leaf.ignored:
+                left_s = None if deadline is None else max(0.0, deadline - time.monotonic())
+                most_s = left_s if place == len(leaves) - 1 else ALONE_S if left_s is None else min(ALONE_S, left_s)
+                leaf._cache = leaf._backend.wait(leaf.id, most_s, interval)
+                following = leaves[place + 1 : place + 501]  # of which some will have ended meanwhile
+                self._read(following)
+                if propagate:
+                    _raise_first(following)
+            if leaf._cache is None and not leaf.ignored:
+                left = [one for one in leaves[place:] if one._cache is None and not one.ignored]
+                self._listen(left, deadline, interval, ended, on_message, on_interval)
+            else:
+                ended(leaf)
         return self._in_order(values)
+
+    def _listen(
+        self, left: "Sequence[AsyncResult]", deadline: float | None, interval: float, ended: "Callable[[AsyncResult], None]",
+        on_message: Callable[[dict[str, Any]], Any] | None, on_interval: Callable[[], Any] | None,
+    ) -> None:  # fmt: skip
+        """Hear of all these at once, until each has ended."""
+        from celeriac.backends.watching import watcher_of
+
+        told: queue.SimpleQueue[tuple[str, ResultMeta | Exception]] = queue.SimpleQueue()
+        waiting: dict[str, list[AsyncResult]] = {}
+        for leaf in left:
+            waiting.setdefault(leaf.id, []).append(leaf)
+
+        def hear(task_id: str, meta: ResultMeta | Exception) -> None:
+            told.put((task_id, meta))
+
+        cancels = [
+            watcher_of(leaves[0]._backend).watch(task_id, partial(hear, task_id)) for task_id, leaves in waiting.items()
+        ]
+        try:
+            while waiting:
+                left_s = interval if deadline is None else min(interval, deadline - time.monotonic())
+                try:
+                    task_id, meta = told.get(timeout=max(0.0, left_s))
+                except queue.Empty:
+                    if deadline is not None and time.monotonic() >= deadline:
+                        late = f"{len(waiting)} of {len(self.leaves())} tasks were not ready in time, {next(iter(waiting))} among them"
+                        raise TimeoutError(late) from None
+                    if on_interval is not None:
+                        on_interval()
+                    continue
+                if task_id not in waiting:
+                    continue
+                if isinstance(meta, Exception):
+                    raise meta
+                if on_message is not None:
+                    on_message(_as_read(meta))
+                if meta.status in states.READY_STATES:
+                    for leaf in waiting.pop(task_id):
+                        leaf._cache = meta
+                        ended(leaf)
+        finally:
+            for cancel in cancels:
+                cancel()
 
     join = join_native = wait = get
 
@@ -630,9 +714,32 @@ class ResultSet(ResultBase):
             result._in_order(values) if isinstance(result, ResultSet) else values[id(result)] for result in self.results
         ]
 
+    def then(
+        self, callback: "Callable[[ResultSet], Any]", on_error: "Callable[[ResultSet], Any] | None" = None, weak: bool = False
+    ) -> "ResultSet":  # fmt: skip
+        """Have this called with the set when all have ended; with on_error, that one where one has ended badly. See AsyncResult.then."""
+        leaves = [leaf for leaf in self.leaves() if not leaf.ignored]
+        lock, left = threading.Lock(), [len(leaves)]
+
+        def one_less(_: Any = None) -> None:
+            with lock:
+                left[0] -= 1
+                last = left[0] <= 0
+            if last:
+                failed = any(leaf.state in states.PROPAGATE_STATES for leaf in leaves)
+                (on_error if failed and on_error is not None else callback)(self)
+
+        for leaf in leaves:
+            leaf.then(one_less)
+        if not leaves:
+            one_less()
+        return self
+
     def iterate(self, timeout: float | None = None, propagate: bool = True, interval: float = 0.5) -> Iterator[Any]:
-        """Each value as soon as it is there."""
+        """Each value as soon as it is there. Raises the error of a member that has one, unless propagate is False."""
         for _, meta in self.iter_native(timeout, interval):
+            if propagate and meta["status"] in states.PROPAGATE_STATES:
+                raise meta["result"]
             yield meta["result"]
 
     def iter_native(
@@ -647,7 +754,7 @@ class ResultSet(ResultBase):
             ended = [leaf for leaf in left if leaf._cache is not None]
             for leaf in ended:
                 assert leaf._cache is not None
-                yield leaf.id, leaf._cache.to_wire()
+                yield leaf.id, _as_read(leaf._cache)
             left = [leaf for leaf in left if leaf._cache is None]
             if ended:
                 pause_s = 0.01
@@ -659,6 +766,18 @@ class ResultSet(ResultBase):
 
     # -- all of them
 
+    @property
+    def app(self) -> Any:
+        """The app it was made by, else the current one."""
+        return self._app if self._app is not None else apps[-1]()
+
+    @property
+    def backend(self) -> ResultBackend:
+        """Where it is stored: the app's store, else its first member's."""
+        leaves = self.leaves() if self._app is None else []
+        found: ResultBackend = leaves[0]._backend if leaves else self.app.backend
+        return found
+
     def forget(self) -> None:
         """Delete all records."""
         for result in self.results:
@@ -668,7 +787,7 @@ class ResultSet(ResultBase):
         """Have no worker run them; see AsyncResult.revoke."""
         leaves = self.leaves()
         if leaves:
-            app = self._app if self._app is not None else leaves[0]._app
+            app = self._app if self._app is not None else leaves[0]._app or self.app
             app.control.revoke([leaf.id for leaf in leaves], terminate=terminate, signal=signal or "SIGTERM")
 
     @property
@@ -698,6 +817,9 @@ class ResultSet(ResultBase):
 
     def __hash__(self) -> int:
         return hash(tuple(self.results))
+
+    def __reduce__(self) -> Any:
+        return ResultSet, (self.results,)
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: [{', '.join(str(result.id) for result in self.results)}]>"
@@ -730,18 +852,16 @@ class GroupResult(ResultSet):
 
     @classmethod
     def restore(cls, id: str, backend: ResultBackend | None = None, app: Any = None) -> "GroupResult | None":
-        """A group that was saved; None when there is none. Needs `app`: `app.GroupResult.restore(id)` knows it."""
-        app = app if app is not None else cls.bound
-        if app is None:
-            raise RuntimeError("GroupResult.restore needs app=…; app.GroupResult.restore(id) knows its own")
+        """A group that was saved; None when there is none. Without `app` it is the current one; `app.GroupResult` knows its own."""
+        app = app if app is not None else cls.bound if cls.bound is not None else apps[-1]()
         members = (backend if backend is not None else app.backend).fetch_group(id)
         return None if members is None else result_from_tuple(members, app)
 
     def _store(self, backend: ResultBackend | None) -> ResultBackend:
-        if backend is not None:
-            return backend
-        found: ResultBackend = self._app.backend if self._app is not None else self.leaves()[0]._backend
-        return found
+        return backend if backend is not None else self.backend
+
+    def __reduce__(self) -> Any:
+        return GroupResult, (self.id, self.results, self.parent)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, GroupResult) and other.id == self.id and other.results == self.results
@@ -775,6 +895,21 @@ def result_from_tuple(
         results = [result_from_tuple(member, app, backend, guard) for member in members]
         return GroupResult(task_id, results, above, app)
     return AsyncResult(task_id, backend, app=app, parent=above, guard=guard)
+
+
+def _raise_first(leaves: "Iterable[AsyncResult[Any]]") -> None:
+    """Raise the error of the first that is known to have ended with one."""
+    for leaf in leaves:
+        if leaf._cache is not None and leaf._cache.status in states.PROPAGATE_STATES and not leaf.ignored:
+            leaf.get(0.0, disable_sync_subtasks=False)
+
+
+def _as_read(meta: ResultMeta) -> dict[str, Any]:
+    """The record as a dict for those who look at it; an error is an exception."""
+    record = meta.to_wire()
+    if meta.status in states.EXCEPTION_STATES:
+        record["result"] = exception_from_wire(meta.result, sys.modules)
+    return record
 
 
 def _unpickled(id: str, name: str | None, parent: Any) -> AsyncResult[Any]:

@@ -47,12 +47,12 @@ async def ready(backend: ResultBackend, task_id: str, timeout_s: float | None) -
 
 
 async def together(waits: Iterable[Coroutine[Any, Any, Any]], timeout_s: float | None) -> list[Any] | None:
-    """What all of these return, in order; None when timeout_s is over. Raises the error of the first that has one, and ends the others."""
+    """What all of these return, in order; None when timeout_s is over. Raises the first error that there is, and ends the others."""
     tasks = [asyncio.ensure_future(wait) for wait in waits]
     limit = asyncio.timeout(timeout_s)
     try:
         async with limit:
-            return [await task for task in tasks]
+            return list(await asyncio.gather(*tasks))
     except TimeoutError:
         if not limit.expired():
             raise

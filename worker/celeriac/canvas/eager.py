@@ -9,7 +9,6 @@ from celeriac.canvas.freeze import frozen
 from celeriac.canvas.signature import Signature, chain, chord, group, linked, listed, maybe_signature
 from celeriac.exceptions import ChordError
 from celeriac.result import EagerResult, GroupResult
-from celeriac.wire.result import ResultMeta
 
 #: Options that name other calls.
 _LINKS = ("link", "link_error")
@@ -133,4 +132,4 @@ def _failed(sig: Signature, error: BaseException) -> Any:
         case chord():
             return _failed(sig.body, error)
         case _:
-            return EagerResult(sig["options"]["task_id"], ResultMeta(sig["options"]["task_id"], states.FAILURE, error))
+            return EagerResult(sig["options"]["task_id"], error, states.FAILURE)

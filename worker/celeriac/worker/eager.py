@@ -111,7 +111,8 @@ class _Here:
                 raise outcome.error
             if isinstance(outcome, Unreadable) and raises:
                 raise outcome.error
-            result: EagerResult[Any] = EagerResult(task_id, self._meta(task_id, done), name=task.name)
+            meta = self._meta(task_id, done)
+            result: EagerResult[Any] = EagerResult(task_id, meta.result, meta.status, meta.traceback, task.name)
             return result, () if isinstance(outcome, RetryAsked) else settlement.publish
 
     def _execute(self, job: Job) -> Done:
