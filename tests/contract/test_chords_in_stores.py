@@ -100,7 +100,8 @@ def test_opening_it_again_keeps_who_has_ended(store: ResultBackend, group: str) 
 @every
 def test_members_that_were_added_are_waited_for_and_come_last(store: ResultBackend, group: str) -> None:
     store.open_chords([ChordStart(group, 1)])
-    store.widen_chord(group, 1)
+    store.widen_chord(group, "late")
+    store.widen_chord(group, "late")
     assert joined(store, part(store, group, None, "added")) is None
     complete = joined(store, part(store, group, 0, "own"))
     assert complete is not None

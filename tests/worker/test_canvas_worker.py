@@ -206,6 +206,30 @@ def test_a_member_that_is_added_and_sent_by_hand_is_waited_for(shop: Shop) -> No
     assert shop.get(chord([grows.s(), shop.add.s(1, 1)], shop.total.s())) == 23
 
 
+def test_a_call_that_runs_twice_adds_its_members_once(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    @shop.app.task(name="grows", bind=True)
+    def grows(self: Task) -> int:
+        shop.seen.append("grows")
+        self.add_to_chord(shop.add.s(10, 10))
+        self.add_to_chord(shop.add.s(100, 100) | shop.add.s(1))
+        return 1
+
+    publish_many = shop.app.publish_many
+    monkeypatch.setattr(shop.app, "publish_many", lambda messages: publish_many([messages[0], *messages]))
+
+    assert shop.get(chord([grows.s(), shop.add.s(1, 1)], shop.total.s())) == 1 + 20 + 201 + 2
+    assert shop.seen == ["grows"] * 2
+
+
+def test_a_group_is_not_one_member(shop: Shop) -> None:
+    @shop.app.task(name="grows", bind=True)
+    def grows(self: Task) -> None:
+        with pytest.raises(ValueError, match="one by one"):
+            self.add_to_chord(group(shop.add.s(1, 1), shop.add.s(2, 2)))
+
+    assert shop.get(chord([grows.s()], shop.note.s())) == [None]
+
+
 def test_nothing_can_be_added_by_a_call_that_is_in_no_chord(shop: Shop) -> None:
     @shop.app.task(name="lonely", bind=True)
     def lonely(self: Task) -> None:

@@ -18,6 +18,7 @@ class Request:
         "_properties",
         "_task",
         "_utc",
+        "added",
         "args",
         "awaits_call",
         "called_directly",
@@ -50,6 +51,8 @@ class Request:
         self.awaits_call = False
         #: Calls made in it, in Celery's form of a handle.
         self.children: list[Any] = []
+        #: Members that it has added to its chord.
+        self.added = 0
         #: Set by Task.retry: what the worker publishes when the body has ended.
         self.retry_asked: Any = None
 

@@ -7,12 +7,13 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
+from uuid import NAMESPACE_OID, uuid5
 
 from celeriac import signals, states
 from celeriac.app.addresses import usual_terms
 from celeriac.app.context import IDLE, Request, current, task_logger
 from celeriac.app.models import Models
-from celeriac.canvas.signature import Signature, chunks, signature, xmap, xstarmap
+from celeriac.canvas.signature import Signature, chunks, ends_in_group, signature, xmap, xstarmap
 from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Retry
 from celeriac.policy import errormail, throttle
 from celeriac.policy.calling import URGENCIES, check_priority, type_terms
@@ -410,14 +411,22 @@ class Task(Generic[P, R]):
     def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:
         """Send one more member of the chord whose header this call is in; its handle. lazy: return the signature, to be sent later.
 
-        Raises ValueError where this call is in no chord.
+        Delivered again after a crash, the call adds the same members under the same ids, and they count once.
+
+        Raises ValueError where this call is in no chord, or for a group, which is not one member.
         """
         request = self.request
         if not request.chord:
             raise ValueError(f"task {self.name}: this call is a member of no chord, nothing can be added to it")
-        sig = signature(sig, app=self.app).clone()
-        self.app.backend.widen_chord(request.group, 1)
-        sig.freeze(group_id=request.group, chord=request.chord, root_id=request.root_id)
+        sig = signature(sig, app=self.app)
+        if ends_in_group(sig):
+            raise ValueError(f"task {self.name}: {sig!r:.200} is not one member: add those of a group one by one")
+        own_id = sig["options"].get("task_id") or str(
+            uuid5(NAMESPACE_OID, f"{request.id}/{request.retries}/{request.added}")
+        )
+        request.added += 1
+        self.app.backend.widen_chord(request.group, own_id)
+        sig.freeze(own_id, group_id=request.group, chord=request.chord, root_id=request.root_id)
         sig["options"].setdefault("group_index", request.group_index)
         return sig if lazy else sig.delay()
 

@@ -62,8 +62,8 @@ class ResultBackend(Protocol):
     def open_chords(self, starts: Sequence[ChordStart]) -> None:
         """Expect so many members each, before any of them is sent. Opening one again changes nothing."""
 
-    def widen_chord(self, group_id: str, more: int) -> None:
-        """Expect more members of an open chord."""
+    def widen_chord(self, group_id: str, task_id: str) -> None:
+        """Expect this call as one more member of an open chord: once, however often it is said. Whoever says so may run again."""
 
     def encode_part(self, task_id: str, state: str, result: Any) -> bytes:
         """A ChordPart's payload. Raises EncodeError naming the value."""

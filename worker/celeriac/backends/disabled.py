@@ -55,7 +55,7 @@ class DisabledBackend:
     def open_chords(self, starts: Sequence[ChordStart]) -> None:
         raise NotSupported(f"a chord needs a result store that counts its members; {_HOW}")
 
-    def widen_chord(self, group_id: str, more: int) -> None:
+    def widen_chord(self, group_id: str, task_id: str) -> None:
         raise NotSupported(f"a chord needs a result store that counts its members; {_HOW}")
 
     def encode_part(self, task_id: str, state: str, result: Any) -> bytes:

@@ -15,12 +15,13 @@ from celeriac.wire.result import ResultMeta, from_wire
 
 @dataclass(slots=True)
 class _Chord:
-    """An open chord. parts: (place, order of arrival) -> payload. holder: the member that sends the body."""
+    """An open chord. parts: (place, order of arrival) -> payload. added: members that came later. holder: the member that sends the body."""
 
     size: int
     structure: Any
     parts: dict[tuple[float, int], bytes] = field(default_factory=dict)
     counted: set[tuple[str, int | None]] = field(default_factory=set)
+    added: set[str] = field(default_factory=set)
     holder: str | None = None
     done: bool = False
 
@@ -102,10 +103,12 @@ class MemoryBackend:
             for start in starts:
                 self._chords.setdefault(start.group_id, _Chord(start.size, start.structure))
 
-    def widen_chord(self, group_id: str, more: int) -> None:
+    def widen_chord(self, group_id: str, task_id: str) -> None:
         with self._changed:
-            if group_id in self._chords:
-                self._chords[group_id].size += more
+            chord = self._chords.get(group_id)
+            if chord is not None and task_id not in chord.added:
+                chord.added.add(task_id)
+                chord.size += 1
 
     def encode_part(self, task_id: str, state: str, result: Any) -> bytes:
         return encode(part_record(task_id, state, result), "json")[2]

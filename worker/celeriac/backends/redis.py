@@ -91,6 +91,17 @@ end
 return {holder, redis.call('ZRANGE', KEYS[1], 0, -1), redis.call('GET', KEYS[6])}
 """
 
+_WIDEN = """
+-- KEYS: .t .d .c     ARGV: the new member's id, seconds to live or ''
+if redis.call('GET', KEYS[3]) == 'done' or redis.call('SADD', KEYS[2], 'added:' .. ARGV[1]) == 0 then return 0 end
+redis.call('INCR', KEYS[1])
+if ARGV[2] ~= '' then
+  redis.call('EXPIRE', KEYS[1], ARGV[2])
+  redis.call('EXPIRE', KEYS[2], ARGV[2])
+end
+return 1
+"""
+
 _CLOSE = """
 -- KEYS: .j .t .s .d .c     ARGV: the claim, what stands for it from now on, for how many seconds
 if redis.call('GET', KEYS[5]) ~= ARGV[1] then return 0 end
@@ -300,12 +311,11 @@ class RedisBackend:
                 self._opens(keys=keys, args=[start.size, whole, self._ttl_s()], client=pipe)
             pipe.execute()
 
-    def widen_chord(self, group_id: str, more: int) -> None:
+    def widen_chord(self, group_id: str, task_id: str) -> None:
         with self._errors():
-            key = self._chord_keys(group_id)[1]
-            self._open().incrby(key, more)
-            if self._expires_ms:
-                self._open().pexpire(key, self._expires_ms)
+            _, more, _, counted, claim = self._chord_keys(group_id)
+            client = self._open()
+            self._widens(keys=[more, counted, claim], args=[task_id, self._ttl_s()], client=client)
 
     def encode_part(self, task_id: str, state: str, result: Any) -> bytes:
         return self._payloads.encode(part_record(task_id, state, result))
@@ -366,7 +376,8 @@ class RedisBackend:
                     )
                     client = redis.Redis(connection_pool=self._connection.default_channel.pool)
                     self._script = client.register_script(_STORE)
-                    self._opens, self._joins, self._closes = map(client.register_script, (_OPEN, _JOIN, _CLOSE))
+                    scripts = (_OPEN, _WIDEN, _JOIN, _CLOSE)
+                    self._opens, self._widens, self._joins, self._closes = map(client.register_script, scripts)
                     self._client = client
         return self._client
 

@@ -175,7 +175,7 @@ class RpcBackend:
     def open_chords(self, starts: Sequence[ChordStart]) -> None:
         raise NotSupported(f"rpc:// cannot count a chord's members; {_OTHERS}")
 
-    def widen_chord(self, group_id: str, more: int) -> None:
+    def widen_chord(self, group_id: str, task_id: str) -> None:
         raise NotSupported(f"rpc:// cannot count a chord's members; {_OTHERS}")
 
     def encode_part(self, task_id: str, state: str, result: Any) -> bytes:

@@ -45,6 +45,8 @@ LARGE_BYTES = 1024 * 1024
 TRIES = 4
 #: Stands for a member without a place.
 NO_PLACE = -1
+#: Stands for the place in the row that says of a member that it was added to its chord.
+ADDED = -2
 #: Serialization failure and deadlock in PostgreSQL; deadlock and lock wait time-out in MySQL.
 _MET_ANOTHER = frozenset(["40001", "40P01", 1213, 1205])
 
@@ -309,9 +311,22 @@ class SqlBackend:
             except IntegrityError:  # another one has opened some of them in between
                 self._transact(write, locks=True)
 
-    def widen_chord(self, group_id: str, more: int) -> None:
-        chords = self._tables.chords
-        self._run(sa.update(chords).where(chords.c.group_id == group_id).values(size=chords.c.size + more))
+    def widen_chord(self, group_id: str, task_id: str) -> None:
+        chords, parts = self._tables.chords, self._tables.parts
+
+        def widen(connection: sa.Connection) -> None:
+            is_open = (chords.c.group_id == group_id) & chords.c.done_at.is_(None)
+            mark = {"group_id": group_id, "task_id": task_id, "place": ADDED}
+            known = sa.select(parts.c.task_id).where(*(parts.c[name] == value for name, value in mark.items()))
+            if connection.execute(sa.select(chords.c.group_id).where(is_open).with_for_update()).first() is None:
+                return
+            if connection.execute(known).first() is None:
+                connection.execute(sa.insert(parts), [{**mark, "arrived": 0, "payload": b""}])
+                connection.execute(sa.update(chords).where(is_open).values(size=chords.c.size + 1))
+
+        with self._errors():
+            self._open()
+            self._transact(widen, locks=True)
 
     def encode_part(self, task_id: str, state: str, result: Any) -> bytes:
         return self._payloads.encode(part_record(task_id, state, result))
@@ -341,7 +356,7 @@ class SqlBackend:
     def _join(self, connection: sa.Connection, chord: Any, mine: Sequence[ChordPart]) -> Joined | None:
         """Count these members of one chord, whose row is locked; the chord, when it is complete and its body is for one of them to send."""
         parts, chords = self._tables.parts, self._tables.chords
-        of_chord = parts.c.group_id == chord.group_id
+        of_chord = (parts.c.group_id == chord.group_id) & (parts.c.place != ADDED)
         query = sa.select(parts.c.task_id, parts.c.place).where(of_chord)
         counted = {tuple(row) for row in connection.execute(query)}
         new: dict[tuple[str, int], dict[str, Any]] = {}
