@@ -164,23 +164,27 @@ class MariaServer(SqlServer):
         super().__init__()
 
     def _make(self) -> None:
-        subprocess.run(
+        (self.directory / "tmp").mkdir()
+        done = subprocess.run(
             [
                 self._install, "--no-defaults", f"--datadir={self.directory / 'data'}", "--auth-root-authentication-method=normal",
-                "--skip-test-db", *self._as_root,
+                "--skip-test-db", *self._own,
             ],
-            check=True, capture_output=True, cwd=self.directory,
+            check=False, capture_output=True, text=True, cwd=self.directory,
         )  # fmt: skip
+        if done.returncode != 0:
+            raise RuntimeError(f"mariadb-install-db ended with {done.returncode}: {(done.stdout + done.stderr)[-3000:]}")
 
     @property
-    def _as_root(self) -> list[str]:
-        return ["--user=root"] if os.geteuid() == 0 else []
+    def _own(self) -> list[str]:
+        """A folder for temporary tables: a server that starts removes all that it finds, and in /tmp they may be another's."""
+        return [f"--tmpdir={self.directory / 'tmp'}", *(["--user=root"] if os.geteuid() == 0 else [])]
 
     def _command(self) -> list[str]:
         return [
             self.program, "--no-defaults", f"--datadir={self.directory / 'data'}", f"--port={self.port}", "--bind-address=127.0.0.1",
             f"--socket={self.directory / 'socket'}", f"--pid-file={self.directory / 'pid'}", "--innodb-flush-log-at-trx-commit=2",
-            "--innodb-buffer-pool-size=32M", "--character-set-server=utf8mb4", "--skip-name-resolve", *self._as_root,
+            "--innodb-buffer-pool-size=32M", "--character-set-server=utf8mb4", "--skip-name-resolve", *self._own,
         ]  # fmt: skip
 
     def database_url(self, name: str) -> str:
