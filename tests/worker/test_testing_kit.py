@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, Task
+from celeriac.compat import used
 from celeriac.contrib.abortable import ABORTED, AbortableAsyncResult, AbortableTask
 from celeriac.contrib.testing.tasks import ping
 from celeriac.contrib.testing.worker import start_worker
@@ -275,3 +276,10 @@ def test_the_fixtures_of_celery_are_there_and_leave_nothing(tmp_path: Path) -> N
 
     assert run.returncode == 0, run.stdout + run.stderr
     assert "7 passed" in run.stdout
+
+
+def test_the_ping_of_the_kit_and_the_built_in_one_are_no_two_tasks_to_warn_of() -> None:
+    """Warnings are errors here."""
+    app = Celeriac("kit", broker="memory://", set_as_current=False)
+    with used(app):
+        assert app.tasks["celery.ping"]() == ping() == "pong"

@@ -5,9 +5,12 @@ from typing import Any
 
 from celeriac.exceptions import ImproperlyConfigured
 
+#: In the place of an attribute that the class itself did not have.
+_INHERITED = object()
 
-def annotate(kind: Any, annotations: Any, load: Callable[[str], Any]) -> None:
-    """Set on a task's class what the annotations say of it: of its name before of all.
+
+def annotate(kind: Any, annotations: Any, load: Callable[[str], Any]) -> dict[str, Any]:
+    """Set on a task's class what the annotations say of it: of its name before of all. What `put_back` wants, to undo it.
 
     annotations  a mapping {task name or '*': {attribute: value}}; an object or class with `annotate(task)` and `annotate_any()`, or the
                  dotted path of one; or a list of these: of each kind of answer the first that is given counts. A value under `@name` is
@@ -15,8 +18,9 @@ def annotate(kind: Any, annotations: Any, load: Callable[[str], Any]) -> None:
 
     Raises ImproperlyConfigured for anything else.
     """
+    replaced: dict[str, Any] = {}
     if annotations is None:
-        return
+        return replaced
     several = annotations if isinstance(annotations, list | tuple) else (annotations,)
     several = [_loaded(each, load) for each in several]
     for answers in ((_of(each, kind) for each in several), (_of_any(each) for each in several)):
@@ -24,7 +28,18 @@ def annotate(kind: Any, annotations: Any, load: Callable[[str], Any]) -> None:
         for attribute, value in (found or {}).items():
             if attribute.startswith("@"):
                 attribute, value = attribute[1:], value(getattr(kind, attribute[1:]))
+            replaced.setdefault(attribute, vars(kind).get(attribute, _INHERITED))
             setattr(kind, attribute, value)
+    return replaced
+
+
+def put_back(kind: Any, replaced: Mapping[str, Any]) -> None:
+    """Give a task's class the attributes that it had before it was annotated."""
+    for attribute, value in replaced.items():
+        if value is not _INHERITED:
+            setattr(kind, attribute, value)
+        elif attribute in vars(kind):
+            delattr(kind, attribute)
 
 
 def _loaded(annotation: Any, load: Callable[[str], Any]) -> Any:

@@ -19,7 +19,7 @@ from typing import Any
 from celeriac import config, signals
 from celeriac.app import addresses, periodic
 from celeriac.app.addresses import DEFAULT_BROKER
-from celeriac.app.annotations import annotate
+from celeriac.app.annotations import annotate, put_back
 from celeriac.app.builtins import define_builtins
 from celeriac.app.context import current
 from celeriac.app.models import models_into
@@ -47,7 +47,9 @@ from celeriac.exceptions import (
     OperationalError,
 )
 from celeriac.ids import new_id
-from celeriac.policy.calling import OPTIONS, check_priority, priority_of, terms_of
+from celeriac.policy.calling import OPTIONS, check_priority, priority_of, terms_of, type_terms
+from celeriac.policy.errormail import listed
+from celeriac.policy.ratelimit import parse_rate
 from celeriac.policy.routing import Router, prepared, route
 from celeriac.result import AsyncResult, GroupResult, ResultSet
 from celeriac.wire.message import USUAL, TaskMessage, Terms, compose
@@ -95,8 +97,10 @@ class Celeriac:
         given = {"broker_url": broker, "result_backend": backend, "include": include}
         self._given = {name: value for name, value in given.items() if value is not None} | settings
         self._settings.update(self._given)
+        self._settings.tell("task_annotations", self._look_again)
         #: Sources of settings that nobody has asked yet: their modules may import this app's.
         self._sources: list[Callable[[], None]] = []
+        self._lock = threading.RLock()
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
         if task_cls is not None:
@@ -106,7 +110,8 @@ class Celeriac:
         self._adopted: list[type[BaseTask]] = []
         self._made: list[BaseTask] = []
         self._built_in = False
-        self._lock = threading.RLock()
+        #: Task class -> the annotations it has, and what its attributes were without them.
+        self._annotated: dict[type[BaseTask], tuple[Any, dict[str, Any]]] = {}
         self._producer: Producer | None = None
         self._backend: ResultBackend | None = None
         #: Stores that tasks have for themselves, by URL; and whether any task has one.
@@ -188,8 +193,11 @@ class Celeriac:
         with self._lock:
             known = self._tasks.get(kind.name)
             if known is None:
-                annotate(kind, self.conf.task_annotations, _imported)
                 kind.bind(self)
+                if (
+                    not self._sources
+                ):  # else with the first look at the settings, see `conf`: that one may import the module we are in
+                    self._annotations_of(kind)
                 if isinstance(task, type):
                     known = task()
                     if kind.__init__ is not object.__init__:
@@ -236,6 +244,7 @@ class Celeriac:
     @property
     def tasks(self) -> Mapping[str, BaseTask]:
         """The registry: names to tasks, those included that are built in (`celery.…`)."""
+        _ = self.conf  # what it says of tasks holds now
         if self._adopted or not self._built_in:
             self.finalize(auto=True)
         return self._tasks
@@ -312,14 +321,37 @@ class Celeriac:
     @cached_property
     def conf(self) -> config.Settings:
         """The settings. Sources that config_from_object was given by name are read now. Raises ImproperlyConfigured."""
-        while self._sources:
-            source = self._sources.pop(0)
-            try:
-                source()
-            except BaseException:
-                self._sources.insert(0, source)  # whoever asks next is told, too
-                raise
+        with self._lock:  # two threads may ask first
+            while self._sources:
+                source = self._sources.pop(0)
+                try:
+                    source()
+                except BaseException:
+                    self._sources.insert(0, source)  # whoever asks next is told, too
+                    raise
+            for task in list(self._tasks.values()):
+                self._annotations_of(type(task))
         return self._settings
+
+    def _look_again(self) -> None:
+        """What hangs on the settings is worked out when they are read the next time."""
+        self.__dict__.pop("conf", None)
+
+    def _annotations_of(self, kind: type[BaseTask]) -> None:
+        """Have the annotations that are set now, and no others, hold for a task. Raises ImproperlyConfigured."""
+        annotations = self._settings.task_annotations
+        before, replaced = self._annotated.get(kind, (None, {}))
+        if annotations is before:
+            return
+        put_back(kind, replaced)
+        self._annotated.pop(kind, None)
+        replaced = annotate(kind, annotations, _imported)
+        try:
+            kind.prepare()
+        except ImproperlyConfigured:
+            put_back(kind, replaced)
+            raise
+        self._annotated[kind] = (annotations, replaced)
 
     def config_from_object(
         self, source: Any, silent: bool = False, force: bool = False, namespace: str | None = None
@@ -355,7 +387,7 @@ class Celeriac:
 
     def _later(self, source: Callable[[], None]) -> None:
         self._sources.append(source)
-        self.__dict__.pop("conf", None)
+        self._look_again()
 
     def _take(self, source: Any, silent: bool, namespace: str | None) -> None:
         if isinstance(source, str):
@@ -376,7 +408,15 @@ class Celeriac:
 
     def check_settings(self) -> None:
         """Raise ImproperlyConfigured for settings, and CELERIAC_ variables, that do not exist; before the first message and at a worker's start."""
-        self.conf.check()
+        conf = self.conf
+        conf.check()
+        try:
+            parse_rate(conf.task_default_rate_limit)
+            listed(conf.task_error_whitelist)
+        except ValueError as error:
+            raise ImproperlyConfigured(
+                f"setting task_default_rate_limit or task_error_whitelist cannot be used: {error}"
+            ) from None
         wrong = config.misspelt_variables(os.environ)
         if wrong:
             raise ImproperlyConfigured(f"the environment sets no setting with {', nor with '.join(wrong)}")
@@ -588,7 +628,9 @@ class Celeriac:
         conf = self.conf
         if task_type is not None and task_type._models is not None:
             args, kwargs = task_type._models.dumped(args, kwargs, options.get("serializer") or task_type.serializer)
-        terms = (task_type._terms if task_type is not None else None) or self._usual_terms
+        terms = self._usual_terms
+        if task_type is not None and (task_type.mandatory or task_type.delivery_mode is not None):
+            terms = type_terms(name, task_type, terms)
         urgency = None
         if options:
             terms = terms_of(name, options, terms)
@@ -969,8 +1011,9 @@ def _no_waiting() -> None:
 
 
 def _warn_of_two(name: str, first: str, second: str) -> None:
-    """Two tasks of one name: the first one stays, and somebody should know. The same module twice is the same task."""
-    if first != second and "__main__" not in {first, second}:
+    """Two tasks of one name: the first one stays, and somebody should know. The same module twice is the same task; so are our own two pings."""
+    ours = first.startswith("celeriac.") and second.startswith("celeriac.")
+    if first != second and "__main__" not in {first, second} and not ours:
         warnings.warn(
             f"task {name} is defined in {first} and in {second}: that of {first} stays. Give one of them another name=, or import the"
             " module under one path only",

@@ -6,12 +6,13 @@ import random
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
 from uuid import NAMESPACE_OID, uuid5
 
 from celeriac import signals, states
-from celeriac.app.addresses import usual_terms
 from celeriac.app.context import IDLE, Request, current, task_logger
+from celeriac.app.derived import derived, explicit, let_settings_decide
 from celeriac.app.models import Models
 from celeriac.canvas.signature import Signature, chunks, ends_in_group, signature, xmap, xstarmap
 from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Retry
@@ -21,7 +22,7 @@ from celeriac.policy.retry import backoff_s, exhausted
 from celeriac.policy.throttle import KeySpec
 from celeriac.policy.unique import Unique, unique_of
 from celeriac.result import AsyncResult, EagerResult, R
-from celeriac.wire.message import CONCURRENCY_KEY, RATE_KEY, Terms
+from celeriac.wire.message import CONCURRENCY_KEY, RATE_KEY
 
 if TYPE_CHECKING:  # as in celeriac.result: `Task` alone means any arguments
     from typing_extensions import ParamSpec
@@ -104,23 +105,26 @@ class Task(Generic[P, R]):
     retry_jitter: bool = True
     throws: tuple[type[BaseException], ...] = ()
 
-    rate_limit: Any = None
-    rate_limit_scope: str | None = None
+    rate_limit: Any = derived(attrgetter("task_default_rate_limit"))
+    rate_limit_scope: str | None = derived(attrgetter("task_rate_limit_scope"))
     rate_limit_key: KeySpec | None = None
     max_concurrency: int | None = None
     concurrency_key: KeySpec | None = None
     time_limit: float | None = None
     soft_time_limit: float | None = None
-    ignore_result: bool | None = None
-    store_errors_even_if_ignored: bool | None = None
-    acks_late: bool | None = None
-    reject_on_worker_lost: bool | None = None
-    track_started: bool | None = None
-    send_error_emails: bool | None = None
-    error_whitelist: Any = None
+    ignore_result: bool | None = derived(attrgetter("task_ignore_result"))
+    store_errors_even_if_ignored: bool | None = derived(attrgetter("task_store_errors_even_if_ignored"))
+    acks_late: bool | None = derived(attrgetter("task_acks_late"))
+    reject_on_worker_lost: bool | None = derived(
+        lambda conf: conf.task_reject_on_worker_lost or conf.task_retry_on_worker_lost
+    )
+    retry_on_worker_lost: bool | None = None
+    track_started: bool | None = derived(attrgetter("task_track_started"))
+    send_error_emails: bool | None = derived(attrgetter("task_send_error_emails"))
+    error_whitelist: Any = derived(lambda conf: errormail.listed(conf.task_error_whitelist))
     backend: Any = _Backend()
-    serializer: str | None = None
-    compression: str | None = None
+    serializer: str | None = derived(attrgetter("task_serializer"))
+    compression: str | None = derived(attrgetter("task_compression"))
     queue: str | None = None
     exchange: str | None = None
     routing_key: str | None = None
@@ -511,24 +515,21 @@ class Task(Generic[P, R]):
 
     @classmethod
     def bind(cls, app: Any) -> None:
-        """Fill in what the app's settings decide; once, when the task is registered."""
+        """Make it a task of this app: once, when it is registered. What the settings decide is looked up later, see app/derived.py."""
         cls.app = app
-        conf = app.conf
+        cls.prepare()
+        cls.on_bound(app)
+
+    @classmethod
+    def prepare(cls) -> None:
+        """Check its options, and work out of them what each call needs. Again, when they have changed. Raises ImproperlyConfigured."""
+        let_settings_decide(cls, Task)
         declared = inspect.getattr_static(cls, "backend")
         if not isinstance(declared, _Backend):
             cls._own_backend, cls.backend = declared, _Backend()
-            app.check_store(cls)
-        for name, setting in (
-            ("ignore_result", "task_ignore_result"), ("acks_late", "task_acks_late"), ("reject_on_worker_lost", "task_reject_on_worker_lost"),
-            ("track_started", "task_track_started"),
-            ("serializer", "task_serializer"), ("compression", "task_compression"),
-            ("rate_limit", "task_default_rate_limit"), ("rate_limit_scope", "task_rate_limit_scope"),
-            ("store_errors_even_if_ignored", "task_store_errors_even_if_ignored"),
-            ("send_error_emails", "task_send_error_emails"), ("error_whitelist", "task_error_whitelist"),
-        ):  # fmt: skip
-            if getattr(cls, name) is None:
-                setattr(cls, name, conf[setting])
-        cls.reject_on_worker_lost = cls.reject_on_worker_lost or conf.task_retry_on_worker_lost
+            cls.app.check_store(cls)
+        if explicit(cls, "reject_on_worker_lost") is None and cls.retry_on_worker_lost is not None:
+            cls.reject_on_worker_lost = cls.retry_on_worker_lost
         for name in (
             "autoretry_for",
             "dont_autoretry_for",
@@ -537,12 +538,14 @@ class Task(Generic[P, R]):
             kinds = getattr(cls, name) or ()
             setattr(cls, name, (kinds,) if isinstance(kinds, type) else tuple(kinds))
         try:
-            cls.error_whitelist = errormail.listed(cls.error_whitelist)
-            throttle.check(cls)
+            whitelist = explicit(cls, "error_whitelist")
+            if whitelist is not None:
+                cls.error_whitelist = errormail.listed(whitelist)
+            throttle.check({name: explicit(cls, name) for name in throttle.OPTIONS})
             cls._unique = unique_of(cls)
         except ValueError as error:
             raise ImproperlyConfigured(f"task {cls.name}: {error}") from None
-        cls._bind_terms()
+        cls._check_terms()
         #: Whether the worker must call hooks: looked up once a type, never once a task.
         hooks = ("before_start", "on_success", "on_retry", "on_failure", "after_return")
         cls._hooked = frozenset(hook for hook in hooks if getattr(cls, hook) is not getattr(Task, hook))
@@ -551,7 +554,6 @@ class Task(Generic[P, R]):
         cls._shadows = cls.shadow_name is not Task.shadow_name
         body = cls.__call__ if cls._overrides_call else getattr(cls, "run", None)
         cls._is_async = inspect.iscoroutinefunction(body)
-        cls.on_bound(app)
         keys = {RATE_KEY: cls.rate_limit_key, CONCURRENCY_KEY: cls.concurrency_key}
         cls._keys = {header: spec for header, spec in keys.items() if spec is not None}
         if (cls.typing or cls._keys or cls._unique) and hasattr(cls, "run"):
@@ -567,11 +569,11 @@ class Task(Generic[P, R]):
             cls._key_signature = signature
 
     @classmethod
-    def _bind_terms(cls) -> None:
-        """What its calls ask of their publish, checked once. Raises ImproperlyConfigured, NotSupported for `immediate`."""
+    def _check_terms(cls) -> None:
+        """What its calls ask of their publish means something. Raises ImproperlyConfigured, NotSupported for `immediate`."""
         name = cls.name or ""
         try:
-            cls._terms = type_terms(name, cls, usual_terms(cls.app.conf))
+            type_terms(name, cls)
             if cls.priority is not None:
                 check_priority(name, cls.priority)
         except (TypeError, ValueError) as error:
@@ -589,8 +591,6 @@ class Task(Generic[P, R]):
     _models: ClassVar[Models | None] = None
     #: How its calls are unique; None: they are not.
     _unique: ClassVar[Unique | None] = None
-    #: What its calls ask of their publish; None: the usual.
-    _terms: ClassVar[Terms | None] = None
     _hooked: ClassVar[frozenset[str]] = frozenset()
     _overrides_call: ClassVar[bool] = False
     _overrides_execute: ClassVar[bool] = False

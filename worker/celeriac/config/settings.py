@@ -1,6 +1,6 @@
 """Settings: the values in force."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,23 +19,34 @@ class Settings:
     error all the same, which `check` raises: what a name means can be known only when all that sets it has run.
     """
 
-    __slots__ = ("_added", "_changed", "_mixed", "_own", "_pinned", "_values", "profile")
+    __slots__ = ("__dict__", "_added", "_changed", "_mixed", "_own", "_pinned", "_told", "profile")
 
     def __init__(self, values: Mapping[str, Any] | None = None, *, profile: str = "celery") -> None:
         if profile not in PROFILES:
             raise ImproperlyConfigured(f"profile {profile!r} does not exist; choose one of: {', '.join(PROFILES)}")
         put = object.__setattr__
         put(self, "profile", profile)
-        #: Name -> value in force, of known settings and the project's own. What the others hold is merged here: reading is one look-up.
-        put(self, "_values", {setting.name: _fresh(setting.default_in(profile)) for setting in EVERY})
+        #: The values in force, of known settings. What the others hold is merged here: reading one is reading an attribute.
+        put(self, "__dict__", {setting.name: _fresh(setting.default_in(profile)) for setting in EVERY})
         put(self, "_changed", {})
         put(self, "_added", {})
         put(self, "_pinned", {})
         put(self, "_own", {})
         put(self, "_mixed", [])
+        #: Name -> who is told when its value has changed.
+        put(self, "_told", {})
         self.update(values or {})
 
     # -- setting
+
+    def tell(self, name: str, told: Callable[[], None]) -> None:
+        """Call `told` whenever the setting of that name has been given another value."""
+        self._told[name] = told
+
+    def _put(self, name: str, value: Any) -> None:
+        self.__dict__[name] = value
+        if name in self._told:
+            self._told[name]()
 
     def pin(self, values: Mapping[str, Any]) -> None:
         """Set what no later assignment changes: the environment, and the command line above it."""
@@ -43,7 +54,8 @@ class Settings:
             setting = setting_of(name)
             if setting is None:
                 raise ImproperlyConfigured(f"there is no setting {name!r}{hint(name)}")
-            self._pinned[setting.name] = self._values[setting.name] = _converted(setting, name, value)
+            self._pinned[setting.name] = converted = _converted(setting, name, value)
+            self._put(setting.name, converted)
 
     @contextmanager
     def pinned(self, values: Mapping[str, Any]) -> Iterator[None]:
@@ -56,11 +68,12 @@ class Settings:
             for setting in filter(None, map(setting_of, values)):
                 name = setting.name
                 if name in before:
-                    self._pinned[name] = self._values[name] = before[name]
+                    self._pinned[name] = before[name]
+                    self._put(name, before[name])
                 else:
                     del self._pinned[name]
                     default = self._added.get(name, _fresh(setting.default_in(self.profile)))
-                    self._values[name] = self._changed.get(name, default)
+                    self._put(name, self._changed.get(name, default))
 
     def update(self, values: Mapping[str, Any] | None = None, **named: Any) -> None:
         """Set several at once; old names are translated. Raises ImproperlyConfigured for two names of one setting that contradict each other."""
@@ -91,16 +104,16 @@ class Settings:
             key = setting.name if setting is not None else name
             self._added[key] = _converted(setting, name, value) if setting is not None else value
             if key not in self._changed and key not in self._pinned and key not in self._own:
-                self._values[key] = self._added[key]
+                self._put(key, self._added[key])
 
     def __setitem__(self, name: str, value: Any) -> None:
         setting = setting_of(name)
         if setting is None:
-            self._own[name] = self._values[name] = value
+            self._own[name] = value
             return
         self._changed[setting.name] = converted = _converted(setting, name, value)
         if setting.name not in self._pinned:
-            self._values[setting.name] = converted
+            self._put(setting.name, converted)
 
     def __setattr__(self, name: str, value: Any) -> None:
         self[name] = value
@@ -118,12 +131,11 @@ class Settings:
         setting = setting_of(name)
         if setting is None:
             del self._own[name]
-            del self._values[name]
             return
         del self._changed[setting.name]
         if setting.name not in self._pinned:
             default = _fresh(setting.default_in(self.profile))
-            self._values[setting.name] = self._added.get(setting.name, default)
+            self._put(setting.name, self._added.get(setting.name, default))
 
     def __delattr__(self, name: str) -> None:
         del self[name]
@@ -131,22 +143,21 @@ class Settings:
     # -- reading
 
     def __getitem__(self, name: str) -> Any:
-        try:
-            return self._values[name]
-        except KeyError:
-            setting = setting_of(name)
-            if setting is None:
-                raise
-            return self._values[setting.name]
+        known = self.__dict__
+        if name in known:
+            return known[name]
+        if name in self._own:
+            return self._own[name]
+        setting = setting_of(name)
+        if setting is None:
+            raise KeyError(name)
+        return known[setting.name]
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # today's names are found before it is asked
         try:
-            return self._values[name]
+            return self[name]
         except KeyError:
-            setting = setting_of(name)
-            if setting is None:
-                raise AttributeError(f"no setting {name!r}{hint(name)}") from None
-            return self._values[setting.name]
+            raise AttributeError(f"no setting {name!r}{hint(name)}") from None
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value, or `default` when there is no such setting."""
@@ -156,25 +167,28 @@ class Settings:
             return default
 
     def __contains__(self, name: str) -> bool:
-        return name in self._values or setting_of(name) is not None
+        return name in self._own or setting_of(name) is not None
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
+        return iter(self._all())
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._all())
+
+    def _all(self) -> dict[str, Any]:
+        return {**self.__dict__, **self._own}
 
     def keys(self) -> Any:
         """All names, today's."""
-        return self._values.keys()
+        return self._all().keys()
 
     def values(self) -> Any:
         """All values."""
-        return self._values.values()
+        return self._all().values()
 
     def items(self) -> Any:
         """All names with their values."""
-        return self._values.items()
+        return self._all().items()
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -192,13 +206,13 @@ class Settings:
         known: dict[str, Any] = {
             setting.name: value
             for setting in EVERY
-            if (value := self._values[setting.name]) != setting.default_in(self.profile)
+            if (value := self.__dict__[setting.name]) != setting.default_in(self.profile)
         }
         return {**known, **self._own}
 
     def table(self, with_defaults: bool = False, censored: bool = True) -> dict[str, Any]:
         """Settings as a plain mapping, what differs from the defaults or all of it; censored: without secrets."""
-        chosen = dict(self._values) if with_defaults else self.without_defaults()
+        chosen = self._all() if with_defaults else self.without_defaults()
         return {name: shown(name, value) if censored else value for name, value in chosen.items()}
 
     def humanize(self, with_defaults: bool = False, censored: bool = True) -> str:
@@ -232,7 +246,7 @@ class Settings:
         idle = [
             f"the setting {name} has no effect here: {setting.help}"
             for name in (*self._changed, *self._pinned)
-            if (setting := BY_NAME[name]).effect is Effect.NONE and self._values[name] != setting.default
+            if (setting := BY_NAME[name]).effect is Effect.NONE and self.__dict__[name] != setting.default
         ]
         twice = [
             f"{one} and {other} are two names of the setting {name}: keep {name} alone"

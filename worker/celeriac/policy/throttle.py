@@ -16,6 +16,9 @@ MOST_CHARACTERS = 200
 #: The name of an argument, a dotted path that starts with one, or a function of (args, kwargs).
 KeySpec = str | Callable[[Sequence[Any], Mapping[str, Any]], Any]
 
+#: The attributes of a task that `check` looks at.
+OPTIONS = ("rate_limit", "rate_limit_scope", "rate_limit_key", "max_concurrency", "concurrency_key")
+
 
 class Throttle(NamedTuple):
     """The bounds of one task type, as a worker knows them.
@@ -68,14 +71,14 @@ def throttle_of(task: str, options: Any, *, rates: bool = True) -> Throttle | No
     )  # fmt: skip
 
 
-def check(options: Any) -> None:
-    """Raise ValueError for bounds that cannot be kept."""
-    parse_rate(options.rate_limit)
-    most = options.max_concurrency
+def check(options: Mapping[str, Any]) -> None:
+    """Raise ValueError for bounds that cannot be kept. options: a value, or None, of each of OPTIONS."""
+    parse_rate(options["rate_limit"])
+    most = options["max_concurrency"]
     if most is not None and (isinstance(most, bool) or not isinstance(most, int) or most < 1):
         raise ValueError(f"max_concurrency {most!r} is not a whole number of 1 or more")
     for name, needed in (("rate_limit_key", "rate_limit"), ("concurrency_key", "max_concurrency")):
-        spec = getattr(options, name)
+        spec = options[name]
         if spec is None:
             continue
         if not callable(spec) and not (isinstance(spec, str) and all(spec.split("."))):
@@ -84,8 +87,8 @@ def check(options: Any) -> None:
             )
         if name == "concurrency_key" and most is None:
             raise ValueError(f"{name} without {needed} bounds nothing: set {needed}, too")
-    if options.rate_limit_scope not in {None, "worker", "cluster"}:
-        raise ValueError(f"rate_limit_scope {options.rate_limit_scope!r} is neither 'worker' nor 'cluster'")
+    if options["rate_limit_scope"] not in {None, "worker", "cluster"}:
+        raise ValueError(f"rate_limit_scope {options['rate_limit_scope']!r} is neither 'worker' nor 'cluster'")
 
 
 def key_of(
@@ -143,4 +146,4 @@ def _header(headers: Mapping[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-__all__ = ["SEP", "SLACK_S", "KeySpec", "Throttle", "check", "joined", "key_of", "throttle_of"]
+__all__ = ["OPTIONS", "SEP", "SLACK_S", "KeySpec", "Throttle", "check", "joined", "key_of", "throttle_of"]
