@@ -72,6 +72,12 @@ def is_killed(number: int = 0) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+@app.task(max_retries=2, default_retry_delay=0.1)
+def is_killed_and_retried(number: int = 0) -> None:
+    note("start", number)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 @app.task
 def crashes() -> None:
     ctypes.string_at(0)

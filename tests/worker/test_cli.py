@@ -121,6 +121,18 @@ def test_a_broker_that_is_away_exits_with_69(command: list[str], folder: Path) -
     assert "secret" not in result.output
 
 
+def test_a_broker_that_was_typed_is_read_and_written_whatever_the_settings_say(
+    folder: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("READ", "WRITE"):
+        monkeypatch.setenv(f"CELERIAC_BROKER_{name}_URL", f"redis://127.0.0.1:{free_port()}/0")
+
+    assert celeriac("call", "t").exit_code == 69  # the variables hold, whatever CELERIAC_BROKER_URL says
+
+    assert celeriac("-b", url, "call", "t").exit_code == 0
+    assert "1" in celeriac("-b", url, "purge", "-f").output
+
+
 def test_settings_that_cannot_work_are_a_sentence(folder: Path) -> None:
     (folder / "broken_shop.py").write_text(
         "from celeriac import Celeriac\napp = Celeriac('x', accept_content=['jsno'])\n"

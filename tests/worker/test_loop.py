@@ -490,7 +490,7 @@ def test_rejected_messages_go_back_or_become_dead_letters() -> None:
     assert worker.trace.of("requeue") == [("requeue", "back")]
     [entry] = worker.consumer.ended
     assert (_id(entry.delivery), entry.death and entry.death["detail"]) == ("dead", "no")
-    assert worker.trace.of("store") == []
+    assert worker.trace.of("store") == [("store", "dead FAILURE")]
 
 
 def test_an_error_that_cannot_be_shown_does_not_end_the_worker() -> None:

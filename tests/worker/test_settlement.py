@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celeriac.exceptions import DecodeError, NotRegistered
+from celeriac.exceptions import DecodeError, NotRegistered, TimeLimitExceeded
 from celeriac.policy.outcome import Failed, Ignored, Lost, Outcome, Rejected, RetryAsked, Revoked, Succeeded, Unreadable
 from celeriac.policy.settlement import ACK, AGAIN, DEAD, DEATH, REQUEUE, Rules, Settlement, settle
 from celeriac.wire.message import SENT_AT, STARTS, TaskMessage, compose
@@ -42,7 +42,8 @@ def settled(outcome: Outcome, rules: Rules = KEEP, **changes: Any) -> Settlement
         pytest.param(RETRY, "retried", "RETRY", 1, ACK, None, id="asked for a retry"),
         pytest.param(RetryAsked(None, "", NOW, (), {}, {}), "retried", "RETRY", 1, ACK, None, id="asked for a retry without a reason"),
         pytest.param(Rejected("no", True), "requeued", None, 0, REQUEUE, None, id="rejected, to be requeued"),
-        pytest.param(Rejected("no", False), "rejected", None, 0, DEAD, "rejected", id="rejected"),
+        pytest.param(Rejected("no", False), "rejected", "FAILURE", 0, DEAD, "rejected", id="rejected"),
+        pytest.param(Rejected("no", False, (NEXT,)), "rejected", "FAILURE", 1, DEAD, "rejected", id="rejected, with an error callback"),
         pytest.param(Ignored(), "ignored", None, 0, ACK, None, id="ignored"),
         pytest.param(Revoked("revoked"), "revoked", "REVOKED", 0, ACK, None, id="revoked"),
         pytest.param(Revoked("expired"), "expired", "REVOKED", 0, ACK, None, id="expired"),
@@ -281,6 +282,75 @@ def test_strange_headers_of_another_client_do_not_stop_a_retry(strange: dict[str
     assert again(**strange).id == "a1"
 
 
+# -- a failure that leaves its message behind
+
+DIES, LATE = Rules(dies_when_failed=True), Rules(again_when_late=True, max_starts=3)
+OVER = Failed(TimeLimitExceeded(9), "where it was")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "rules", "starts", "state", "then", "dies", "stored"),
+    [
+        pytest.param(FAILED, DIES, 0, "failed", DEAD, "failed", "FAILURE", id="a failure, not to be acknowledged"),
+        pytest.param(FAILED, LATE, 0, "failed", ACK, None, "FAILURE", id="a failure, where only late ones are not"),
+        pytest.param(OVER, KEEP, 0, "failed", ACK, None, "FAILURE", id="too late"),
+        pytest.param(OVER, DIES, 0, "failed", DEAD, "failed", "FAILURE", id="too late is a failure, too"),
+        pytest.param(OVER, LATE, 0, "requeued", AGAIN, None, None, id="too late for the first time"),
+        pytest.param(OVER, LATE, 1, "requeued", AGAIN, None, None, id="too late, the last but one"),
+        pytest.param(OVER, LATE, 2, "failed", DEAD, "time_limit", "FAILURE", id="too late, the last one"),
+        pytest.param(SUCCEEDED, DIES, 0, "succeeded", ACK, None, "SUCCESS", id="a success"),
+        pytest.param(RETRY, DIES, 0, "retried", ACK, None, "RETRY", id="a retry"),
+        pytest.param(Lost("killed"), DIES, 0, "failed", DEAD, "failed", "FAILURE", id="a lost one"),
+    ],
+)  # fmt: skip
+def test_a_failure_that_is_not_acknowledged_leaves_a_dead_letter_and_a_late_one_runs_again_up_to_the_cap(
+    outcome: Outcome, rules: Rules, starts: int, state: str, then: str, dies: str | None, stored: str | None
+) -> None:
+    settlement = settled(outcome, rules, **{STARTS: starts})
+
+    assert (settlement.state, settlement.then) == (state, then)
+    assert (settlement.death["reason"] if settlement.death else None) == dies
+    assert (settlement.store.status if settlement.store else None) == stored
+
+
+def test_the_dead_letter_of_a_failure_names_the_error_and_what_follows_it_is_sent() -> None:
+    settlement = settled(FAILED._replace(follow=(NEXT,)), DIES)
+
+    assert settlement.death is not None
+    assert settlement.death["detail"] == "ValueError('bad')"
+    assert settlement.publish == (NEXT,)
+
+
+def test_a_rejected_call_has_failed_for_who_waits_for_it() -> None:
+    store = settled(Rejected("no room", False)).store
+
+    assert store is not None
+    assert store.result == {"exc_type": "Reject", "exc_message": ["no room", False], "exc_module": "celery.exceptions"}
+
+
+RETRIED = Rules(retry_lost_s=30.0, max_retries=2, again_when_lost=True)
+
+
+@pytest.mark.parametrize(
+    ("rules", "retries", "state", "then", "stored", "retry_at"),
+    [
+        pytest.param(RETRIED, 0, "retried", ACK, "RETRY", NOW + 30, id="the first"),
+        pytest.param(RETRIED, 1, "retried", ACK, "RETRY", NOW + 30, id="the last"),
+        pytest.param(RETRIED, 2, "failed", ACK, "FAILURE", None, id="none left"),
+        pytest.param(RETRIED._replace(max_retries=None), 99, "retried", ACK, "RETRY", NOW + 30, id="without an end"),
+        pytest.param(RETRIED, "x", "retried", ACK, "RETRY", NOW + 30, id="a count that is none"),
+        pytest.param(RETRIED._replace(ignore_result=True), 0, "retried", ACK, None, NOW + 30, id="nobody wants the result"),
+    ],
+)  # fmt: skip
+def test_a_lost_call_is_retried_where_its_type_says_so_as_often_as_it_may_be(
+    rules: Rules, retries: Any, state: str, then: str, stored: str | None, retry_at: float | None
+) -> None:
+    settlement = settled(Lost("killed by SIGKILL"), rules, retries=retries)
+
+    assert (settlement.state, settlement.then, settlement.retry_at) == (state, then, retry_at)
+    assert (settlement.store.status if settlement.store else None) == stored
+
+
 # -- a task whose process was lost
 
 RERUN = Rules(again_when_lost=True, max_starts=3)
@@ -334,7 +404,8 @@ outcomes = st.one_of(
     st.builds(
         RetryAsked, st.none() | st.builds(OSError), st.text(), st.floats(0, 4e9), st.just(()), st.just({}), st.just({}), st.just(""), st.none()
     ),
-    st.builds(Rejected, st.text(), st.booleans()),
+    st.builds(Rejected, st.text(), st.booleans(), st.sampled_from([(), (NEXT,)]), st.just(())),
+    st.builds(Failed, st.builds(TimeLimitExceeded, st.just(9)), st.text(), st.booleans(), st.sampled_from([(), (NEXT,)]), st.just(())),
     st.just(Ignored()),
     st.builds(Unreadable, st.builds(DecodeError, st.text()), st.text()),
     st.builds(Revoked, st.sampled_from(["revoked", "expired", "terminated"]), st.none(), st.none() | st.just(15)),
@@ -344,12 +415,25 @@ outcomes = st.one_of(
 
 @given(
     outcome=outcomes,
-    rules=st.builds(Rules, st.booleans(), st.booleans(), st.booleans(), st.just("json"), st.booleans(), st.just(2)),
+    rules=st.builds(
+        Rules,
+        st.booleans(),
+        st.booleans(),
+        st.booleans(),
+        st.just("json"),
+        st.booleans(),
+        st.just(2),
+        st.booleans(),
+        st.booleans(),
+        st.none() | st.just(1.0),
+        st.none() | st.just(1),
+    ),
 )
 def test_a_message_that_goes_has_ended_well_or_left_something_behind(outcome: Outcome, rules: Rules) -> None:
     settlement = settled(outcome, rules)
 
-    follow = () if settlement.then == AGAIN else getattr(outcome, "follow", ())
+    goes_on = settlement.then in {AGAIN, REQUEUE} or settlement.retry_at is not None
+    follow = () if goes_on else getattr(outcome, "follow", ())
     assert settlement.publish[: len(follow)] == follow
     match outcome:
         case RetryAsked():
@@ -362,6 +446,10 @@ def test_a_message_that_goes_has_ended_well_or_left_something_behind(outcome: Ou
             assert settlement.death["reason"] is not None
         case Lost() if settlement.then == AGAIN:
             assert rules.again_when_lost
+        case Failed() if settlement.then == AGAIN:
+            assert rules.again_when_late
+        case Lost() if settlement.retry_at is not None:
+            assert rules.retry_lost_s is not None
         case Lost() if settlement.then == DEAD:
             assert settlement.death
         case Failed() | Revoked() | Lost():

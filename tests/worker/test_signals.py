@@ -89,7 +89,7 @@ def test_a_worker_sends_each_signal_where_celery_sends_it(site: Any, monkeypatch
     unknown = [line["named"] for line in lines if line["signal"] == "task_unknown"]
     assert [named["name"] for named in unknown] == ["'told.stranger'"]
     ends = Counter(line["named"]["state"] for line in lines if line["signal"] == "task_postrun")
-    assert ends == {"'SUCCESS'": 3, "'FAILURE'": 1, "'RETRY'": 1, "'IGNORED'": 1}
+    assert ends == {"'SUCCESS'": 3, "'FAILURE'": 1, "'RETRY'": 1, "'REJECTED'": 1}
 
 
 def test_a_receiver_of_setup_logging_sets_logging_up_and_nobody_else_does(site: Any) -> None:

@@ -115,10 +115,15 @@ class Task(Generic[P, R]):
     ignore_result: bool | None = derived(attrgetter("task_ignore_result"))
     store_errors_even_if_ignored: bool | None = derived(attrgetter("task_store_errors_even_if_ignored"))
     acks_late: bool | None = derived(attrgetter("task_acks_late"))
-    reject_on_worker_lost: bool | None = derived(
-        lambda conf: conf.task_reject_on_worker_lost or conf.task_retry_on_worker_lost
+    acks_on_failure: bool | None = derived(
+        lambda conf: _first_set(conf.task_acks_on_failure, conf.task_acks_on_failure_or_timeout)
     )
-    retry_on_worker_lost: bool | None = None
+    acks_on_timeout: bool | None = derived(
+        lambda conf: _first_set(conf.task_acks_on_timeout, conf.task_acks_on_failure_or_timeout)
+    )
+    acks_on_failure_or_timeout: bool | None = None
+    reject_on_worker_lost: bool | None = derived(attrgetter("task_reject_on_worker_lost"))
+    retry_on_worker_lost: bool | None = derived(attrgetter("task_retry_on_worker_lost"))
     track_started: bool | None = derived(attrgetter("task_track_started"))
     send_error_emails: bool | None = derived(attrgetter("task_send_error_emails"))
     error_whitelist: Any = derived(lambda conf: errormail.listed(conf.task_error_whitelist))
@@ -528,8 +533,10 @@ class Task(Generic[P, R]):
         if not isinstance(declared, _Backend):
             cls._own_backend, cls.backend = declared, _Backend()
             cls.app.check_store(cls)
-        if explicit(cls, "reject_on_worker_lost") is None and cls.retry_on_worker_lost is not None:
-            cls.reject_on_worker_lost = cls.retry_on_worker_lost
+        if cls.acks_on_failure_or_timeout is not None:
+            for name in ("acks_on_failure", "acks_on_timeout"):
+                if explicit(cls, name) is None:
+                    setattr(cls, name, cls.acks_on_failure_or_timeout)
         for name in (
             "autoretry_for",
             "dont_autoretry_for",
@@ -618,6 +625,10 @@ class Task(Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<@task: {self.name} of {getattr(self.app, 'main', None)}>"
+
+
+def _first_set(value: bool | None, otherwise: bool | None) -> bool:
+    return (value if value is not None else otherwise) is not False
 
 
 def registers_itself(kind: type[Task]) -> bool:

@@ -7,6 +7,7 @@ work again after `reconnect()`.
 
 from base64 import b64decode
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol
 
 from kombu.utils.json import dumps as json_dumps
@@ -14,7 +15,7 @@ from kombu.utils.json import dumps as json_dumps
 from celeriac.broker.codec import Encoded
 from celeriac.broker.connection import BrokerAddress
 from celeriac.policy.throttle import Throttle
-from celeriac.wire.message import SENT_AT, STARTS, TaskMessage
+from celeriac.wire.message import DEATH, SENT_AT, STARTS, TaskMessage
 
 
 class Delivery(NamedTuple):
@@ -213,6 +214,16 @@ def once_more(delivery: Delivery) -> TaskMessage:
         reply_to=delivery.reply_to,
         expiration_s=float(expires_ms) / 1000 if expires_ms else None,
     )
+
+
+def retried(delivery: Delivery, at: float) -> TaskMessage:
+    """The same call with one retry more, due at that time (seconds since the epoch); its body as it came."""
+    message = once_more(delivery)
+    retries = delivery.headers.get("retries")
+    headers = {name: value for name, value in message.headers.items() if name not in {STARTS, DEATH, "redelivered"}}
+    headers["retries"] = (retries if isinstance(retries, int) else 0) + 1
+    headers["eta"] = datetime.fromtimestamp(at, UTC).isoformat()
+    return message._replace(headers=headers, due_at=at)
 
 
 def by_queue(deliveries: Iterable[Delivery]) -> dict[str, list[Delivery]]:

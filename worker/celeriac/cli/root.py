@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from celeriac import __version__
 from celeriac.app.base import Celeriac
@@ -76,14 +77,19 @@ def main(
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     if workdir:
         os.chdir(workdir)
-    ctx.obj = Given(app_path, broker, result_backend)
+    typed = broker is not None and ctx.get_parameter_source("broker") is ParameterSource.COMMANDLINE
+    ctx.obj = Given(app_path, broker, result_backend, only_broker=typed)
 
 
 class Given:
-    """What the command line says of the app; the app is imported when a command asks for it."""
+    """What the command line says of the app; the app is imported when a command asks for it.
 
-    def __init__(self, path: str | None, broker: str | None, backend: str | None) -> None:
+    only_broker  whether that broker is to be read and written, whatever broker_read_url and broker_write_url say.
+    """
+
+    def __init__(self, path: str | None, broker: str | None, backend: str | None, *, only_broker: bool = False) -> None:
         self._path, self._broker, self._backend = path, broker, backend
+        self._only_broker = only_broker
 
     def app(self, *, needed: bool = False) -> Celeriac:
         """The app; without -A a bare one, unless `needed`. Raises click's errors."""
@@ -95,6 +101,8 @@ class Given:
             app = Celeriac("celeriac")
         given = {"broker_url": self._broker, "result_backend": self._backend}
         app.conf.pin({name: value for name, value in given.items() if value})
+        if self._only_broker:
+            app.conf.pin({"broker_read_url": None, "broker_write_url": None})
         return app
 
 

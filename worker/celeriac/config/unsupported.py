@@ -28,7 +28,6 @@ def _family(prefix: str, help: str, old_prefix: str = "", /, **defaults: Any) ->
 
 _NO_STORE = "There is no such result store here."
 _SIGNED = "Messages are not signed here, and to pass it over would leave them unsigned without a word: use TLS and the broker's own accounts."
-_ACKED = "A task that has failed is settled, and False would lose its message to a dead-letter exchange that may not be there: raise Reject(reason), which makes it a dead letter."
 _LEASES = (
     "A worker that loses its broker goes on, and settles what it ran when the broker is back; what it held is leased."
 )
@@ -52,9 +51,6 @@ UNSUPPORTED: tuple[Setting, ...] = (
     # -- tasks
     _refused("task_protocol", (2, "2"), "Messages are written in protocol 2, which Celery reads since 4.0; protocol 1 is only read.", "CELERY_TASK_PROTOCOL"),
     _none("task_remote_tracebacks", False, "A remote traceback comes as a note on the exception, always.", "CELERY_REMOTE_TRACEBACKS"),
-    _refused("task_acks_on_failure_or_timeout", (True, None), _ACKED, "CELERY_ACKS_ON_FAILURE_OR_TIMEOUT"),
-    _refused("task_acks_on_failure", (None, True), _ACKED, "CELERY_ACKS_ON_FAILURE"),
-    _refused("task_acks_on_timeout", (None, True), _ACKED, "CELERY_ACKS_ON_TIMEOUT"),
     _none("task_repr_maxlevels", 3, "Arguments shown to monitors are cut by length, at 1024 characters.", "CELERY_REPR_MAXLEVELS"),
     # -- the worker
     _none("worker_agent", None, "There are no agents (cells) here.", "CELERYD_AGENT"),

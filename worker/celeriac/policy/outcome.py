@@ -51,10 +51,12 @@ class RetryAsked(NamedTuple):
 
 
 class Rejected(NamedTuple):
-    """The body raised Reject: requeue the message, or make it a dead letter."""
+    """The body raised Reject: requeue the message, or make it a dead letter. follow: then, its error callbacks."""
 
     reason: str
     requeue: bool
+    follow: tuple[TaskMessage, ...] = ()
+    chords: tuple[ChordStart, ...] = ()
 
 
 class Ignored(NamedTuple):

@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from typing import Any, NamedTuple, assert_never
 
 from celeriac import states
-from celeriac.exceptions import NotRegistered, TaskRevokedError, WorkerLostError
+from celeriac.exceptions import NotRegistered, Reject, TaskRevokedError, TimeLimitExceeded, WorkerLostError
 from celeriac.policy.admission import REFUSED
 from celeriac.policy.outcome import Failed, Ignored, Lost, Outcome, Rejected, RetryAsked, Revoked, Succeeded, Unreadable
 from celeriac.wire.chord import ChordStart
-from celeriac.wire.message import DEATH, STARTS, TaskMessage, compose, parse_time
+from celeriac.wire.message import DEATH, STARTS, TaskMessage, compose, parse_time, short_repr
 from celeriac.wire.result import ResultMeta, exception_to_wire
 
 ACK = "ack"
@@ -28,6 +28,7 @@ class Settlement(NamedTuple):
     store   the record to write, None for none; `encoded` is the same already in bytes.
     chords  to be opened before `publish`. part: its end as a member of a chord's header, encoded, when it has succeeded.
     publish messages that follow (a retry), published together with the ack. death: what to write on a dead letter.
+    retry_at  seconds since the epoch at which the same message, as it came, is to run with one retry more.
     """
 
     state: str
@@ -40,6 +41,7 @@ class Settlement(NamedTuple):
     traceback: str | None = None
     chords: tuple[ChordStart, ...] = ()
     part: bytes | None = None
+    retry_at: float | None = None
 
 
 _SUCCEEDED = Settlement("succeeded")
@@ -60,6 +62,12 @@ class Rules(NamedTuple):
     #: Whether it runs again when its process goes away under it; never when it was acknowledged before. At most so many starts.
     again_when_lost: bool = False
     max_starts: int = 5
+    #: Whether a failure leaves a dead letter; whether it runs again, up to the same cap, when it ran into its hard time limit.
+    dies_when_failed: bool = False
+    again_when_late: bool = False
+    #: Seconds until it is retried when its process goes away under it, None: it is not; at most so many retries, None: any number.
+    retry_lost_s: float | None = None
+    max_retries: int | None = None
     #: Whether monitors listen, and are told what it returned.
     shown: bool = False
 
@@ -76,9 +84,8 @@ def settle(
                 return Settlement("succeeded", publish=follow, chords=chords, part=part)
             whole = ResultMeta(headers["id"], states.SUCCESS, value)  # all of it is in `encoded`
             return Settlement("succeeded", store=whole, encoded=encoded, publish=follow, chords=chords, part=part)
-        case Failed(error, traceback, _, follow, chords):
-            store = _error_meta(headers, states.FAILURE, error, traceback, rules, queue, hostname, now)
-            return Settlement("failed", store=store, publish=follow, error=error, traceback=traceback, chords=chords)
+        case Failed():
+            return _failed(outcome, headers, rules, queue=queue, hostname=hostname, now=now)
         case RetryAsked(error, traceback):
             again = outcome.again or next_run(outcome, headers, rules, queue, now)
             shown = error if error is not None else RuntimeError("retry")
@@ -90,8 +97,12 @@ def settle(
             return Settlement("retried", store=meta, publish=(again,), error=error, traceback=traceback)
         case Rejected(_, requeue) if requeue:
             return Settlement("requeued", REQUEUE)
-        case Rejected(reason, _):
-            return Settlement("rejected", DEAD, death=_death("rejected", reason, headers, queue, hostname, now))
+        case Rejected(reason, _, follow, chords):  # it never runs again: who waits for it, and its chord, must know
+            error = Reject(reason)
+            return Settlement(
+                "rejected", DEAD, store=_error_meta(headers, states.FAILURE, error, None, rules, queue, hostname, now),
+                publish=follow, death=_death("rejected", reason, headers, queue, hostname, now), error=error, chords=chords,
+            )  # fmt: skip
         case Ignored(follow, chords):
             return Settlement("ignored", publish=follow, chords=chords) if follow else _IGNORED
         case Revoked(why, _):
@@ -114,6 +125,29 @@ def settle(
             assert_never(never)
 
 
+def _failed(
+    outcome: Failed, headers: Mapping[str, Any], rules: Rules, *, queue: str, hostname: str, now: float
+) -> Settlement:
+    """It has failed, and may leave a dead letter; or it ran into its hard limit, and its type lets it run again."""
+    error, traceback, _, follow, chords = outcome
+    then, death = ACK, None
+    if rules.again_when_late and isinstance(error, TimeLimitExceeded):
+        starts = _starts(headers) + 1
+        if starts < rules.max_starts:
+            return Settlement("requeued", AGAIN, error=error)
+        detail = f"started {starts} times, and each time it ran into its hard limit, or its process was lost; at last {error!r}"
+        then, death = DEAD, {**_death("time_limit", detail, headers, queue, hostname, now), "starts": starts}
+    elif rules.dies_when_failed:
+        then, death = DEAD, _death("failed", short_repr(error), headers, queue, hostname, now)
+    store = _error_meta(headers, states.FAILURE, error, traceback, rules, queue, hostname, now)
+    return Settlement("failed", then, store, None, follow, death, error, traceback, chords)
+
+
+def _starts(headers: Mapping[str, Any]) -> int:
+    before = headers.get(STARTS)
+    return before if isinstance(before, int) else 0
+
+
 def _lost(
     outcome: Lost,
     headers: Mapping[str, Any],
@@ -123,16 +157,26 @@ def _lost(
     hostname: str,
     now: float,
 ) -> Settlement:
-    """Once more, then a dead letter, where its type says so; else it has failed."""
+    """A retry, or once more and then a dead letter, where its type says so; else it has failed."""
     reason, follow, chords = outcome
     error = WorkerLostError(reason)
-    before = headers.get(STARTS)
-    starts = (before if isinstance(before, int) else 0) + 1
-    if rules.again_when_lost and starts < rules.max_starts:
+    again = rules.again_when_lost
+    if rules.retry_lost_s is not None:
+        retries = headers.get("retries")
+        if rules.max_retries is None or (retries if isinstance(retries, int) else 0) < rules.max_retries:
+            record = exception_to_wire(error)
+            meta = (
+                None if rules.ignore_result else _meta(headers, states.RETRY, record, None, rules, queue, hostname, now)
+            )
+            return Settlement("retried", store=meta, error=error, retry_at=now + rules.retry_lost_s)
+        again = False  # as Celery: its retries are used up
+    starts = _starts(headers) + 1
+    if again and starts < rules.max_starts:
         return Settlement("requeued", AGAIN, error=error)
     store = _error_meta(headers, states.FAILURE, error, None, rules, queue, hostname, now)
-    if not rules.again_when_lost:
-        return Settlement("failed", store=store, publish=follow, error=error, chords=chords)
+    if not again:
+        death = _death("failed", reason, headers, queue, hostname, now) if rules.dies_when_failed else None
+        return Settlement("failed", DEAD if death else ACK, store, None, follow, death, error, None, chords)
     detail = f"started {starts} times, and each time its process was lost; at last {reason}"
     death = {**_death("worker_lost", detail, headers, queue, hostname, now), "starts": starts}
     return Settlement("dead_lettered", DEAD, store=store, publish=follow, death=death, error=error, chords=chords)
@@ -240,7 +284,7 @@ def _error_meta(
     if rules.ignore_result and not rules.store_errors:
         return None
     described = exception_to_wire(error)
-    if isinstance(error, NotRegistered | TaskRevokedError):
+    if isinstance(error, NotRegistered | TaskRevokedError | Reject):
         described["exc_module"] = "celery.exceptions"  # so that Celery's own clients rebuild their own class
     return _meta(headers, status, described, traceback, rules, queue, hostname, now)
 

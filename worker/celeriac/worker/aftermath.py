@@ -6,6 +6,8 @@ They run in a thread of the worker's main process, one after the other: user cod
 import logging
 import queue
 import threading
+from datetime import UTC, datetime
+from typing import NamedTuple
 
 from celeriac import signals, states
 from celeriac.app.context import Request, current
@@ -13,7 +15,7 @@ from celeriac.app.einfo import ExceptionInfo
 from celeriac.app.task import Task
 from celeriac.broker.codec import JSON, content_types, decode
 from celeriac.broker.consumer import Delivery, payload
-from celeriac.exceptions import DecodeError
+from celeriac.exceptions import DecodeError, Retry
 from celeriac.wire.message import split_body
 from celeriac.worker.executor import call_hook
 
@@ -24,23 +26,41 @@ MOST = 1000
 _HOOKS = frozenset(["on_failure", "after_return"])
 
 
+class _Told(NamedTuple):
+    """retry_at: when it is tried again, in seconds since the epoch; None: it has failed."""
+
+    task: Task
+    delivery: Delivery
+    error: BaseException
+    traceback: str
+    retry_at: float | None = None
+
+
 class Aftermath:
-    """Tells of failures, each once."""
+    """Tells of failures, and of retries of what was lost, each once."""
 
     def __init__(self, hostname: str) -> None:
         self._hostname = hostname
-        self._waiting: queue.Queue[tuple[Task, Delivery, BaseException, str] | None] = queue.Queue(MOST)
+        self._waiting: queue.Queue[_Told | None] = queue.Queue(MOST)
         self._thread: threading.Thread | None = None
 
     def failed(self, task: Task, delivery: Delivery, error: BaseException, traceback: str) -> None:
         """Tell of this failure soon, if a hook or a receiver wants to know. Never raises, never waits."""
-        if not task._hooked & _HOOKS and not signals.task_failure.receivers and not signals.task_postrun.receivers:
-            return
+        if task._hooked & _HOOKS or signals.task_failure.receivers or signals.task_postrun.receivers:
+            self._tell_soon(_Told(task, delivery, error, traceback))
+
+    def retried(self, task: Task, delivery: Delivery, error: BaseException, at: float) -> None:
+        """Tell soon that a lost call is tried again, at that time (seconds since the epoch). Never raises, never waits."""
+        if "on_retry" in task._hooked or signals.task_retry.receivers:
+            self._tell_soon(_Told(task, delivery, error, str(error), at))
+
+    def _tell_soon(self, told: _Told) -> None:
+        delivery = told.delivery
         if self._thread is None:
             self._thread = threading.Thread(target=self._run, name="celeriac-aftermath", daemon=True)
             self._thread.start()
         try:
-            self._waiting.put_nowait((task, delivery, error, traceback))
+            self._waiting.put_nowait(told)
         except queue.Full:
             log.error(
                 "%s[%s]: its hooks are not called, too many wait",
@@ -70,7 +90,9 @@ class Aftermath:
                 return
             self._tell(*found)
 
-    def _tell(self, task: Task, delivery: Delivery, error: BaseException, traceback: str) -> None:
+    def _tell(
+        self, task: Task, delivery: Delivery, error: BaseException, traceback: str, retry_at: float | None
+    ) -> None:
         args, kwargs = _arguments(delivery)
         request = Request(
             task, delivery.headers, args=args, kwargs=kwargs, hostname=self._hostname, properties=delivery.properties
@@ -78,6 +100,11 @@ class Aftermath:
         info = ExceptionInfo(error, traceback)
         token = current.set(request)
         try:
+            if retry_at is not None:
+                call_hook(task, "on_retry", error, request.id, args, kwargs, info)
+                reason = Retry(exc=error, when=datetime.fromtimestamp(retry_at, UTC))
+                signals.task_retry.send(sender=task, request=request, reason=reason, einfo=info)
+                return
             call_hook(task, "on_failure", error, request.id, args, kwargs, info)
             signals.task_failure.send(
                 sender=task,

@@ -297,9 +297,10 @@ class Executor:
             case Ignore():
                 return Ignored()
             case Reject():
-                return Rejected(
-                    str(error.reason) if error.reason is not None else "rejected by the task", error.requeue
-                )
+                reason = str(error.reason) if error.reason is not None else "rejected by the task"
+                if error.requeue or not request.embed.get("errbacks"):
+                    return Rejected(reason, error.requeue)
+                return Rejected(reason, False, *self._errbacks(task, request, error, reason))
             case _:
                 again = request.retry_asked  # with throw=False: the retry happens all the same
                 return (
@@ -378,6 +379,21 @@ class Executor:
                     signals.task_retry.send(sender=task, request=request, reason=error, einfo=info)
             case Revoked():
                 status, value = states.REVOKED, None
+            case Rejected(reason, requeue):
+                status, value = states.REJECTED, Reject(reason, requeue)
+                if (
+                    not requeue and signals.task_failure.receivers
+                ):  # it never runs again; its hooks are not called, as in Celery
+                    info = ExceptionInfo(value, reason)
+                    signals.task_failure.send(
+                        sender=task,
+                        task_id=task_id,
+                        exception=value,
+                        args=args,
+                        kwargs=kwargs,
+                        traceback=None,
+                        einfo=info,
+                    )
             case _:
                 status, value = states.IGNORED, None
         call_hook(task, "after_return", status, value, task_id, args, kwargs, info)

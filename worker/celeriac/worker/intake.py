@@ -455,6 +455,10 @@ class Intake:
                 serializer=task.serializer or conf.task_serializer,
                 again_when_lost=bool(task.acks_late and task.reject_on_worker_lost),
                 max_starts=conf.task_max_deliveries,
+                dies_when_failed=bool(task.acks_late and not task.acks_on_failure),
+                again_when_late=bool(task.acks_late and not task.acks_on_timeout),
+                retry_lost_s=task.default_retry_delay if task.retry_on_worker_lost else None,
+                max_retries=task.max_retries,
             )
             throttle = throttle_of(name, task, rates=not conf.worker_disable_rate_limits)
             ignoring = rules._replace(ignore_result=True)

@@ -26,7 +26,7 @@ from celeriac.worker.successors import body_of, errbacks_of, written
 log = logging.getLogger(__name__)
 
 #: A settlement in one of these states keeps what was to follow from running.
-FALLEN = frozenset(["failed", "revoked", "expired", "dead_lettered"])
+FALLEN = frozenset(["failed", "rejected", "revoked", "expired", "dead_lettered"])
 
 
 class Ended(NamedTuple):

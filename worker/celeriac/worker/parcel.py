@@ -138,8 +138,8 @@ def _flat(outcome: Outcome) -> tuple[Any, ...]:
         case RetryAsked(error, traceback):
             again = None if outcome.again is None else _message(outcome.again)
             return "retry", None if error is None else _described(error), str(traceback), float(outcome.due_at), again
-        case Rejected(reason, requeue):
-            return "rejected", str(reason), bool(requeue)
+        case Rejected(reason, requeue, follow, chords):
+            return "rejected", str(reason), bool(requeue), [_message(message) for message in follow], _opened(chords)
         case Ignored(follow, chords):
             return "ignored", [_message(message) for message in follow], _opened(chords)
         case Unreadable(error, reason):
@@ -159,8 +159,8 @@ def _outcome(kind: str, parts: list[Any]) -> Outcome:
         case "retry", [error, traceback, due_at, again]:
             message = None if again is None else TaskMessage(*_unpacked(again))
             return RetryAsked(None if error is None else Described(*error), traceback, due_at, (), {}, {}, "", message)
-        case "rejected", [reason, requeue]:
-            return Rejected(reason, requeue)
+        case "rejected", [reason, requeue, follow, chords]:
+            return Rejected(reason, requeue, _messages(follow), _opening(chords))
         case "ignored", [follow, chords]:
             return Ignored(_messages(follow), _opening(chords))
         case "unreadable", [error, reason]:

@@ -15,7 +15,7 @@ from celeriac.app.base import Celeriac
 from celeriac.app.task import Task
 from celeriac.backends.base import ResultBackend
 from celeriac.broker.codec import content_types
-from celeriac.broker.consumer import Consumer, Delivery, Settled, once_more
+from celeriac.broker.consumer import Consumer, Delivery, Settled, once_more, retried
 from celeriac.broker.topology import dead_queue_name
 from celeriac.exceptions import BrokerUnavailable, EncodeError, MessageRefused
 from celeriac.policy.outcome import Failed, Lost, Outcome, RetryAsked, Revoked, Succeeded, Unreadable
@@ -238,6 +238,8 @@ class Settler:
             log.exception("%s[%s] asked for what cannot be done", *_named(done))
             failed = Failed(error, tracebacks.format_exc())
             found = settle(failed, delivery.headers, rules, queue=delivery.queue, hostname=self._hostname, now=now)
+        if found.retry_at is not None:
+            found = found._replace(publish=(*found.publish, retried(delivery, found.retry_at)))
         if rules.result_extended and found.store is not None and found.encoded is None:
             found = found._replace(store=with_call(found.store, delivery, self._accept))
         return found
@@ -344,7 +346,7 @@ class Settler:
                 task_log.log(
                     level, "%s[%s] %s: %s", headers.get("task"), headers.get("id"), state.replace("_", "-"), detail
                 )
-            elif settlement.then == AGAIN:
+            elif settlement.then == AGAIN or settlement.retry_at is not None:
                 task_log.error("%s[%s] runs again: %s", headers.get("task"), headers.get("id"), settlement.error)
             elif info:
                 task_log.info(
@@ -352,6 +354,8 @@ class Settler:
                 )
             if state in _FAILURES:
                 self._failed(done, settlement)
+            elif settlement.retry_at is not None and settlement.error is not None:
+                self._aftermath.retried(done.job.task, done.job.delivery, settlement.error, settlement.retry_at)
             if self._events.enabled:
                 self._event(done, settlement)
             if state in _SIGNALS and any(signal.receivers for signal in _SIGNALS[state]):
@@ -397,6 +401,8 @@ class Settler:
         elif state in {"revoked", "expired"}:
             add("task-revoked", headers, **_how_revoked(done.outcome))
         else:
+            if state == "rejected":
+                add("task-failed", headers, exception=short_repr(settlement.error), traceback=None)
             add("task-rejected", headers, requeue=state == "requeued")
 
 
@@ -443,4 +449,4 @@ def _how_revoked(outcome: Outcome) -> dict[str, Any]:
 def _reason(outcome: Outcome) -> str:
     if isinstance(outcome, RetryAsked):
         return class_name(outcome.error) if outcome.error is not None else "retry"
-    return ""
+    return "WorkerLostError" if isinstance(outcome, Lost) else ""
