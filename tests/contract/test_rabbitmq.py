@@ -154,6 +154,21 @@ def test_a_consumer_at_rest_is_pushed_nothing_when_it_acknowledges(broker: Broke
     assert numbers(claim(consumer, 1)) == ["next"]
 
 
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+def test_what_was_pushed_before_several_rests_is_still_known(broker: Broker, kind: str) -> None:
+    """A claim that needs nothing from the broker reads nothing, so many a consumer may come and go before a delivery is read."""
+    declare(broker, **{"x-queue-type": kind})
+    broker.publish(*range(5))
+    consumer = broker.consumer(prefetch=5)
+    time.sleep(0.2)  # pushed, and unread
+
+    for _ in range(20):
+        consumer.rest()
+        assert consumer.claim(0) == []
+
+    assert numbers(claim(consumer, 5)) == [0, 1, 2, 3, 4]
+
+
 def test_two_queues_share_the_prefetch_count(broker: Broker) -> None:
     other = broker.queue + "b"
     broker.publish(*range(5))

@@ -33,6 +33,8 @@ _AGAIN_S = 1.0
 #: More than this may not be under way at once.
 _MOST_UNDER_WAY = 1000
 _MOST_PREFETCH = 65535
+#: Consumer tags, beyond those in use, whose queues are remembered.
+_KNOWN_TAGS = 1000
 #: Up to here the prefetch count is kept exactly; above, a change of a quarter is not worth a message to the broker.
 _EXACT = 16
 
@@ -336,14 +338,15 @@ class AmqpConsumer:
     def _new_tag(self, queue: str) -> str:
         """A consumer tag that was never used: RabbitMQ's quorum queues cannot bear one of which messages are still out.
 
-        What was pushed under the last one may still come, so that is known until the next.
+        What was pushed under older ones may still come: several may have been cancelled since somebody read. So many are known.
         """
         self._numbers += 1
-        last, tag = self._tags.get(queue), f"{self._node[:200]}.{self._numbers}"
-        for old in [old for old, of in self._queue_of.items() if of == queue and old != last]:
-            del self._queue_of[old]
-            self._channel.callbacks.pop(old, None)
-            self._channel.cancel_callbacks.pop(old, None)
+        tag = f"{self._node[:200]}.{self._numbers}"
+        while len(self._queue_of) > _KNOWN_TAGS + len(self._tags):
+            oldest = next(old for old in self._queue_of if old not in self._tags.values())
+            del self._queue_of[oldest]
+            self._channel.callbacks.pop(oldest, None)
+            self._channel.cancel_callbacks.pop(oldest, None)
         self._tags[queue] = tag
         self._queue_of[tag] = queue
         return tag
@@ -357,7 +360,7 @@ class AmqpConsumer:
     def _cancelled(self, tag: str) -> None:
         """The broker has ended a consumer."""
         queue = self._queue_of[tag]
-        if queue in self._consumed:
+        if queue in self._consumed and self._tags.get(queue) == tag:
             log.warning(
                 "RabbitMQ has ended our consumer of the queue %s: was it deleted, or its node lost? Starting another",
                 queue,
