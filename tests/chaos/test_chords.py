@@ -60,7 +60,9 @@ def test_the_body_runs_although_the_worker_was_killed_when_it_was_due(
         assert len(lines(ledger)) == 1
 
 
-@every_step
+@pytest.mark.parametrize(
+    ("site", "moment"), [(kind, moment) for kind in ("redis", "rabbitmq") for moment in (MOMENTS[2], MOMENTS[4])], indirect=["site"]
+)  # fmt: skip
 def test_what_a_failed_member_brings_down_falls_although_the_worker_was_killed(
     site: Site, names: Names, moment: str, tmp_path: Path
 ) -> None:
@@ -104,10 +106,14 @@ def test_a_body_that_rabbitmq_has_not_confirmed_is_sent_again_when_its_worker_is
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("site", ["redis", "rabbitmq"], indirect=True)
 @pytest.mark.parametrize(
-    "pool", [["-P", "threads", "-c", "4"], ["-P", "prefork", "-c", "3"]], ids=["threads", "prefork"]
-)
+    ("site", "pool"),
+    [
+        pytest.param("redis", ["-P", "prefork", "-c", "3"], id="redis-prefork"),
+        pytest.param("rabbitmq", ["-P", "threads", "-c", "4"], id="rabbitmq-threads"),
+    ],
+    indirect=["site"],
+)  # fmt: skip
 def test_fifty_chords_come_out_right_under_random_kills(
     site: Site, names: Names, pool: list[str], tmp_path: Path
 ) -> None:

@@ -94,11 +94,10 @@ def start_worker(
 class Client:
     """A client process of `library`: `send`, `get`, `look`, `ping` as driver.py says."""
 
-    def __init__(self, library: str, place: Place, log: Path) -> None:
+    def __init__(self, library: str, place: Place, log: Path, *, driver: str = "driver.py") -> None:
         self.library = library
         self.child_env = {**environment(library, place), "CLIENT": "1"}
-        driver = [python_of(library), PEER / "driver.py"]
-        self.child = Child(driver, log=log, env=self.child_env, cwd=log.parent, talks=True)
+        self.child = Child([python_of(library), PEER / driver], log=log, env=self.child_env, cwd=log.parent, talks=True)
         try:
             self._answer()
         except AssertionError:
@@ -148,6 +147,18 @@ class Client:
     def panel(self) -> dict[str, str | None]:
         """The commands of Celery's workers and their kinds; None for what is another's alias."""
         return self._ask(panel=True)["value"]
+
+    def run(self, expression: str, *, timeout_s: float = 30.0) -> Any:
+        """With canvas_driver.py: `{"value", "id"}` or `{"raised", "id"}` of the workflow that an expression makes."""
+        return self._ask(run=expression, timeout_s=timeout_s)
+
+    def save(self, expression: str) -> str:
+        """The id of the group that an expression makes, sent and saved."""
+        return self._ask(save=expression)["id"]
+
+    def restore(self, group_id: str, *, timeout_s: float = 30.0) -> Any:
+        """`{"value"}` of a group that was saved, by whomever."""
+        return self._ask(restore=group_id, timeout_s=timeout_s)
 
     def close(self) -> None:
         self.child.kill()

@@ -9,6 +9,7 @@ from typing import Any
 
 from celeriac.canvas.signature import Signature, chain, chord, chunks, group, linked, maybe_signature
 from celeriac.ids import new_id
+from celeriac.policy.workflow import unrun
 from celeriac.result import GroupResult
 
 
@@ -112,7 +113,10 @@ def flat(sig: group) -> Iterator[Signature]:
 def _frozen_chord(app: Any, sig: chord, own_id: str | None) -> tuple[Signature, Any]:
     if sig.body is None:
         raise ValueError(f"{sig!r} has no body: chord(header, body), or chord(header)(body)")
-    own_id = own_id or sig["options"].get("task_id")
+    if (
+        own_id is None and not unrun(sig.body).ids
+    ):  # frozen by Celery, its own id is the header's, and the body has the value's
+        own_id = sig["options"].get("task_id")
     body, result = frozen(app, sig.body, own_id)
     header, header_result = _frozen_group(app, sig.tasks, None)
     _first(result).parent = header_result

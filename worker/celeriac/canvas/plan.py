@@ -128,7 +128,7 @@ def _chain(
                 step.link_error(errback)
     first, *following = steps
     if following and member is not None:
-        following[-1].set(group_id=member.group_id, group_index=member.place, chord=member.body)
+        following[-1] = placed(following[-1], member)
         member = None
     compose(app, first, plan, args, kwargs, options, rest=[*rest, *reversed(following)], member=member)
 
@@ -148,7 +148,8 @@ def _group(
     if member is not None:
         group_id, place, body = member
     for one in flat(sig):
-        compose(app, one, plan, args, kwargs, options, member=Member(group_id, place, body))
+        theirs = member is None and one["options"].get("chord")  # it counts elsewhere: see `placed`
+        compose(app, one, plan, args, kwargs, options, member=None if theirs else Member(group_id, place, body))
         place += size(one)
 
 
@@ -156,14 +157,21 @@ def _chord(
     app: Sender, sig: chord, plan: Plan, args: Any, kwargs: Any, options: dict[str, Any], rest: Sequence[Any], member: Member | None
 ) -> None:  # fmt: skip
     body = sig.body.clone()
-    if rest:
-        body["options"] = {**body["options"], "chain": [*rest, *(body["options"].get("chain") or ())]}
-    if member is not None:
-        body.set(group_id=member.group_id, group_index=member.place, chord=member.body)
     for callback in listed(options.pop("link", None)):
         body.link(callback)
     for errback in listed(options.pop("link_error", None)):
         body.link_error(errback)
+    if isinstance(
+        body, chain
+    ):  # what follows its first step as an option of that one: Celery's workers fail it with its body
+        body, *following = linked(body.unchain_tasks())
+        if following and member is not None:
+            following[-1], member = placed(following[-1], member), None
+        rest = [*rest, *reversed(following)]
+    if member is not None:
+        body = placed(body, member)
+    if rest:
+        body["options"] = {**body["options"], "chain": [*rest, *(body["options"].get("chain") or ())]}
     options = {name: value for name, value in options.items() if name not in _OF_CHORDS}
     shared = {name: options[name] for name in ("root_id", "parent_id", *_stamps_of(options)) if name in options}
     header = sig.tasks
@@ -183,6 +191,31 @@ def _chord(
     for one in flat(header):
         compose(app, one, plan, args, kwargs, {**inherited, **options}, member=Member(group_id, place, body))
         place += size(one)
+
+
+def placed(sig: Signature, member: Member) -> Signature:
+    """A copy that counts as a member: written on the last calls themselves, as Celery's workers read it. It may count already."""
+    match sig:
+        case chain() if sig.tasks:
+            return _with_parts(sig, tasks=[*sig.tasks[:-1], placed(sig.tasks[-1], member)])
+        case group():
+            place, tasks = member.place, []
+            for one in flat(sig):
+                tasks.append(placed(one, member._replace(place=place)))
+                place += size(one)
+            return _with_parts(sig, tasks=tasks)
+        case chord():
+            return _with_parts(sig, body=placed(sig.body, member))
+        case _ if sig["options"].get("chord"):
+            return sig
+        case _:
+            return sig.clone().set(group_id=member.group_id, group_index=member.place, chord=member.body)
+
+
+def _with_parts(sig: Signature, **parts: Any) -> Signature:
+    made = sig.clone()
+    made["kwargs"] = {**made["kwargs"], **parts}
+    return made
 
 
 def size(sig: Signature) -> int:
