@@ -420,7 +420,6 @@ class Loud(Task):
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
         self.calls.append("before_start")
-        raise SystemExit(1)
 
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
         self.calls.append("on_success")
@@ -457,7 +456,44 @@ def test_hooks_are_called_and_what_they_raise_changes_nothing(
 
     assert isinstance(result, kind)
     assert Loud.calls == calls
-    assert "t.before_start raised; the task's outcome stands" in caplog.text
+    assert "raised; the task's outcome stands" in caplog.text
+
+
+class Gate(Task):
+    abstract = True
+    raises: Any = None
+
+    def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
+        raise self.raises
+
+
+@pytest.mark.parametrize(
+    ("raises", "options", "kind"),
+    [
+        pytest.param(KeyError("k"), {}, Failed, id="an error"),
+        pytest.param(SystemExit(3), {}, Failed, id="exit()"),
+        pytest.param(Ignore(), {}, Ignored, id="Ignore"),
+        pytest.param(Reject("not here", requeue=False), {}, Rejected, id="Reject"),
+        pytest.param(Retry("later", OSError(), 3), {}, RetryAsked, id="Retry"),
+        pytest.param(OSError("away"), {"autoretry_for": (OSError,)}, RetryAsked, id="autoretry_for"),
+    ],
+)
+@pytest.mark.parametrize("coroutine", [False, True], ids=["function", "coroutine"])
+def test_what_before_start_raises_is_the_tasks_and_the_body_does_not_run(
+    app: Celeriac, raises: Any, options: Any, kind: type[Any], coroutine: bool
+) -> None:
+    ran: list[int] = []
+
+    def body() -> None:
+        ran.append(1)
+
+    async def as_coroutine() -> None:
+        ran.append(1)
+
+    result = outcome(app, app.task(base=Gate, raises=raises, **options)(as_coroutine if coroutine else body))
+
+    assert isinstance(result, kind)
+    assert ran == []
 
 
 def test_signals_tell_of_a_failure_and_a_receiver_that_raises_hurts_nobody(app: Celeriac) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from celeriac import Celeriac, Task
 from celeriac.app.context import Request, current
+from celeriac.app.task import again_with
 from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Reject, Retry
 from celeriac.result import EagerResult
 from celeriac.wire.message import TaskMessage
@@ -569,6 +570,50 @@ def test_a_retry_with_an_unknown_option_says_which_it_takes(app: Celeriac) -> No
 
     with pytest.raises(TypeError, match=r"odd\.retry\(\) does not know coutdown; it takes .*priority"):
         odd.retry(coutdown=3)
+
+
+def _plain(x: Any, y: Any = 0, *more: Any, z: Any = 0) -> None: ...
+def _by_place(x: Any, /, y: Any = 0, **named: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("body", "own", "given", "expected"),
+    [
+        pytest.param(_plain, ((1, 2), {}), (None, {"y": 3}), ((1, 3), {}), id="a name for what had a place"),
+        pytest.param(_plain, ((1,), {"y": 2}), (None, {"y": 3}), ((1,), {"y": 3}), id="another value of a name"),
+        pytest.param(_plain, ((1, 2, 3), {}), (None, {"z": 4}), ((1, 2, 3), {"z": 4}), id="a name more"),
+        pytest.param(_plain, ((1,), {"y": 2}), ((5, 6), None), ((5, 6), {}), id="a place for what had a name"),
+        pytest.param(_plain, ((1,), {"z": 2}), ((5,), None), ((5,), {"z": 2}), id="the names stay"),
+        pytest.param(_by_place, ((1, 2), {}), (None, {"y": 3, "x": 9}), ((1, 3), {"x": 9}), id="a place without a name"),
+        pytest.param(max, ((1, 2), {}), (None, {"key": None}), ((1, 2), {"key": None}), id="a builtin"),
+    ],
+)  # fmt: skip
+def test_what_a_retry_leaves_open_stays_and_no_argument_is_given_twice(
+    body: Any, own: Any, given: Any, expected: Any
+) -> None:
+    args, kwargs = again_with(body, *own, *given)
+
+    assert (tuple(args), kwargs) == expected
+
+
+def test_a_retry_takes_what_celery_s_takes(app: Celeriac) -> None:
+    """Keys of queues, names for monitors, callbacks; and what speaks of the publish, which is the worker's."""
+    app.task(lambda value: None, name="done")
+    done: Any = app.tasks["done"]
+
+    @app.task(bind=True, name="t")
+    def work(self: Task, x: int, y: int = 0) -> int:
+        if not self.request.retries:
+            raise self.retry(
+                kwargs={"x": 5}, countdown=0, routing_key="other", shadow="again", link=done.s(), link_error=[done.s()],
+                retry=True, retry_policy={"max_retries": 1}, producer=None,
+            )  # fmt: skip
+        request = self.request
+        assert (request.shadow, request.delivery_info["routing_key"]) == ("again", "other")
+        assert [[each["task"] for each in linked] for linked in (request.callbacks, request.errbacks)] == [["done"]] * 2
+        return x + y
+
+    assert work.apply((1, 2)).get() == 7
 
 
 def test_a_builtin_without_a_signature_can_be_a_task(app: Celeriac) -> None:

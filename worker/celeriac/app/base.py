@@ -26,7 +26,7 @@ from celeriac.app.models import models_into
 from celeriac.app.once import check_alone, check_many, publish_once
 from celeriac.app.stores import open_store
 from celeriac.app.task import Task as BaseTask
-from celeriac.app.task import moment, task_class
+from celeriac.app.task import listed, moment, task_class
 from celeriac.app.typed import TaskDecorator
 from celeriac.backends.base import ResultBackend
 from celeriac.backends.custom import check_methods
@@ -47,8 +47,8 @@ from celeriac.exceptions import (
     OperationalError,
 )
 from celeriac.ids import new_id
+from celeriac.policy import errormail
 from celeriac.policy.calling import OPTIONS, check_priority, priority_of, terms_of, type_terms
-from celeriac.policy.errormail import listed
 from celeriac.policy.ratelimit import parse_rate
 from celeriac.policy.routing import Router, prepared, route
 from celeriac.result import AsyncResult, GroupResult, ResultSet
@@ -412,7 +412,7 @@ class Celeriac:
         conf.check()
         try:
             parse_rate(conf.task_default_rate_limit)
-            listed(conf.task_error_whitelist)
+            errormail.listed(conf.task_error_whitelist)
         except ValueError as error:
             raise ImproperlyConfigured(
                 f"setting task_default_rate_limit or task_error_whitelist cannot be used: {error}"
@@ -990,16 +990,12 @@ def _embed(name: str, options: dict[str, Any]) -> dict[str, Any] | None:
         raise TypeError(f"task {name}: apply_async does not know {', '.join(map(_with_nearest, sorted(options)))}")
     if not (link or link_error or chain or chord):
         return None
-    return {"callbacks": _listed(link), "errbacks": _listed(link_error), "chain": chain, "chord": chord}
+    return {"callbacks": listed(link), "errbacks": listed(link_error), "chain": chain, "chord": chord}
 
 
 def _with_nearest(option: str) -> str:
     near = difflib.get_close_matches(option, _CALL_OPTIONS, n=1)
     return f"{option} (did you mean {near[0]}?)" if near else option
-
-
-def _listed(value: Any) -> list[Any] | None:
-    return None if not value else list(value) if isinstance(value, list | tuple) else [value]
 
 
 def _no_waiting() -> None:

@@ -45,8 +45,15 @@ RETRY_OPTIONS = frozenset(
         "time_limit",
         "soft_time_limit",
         "reply_to",
+        "routing_key",
+        "shadow",
+        "ignore_result",
+        "link",
+        "link_error",
     ]
 )
+#: What Celery's clients say of the publish itself: a worker publishes a retry together with its acknowledgement, and gives up neither.
+_OF_PUBLISHING = frozenset(["retry", "retry_policy", "connection", "producer", "timeout", "add_to_parent"])
 
 
 class Replaced(Ignore):
@@ -353,11 +360,12 @@ class Task(Generic[P, R]):
         countdown   seconds, default_retry_delay unless given. max_retries: this task's, for this time. throw=False returns the
                     exception instead of raising it; the retry happens all the same.
 
-        options: queue, priority, expires, serializer, compression, headers, time_limit, soft_time_limit, reply_to.
+        options: queue (or routing_key), priority, expires, serializer, compression, headers, time_limit, soft_time_limit, reply_to, shadow,
+        ignore_result, link, link_error. args without kwargs, or the other way round: what they leave open stays as it was.
 
         Raises Retry; or, when the retries are used up, `exc` if given, else MaxRetriesExceededError. TypeError for an unknown option.
         """
-        unknown = options.keys() - RETRY_OPTIONS
+        unknown = options.keys() - RETRY_OPTIONS - _OF_PUBLISHING
         if unknown:
             raise TypeError(
                 f"{self.name}.retry() does not know {', '.join(sorted(unknown))}; it takes {', '.join(sorted(RETRY_OPTIONS))}"
@@ -380,8 +388,21 @@ class Task(Generic[P, R]):
         wait_s = self.default_retry_delay if countdown is None and eta is None else countdown
         now = datetime.now(UTC)
         due = moment(eta if eta is not None else wait_s or 0.0, now) or now
+        options = {name: value for name, value in options.items() if name not in _OF_PUBLISHING}
         if options.get("expires") is not None:
             options["expires"] = moment(options["expires"], now)
+        key = options.pop("routing_key", None)
+        if key and not options.get("queue"):
+            options["queue"] = key
+        linked = {
+            field: listed(options.pop(option))
+            for option, field in (("link", "callbacks"), ("link_error", "errbacks"))
+            if option in options
+        }
+        if linked:
+            options["embed"] = {**request.embed, **linked}
+        if (args is None) != (kwargs is None):
+            args, kwargs = again_with(self.run, request.args, request.kwargs, args, kwargs)
         if self._models is not None:
             args, kwargs = self._models.dumped(
                 request.args if args is None else args, request.kwargs if kwargs is None else kwargs, self.serializer
@@ -485,7 +506,7 @@ class Task(Generic[P, R]):
     # -- hooks
 
     def before_start(self, task_id: str, args: Any, kwargs: Any) -> None:
-        """Called in the worker before the body."""
+        """Called in the worker before the body. What it raises (Ignore, Reject, Retry, any error) is as if the body had, which does not run."""
 
     def on_success(self, retval: Any, task_id: str, args: Any, kwargs: Any) -> None:
         """Called in the worker when the body has returned."""
@@ -687,6 +708,34 @@ def _fitting(signature: inspect.Signature) -> range:
     return range(least, most + 1)
 
 
+def again_with(
+    body: Callable[..., Any], own_args: Sequence[Any], own_kwargs: Mapping[str, Any], args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
+) -> tuple[Sequence[Any], Mapping[str, Any]]:  # fmt: skip
+    """The arguments of a next run that is given either args or kwargs: no argument twice, and those not given as they were."""
+    try:
+        positional = [  # a place that has no name is left as it is
+            each.name if each.kind is each.POSITIONAL_OR_KEYWORD else ""
+            for each in inspect.signature(body).parameters.values()
+            if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+        ]
+    except ValueError:  # a builtin that tells nothing of its arguments
+        positional = []
+    if args is not None:
+        given = set(positional[: len(args)])
+        return args, {name: value for name, value in own_kwargs.items() if name not in given}
+    kwargs = dict(kwargs or {})
+    places = {name: place for place, name in enumerate(positional[: len(own_args)])}
+    args = [*own_args]
+    for name in places.keys() & kwargs.keys():
+        args[places[name]] = kwargs.pop(name)
+    return args, kwargs
+
+
+def listed(value: Any) -> list[Any] | None:
+    """Signatures, one or several, as a message holds them; None for none."""
+    return None if not value else list(value) if isinstance(value, list | tuple) else [value]
+
+
 def moment(value: Any, now: datetime) -> datetime | None:
     """An aware datetime out of one (naive means UTC), its ISO 8601 text, a timedelta, or seconds from now. Raises ValueError."""
     if value is None:
@@ -703,4 +752,15 @@ def moment(value: Any, now: datetime) -> datetime | None:
         raise ValueError(f"{value!r} seconds from now is beyond the year 9999") from error
 
 
-__all__ = ["Sender", "Task", "awaited", "defined", "moment", "registers_itself", "signals", "task_class"]
+__all__ = [
+    "Sender",
+    "Task",
+    "again_with",
+    "awaited",
+    "defined",
+    "listed",
+    "moment",
+    "registers_itself",
+    "signals",
+    "task_class",
+]

@@ -211,8 +211,8 @@ def next_run(asked: RetryAsked, headers: Mapping[str, Any], rules: Rules, queue:
         parent_id=headers.get("parent_id"),
         group=headers.get("group"),
         group_index=headers.get("group_index"),
-        shadow=headers.get("shadow"),
-        ignore_result=bool(headers.get("ignore_result")),
+        shadow=options.pop("shadow", None) or headers.get("shadow"),
+        ignore_result=bool(options.pop("ignore_result", headers.get("ignore_result"))),
         headers={**own, **(options.pop("headers", None) or {})},
         embed=options.pop("embed", None),
     )

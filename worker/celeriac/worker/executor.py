@@ -117,10 +117,12 @@ class Executor:
         task = job.task
         token = current.set(request)
         try:
+            value, forked, refusal = None, Forks.count, None
             if task._hooked or signals.task_prerun.receivers:
-                _before(task, request)
-            value, forked = None, Forks.count
+                refusal = _before(task, request)
             try:
+                if refusal is not None:
+                    raise refusal
                 body = task if task._overrides_call else task.run
                 value = (
                     body(*request.args, **request.kwargs)
@@ -166,10 +168,12 @@ class Executor:
             return Done(job, request, wall, 0.0)
         task = job.task
         current.set(request)  # in the context of this asyncio task
+        value, refusal = None, None
         if task._hooked or signals.task_prerun.receivers:
-            await asyncio.to_thread(_before, task, request)
-        value = None
+            refusal = await asyncio.to_thread(_before, task, request)
         try:
+            if refusal is not None:
+                raise refusal
             body = task if task._overrides_call else task.run
             run.steered = Steered(body(*request.args, **request.kwargs))
             if run.terminated is not None:
@@ -447,11 +451,16 @@ def _listens(task: Task) -> bool:
     )
 
 
-def _before(task: Task, request: Request) -> None:
-    """Hooks and signals before the body. What they raise is logged."""
-    call_hook(task, "before_start", request.id, request.args, request.kwargs)
+def _before(task: Task, request: Request) -> BaseException | None:
+    """Signals and the hook before the body. What before_start raises is the task's, as in Celery: it is returned, and the body does not run."""
     if signals.task_prerun.receivers:
         signals.task_prerun.send(sender=task, task_id=request.id, task=task, args=request.args, kwargs=request.kwargs)
+    if "before_start" in task._hooked:
+        try:
+            task.before_start(str(request.id), request.args, request.kwargs)
+        except BaseException as error:  # noqa: BLE001 - an outcome, as what a body raises
+            return error
+    return None
 
 
 def _too_late(job: Job) -> Failed:
