@@ -89,9 +89,6 @@ def test_a_workflow_gives_its_value(world: World, expression: str, value: Any) -
     [
         pytest.param("chord([same.s(1), fails.s()], total.s())", id="a member that fails"),
         pytest.param("chord([same.s(1), chain(fails.s(), same.s())], total.s())", id="a chain's first step"),
-        pytest.param(
-            "chord([same.s(1), chord([fails.s(), same.s(1)], total.s())], total.s())", id="a chord in the header"
-        ),
         pytest.param("chord([same.s(1), fails.s()], total.s()) | add.s(1)", id="before a chain"),
     ],
 )
