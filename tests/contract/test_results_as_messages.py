@@ -18,7 +18,7 @@ from celeriac import Celeriac, states
 from celeriac.backends import open_backend
 from celeriac.backends.rpc import RpcBackend
 from celeriac.broker.connection import BrokerAddress
-from celeriac.exceptions import BackendUnavailable, ImproperlyConfigured, NotSupported
+from celeriac.exceptions import BackendUnavailable, DecodeError, ImproperlyConfigured, NotSupported
 from celeriac.wire.chord import ChordStart
 from celeriac.wire.result import ResultMeta, exception_to_wire
 
@@ -160,11 +160,23 @@ def test_chords_and_groups_say_which_stores_keep_them(rabbitmq: Any, worker: Rpc
 def test_of_many_results_that_nobody_asks_for_the_oldest_are_forgotten(
     caller: RpcBackend, worker: RpcBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("celeriac.backends.rpc.MOST_RECORDS", 10)
+    """Who asks for one of those is told, at once."""
+    monkeypatch.setattr("celeriac.backends.rpc.MOST_BYTES", 12_000)
+    monkeypatch.setattr("celeriac.backends.rpc.MOST_FORGOTTEN", 3)
     to = caller.expect()
     ids = [send(worker, to, states.SUCCESS, n) for n in range(15)]
     caller.wait(ids[-1], 5.0, 0.5)
-    assert [caller.fetch(each) is not None for each in ids] == [False] * 5 + [True] * 10
+    assert sorted(caller.fetch_many(ids[5:])) == sorted(ids[5:])
+    assert (caller.fetch(ids[0]), caller.fetch(ids[1])) == (None, None)
+    for ask in (caller.fetch, lambda task_id: caller.wait(task_id, None, 0.5)):
+        with pytest.raises(DecodeError, match=f"the result of {ids[4]} came, and was forgotten"):
+            ask(ids[4])
+    again = send(worker, to, states.SUCCESS, 7, ids[4])
+    wait_until(lambda: ids[4] in caller._inbox._records, what="it to come again")  # type: ignore[union-attr]
+    assert caller.wait(again, 5.0, 0.5) is not None
+    for task_id in ids:
+        caller.forget(task_id)
+    assert (caller._inbox._bytes, caller._inbox._sizes) == (0, {})  # type: ignore[union-attr]
 
 
 def test_without_a_broker_that_carries_them_results_cannot_be_sent() -> None:

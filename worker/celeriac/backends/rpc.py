@@ -10,6 +10,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 from uuid import uuid4
 
@@ -34,8 +35,10 @@ from celeriac.wire.result import ResultMeta, from_wire
 
 log = logging.getLogger(__name__)
 
-#: Records that a process keeps for whoever asks; beyond it the oldest one is forgotten.
-MOST_RECORDS = 10_000
+#: Bytes of records that a process keeps for whoever asks; beyond it the oldest are forgotten. What a record costs besides its body.
+MOST_BYTES, RECORD_BYTES = 64 * 1024 * 1024, 1024
+#: Ids of forgotten records that are known, so that whoever asks for one is told, and does not wait for ever.
+MOST_FORGOTTEN = 100_000
 #: Seconds for a batch of records to be confirmed by the broker.
 CONFIRM_S = 10.0
 #: Seconds between two looks whether the reader is to end, and until it connects again.
@@ -208,6 +211,9 @@ class _Inbox:
         self._expires_s = expires_s
         self._accept = accept
         self._records: OrderedDict[str, ResultMeta | DecodeError] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._bytes = 0
+        self._forgotten: OrderedDict[str, None] = OrderedDict()
         self._waited: dict[str, int] = {}
         self._changed = threading.Condition()
         self._closing = False
@@ -219,8 +225,13 @@ class _Inbox:
         self._thread.start()
 
     def get(self, task_id: str) -> ResultMeta | None:
-        """The latest record. Raises DecodeError for one that cannot be read."""
+        """The latest record. Raises DecodeError for one that cannot be read, or was forgotten."""
         found = self._records.get(task_id)
+        if found is None and task_id in self._forgotten:
+            raise DecodeError(
+                f"the result of {task_id} came, and was forgotten: nobody asked for it, and {MOST_BYTES // 2**20} MiB of newer ones came"
+                f" after it. Ask for results as they come, have those ignored that nobody wants (ignore_result), or {_OTHERS}"
+            )
         if isinstance(found, DecodeError):
             raise found
         return found
@@ -243,7 +254,12 @@ class _Inbox:
 
     def forget(self, task_id: str) -> None:
         with self._changed:
-            self._records.pop(task_id, None)
+            self._drop(task_id)
+            self._forgotten.pop(task_id, None)
+
+    def _drop(self, task_id: str) -> None:
+        self._records.pop(task_id, None)
+        self._bytes -= self._sizes.pop(task_id, 0)
 
     def close(self) -> None:
         """End the thread, and the queue with it."""
@@ -318,14 +334,24 @@ class _Inbox:
             before = self._records.get(task_id)
             if isinstance(before, ResultMeta) and before.status == states.SUCCESS:
                 return
+            self._drop(task_id)
             self._records[task_id] = found
-            self._records.move_to_end(task_id)
-            if len(self._records) > MOST_RECORDS:
-                self._forget_oldest()
+            self._sizes[task_id] = size = len(message.body) + RECORD_BYTES
+            self._bytes += size
+            if self._bytes > MOST_BYTES:
+                self._forget_oldest(task_id)
             self._changed.notify_all()
 
-    def _forget_oldest(self) -> None:
-        for task_id in self._records:
-            if task_id not in self._waited:
-                del self._records[task_id]
+    def _forget_oldest(self, newest: str) -> None:
+        if not self._forgotten:
+            log.warning(
+                "results of %d calls were not asked for: from now on the oldest are forgotten", len(self._records) - 1
+            )
+        for task_id in list(islice(self._records, len(self._waited) + 100)):
+            if self._bytes <= MOST_BYTES:
                 return
+            if task_id not in self._waited and task_id != newest:
+                self._drop(task_id)
+                self._forgotten[task_id] = None
+                if len(self._forgotten) > MOST_FORGOTTEN:
+                    self._forgotten.popitem(last=False)
