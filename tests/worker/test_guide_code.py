@@ -4,6 +4,7 @@ Modules are made as the guide's reader would write them (`tasks.py`), and run ag
 from the memory broker and runs it.
 """
 
+import json
 import logging
 import sys
 import textwrap
@@ -14,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from kombu.serialization import registry
 from processes import wait_until
 
 from celeriac import Celeriac, compat
@@ -22,6 +24,7 @@ from celeriac.broker.codec import content_types
 from celeriac.broker.consumer import open_consumer
 from celeriac.policy.outcome import Failed, Outcome, RetryAsked, Succeeded
 from celeriac.policy.settlement import Rules, settle
+from celeriac.testing import in_process
 from celeriac.worker.executor import Executor, Job
 
 #: What the guide's modules import from their project.
@@ -478,3 +481,44 @@ def test_import_paths_of_the_guide_s_day() -> None:
     assert {"FAILURE", "REVOKED"} == states.FAILURE_STATES
     assert datastructures.ExceptionInfo is executor.ExceptionInfo
     assert all([decorators, periodic_task, task, PeriodicTask, sets.TaskSet, sets.subtask, AsyncResult, TaskSetResult])
+
+
+#: Of the guide, and of the reference of `BaseTask` that it points to.
+ATTRIBUTES = {
+    "name", "request", "abstract", "max_retries", "default_retry_delay", "rate_limit", "time_limit", "soft_time_limit", "ignore_result",
+    "store_errors_even_if_ignored", "send_error_emails", "error_whitelist", "serializer", "backend", "acks_late", "track_started", "queue",
+    "exchange", "routing_key", "mandatory", "immediate", "priority", "delivery_mode", "expires", "app",
+}  # fmt: skip
+METHODS = {
+    "run", "delay", "apply_async", "apply", "retry", "update_state", "get_logger", "AsyncResult", "subtask", "execute", "after_return",
+    "on_failure", "on_retry", "on_success",
+}  # fmt: skip
+
+
+def test_every_attribute_and_method_that_the_guide_names_is_there(app: Celeriac) -> None:
+    task = app.task(lambda: None, name="t")
+
+    assert {name for name in ATTRIBUTES if not hasattr(task, name)} == set()
+    assert {name for name in METHODS if not callable(getattr(task, name, None))} == set()
+
+
+@pytest.mark.parametrize("serializer", ["json", "yaml", "pickle", "reversed"])
+def test_a_task_is_written_as_it_says_by_any_serializer_that_kombu_knows(app: Celeriac, serializer: str) -> None:
+    registry.register(
+        "reversed", lambda value: json.dumps(value)[::-1], lambda text: json.loads(text[::-1]), "application/x-reversed", "utf-8"
+    )  # fmt: skip
+    app.conf.accept_content = ["json", "yaml", "pickle", "reversed"]
+    add = app.task(lambda x, y: x + y, name="add", serializer=serializer)
+
+    try:
+        add.delay(2, 3)
+        consumer = open_consumer(
+            app.broker_address(), [app.conf.task_default_queue], node="w@h", lease_s=5.0, prefetch=1
+        )
+        [message] = consumer.claim(1)
+        consumer.close()
+        with in_process(app):
+            assert add.delay(2, 3).get(timeout=10) == 5
+        assert message.content_type == registry.name_to_type[serializer]
+    finally:
+        registry.unregister("reversed")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from celeriac import Celeriac, compat, states
-from celeriac.exceptions import IncompleteStream
+from celeriac.exceptions import IncompleteStream, TaskRevokedError
 from celeriac.result import (
     AsyncResult,
     EagerResult,
@@ -170,3 +170,41 @@ def test_waiting_is_allowed_and_denied_for_a_while(app: Celeriac) -> None:
         with allow_join_result():
             assert handle.get() == 5
     assert AsyncResult("a2").get() == 6
+
+
+@pytest.mark.parametrize(
+    ("state", "raised"),
+    [
+        (states.FAILURE, KeyError),
+        (states.REVOKED, TaskRevokedError),
+        (states.RETRY, None),
+        (states.SUCCESS, None),
+        (states.STARTED, None),
+    ],
+)  # fmt: skip
+def test_whether_an_error_is_raised_again_is_a_matter_of_the_state(
+    app: Celeriac, state: str, raised: type[Exception] | None
+) -> None:
+    error: Exception = TaskRevokedError("revoked") if state == states.REVOKED else KeyError("k")
+    handle = store(
+        app, "a1", exception_to_wire(error) if state in states.EXCEPTION_STATES else {"pid": 1}, status=state
+    )
+
+    if raised is None:
+        handle.maybe_throw()
+    else:
+        with pytest.raises(raised):
+            handle.get(timeout=1)
+        assert isinstance(handle.get(timeout=1, propagate=False), raised)
+    assert (raised is not None) == (state in states.PROPAGATE_STATES)
+
+
+def test_a_result_that_is_ready_is_kept_by_its_handle_and_no_other_state_is(app: Celeriac) -> None:
+    handle = store(app, "a1", {"pid": 1}, status=states.STARTED)
+    before = handle.state
+    store(app, "a1", 5)
+    after = handle.state
+    app.backend.forget("a1")
+
+    assert (before, after, handle.result) == (states.STARTED, states.SUCCESS, 5)
+    assert app.AsyncResult("a1").state == states.PENDING
