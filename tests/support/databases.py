@@ -173,7 +173,9 @@ class MariaServer(SqlServer):
             check=False, capture_output=True, text=True, cwd=self.directory,
         )  # fmt: skip
         if done.returncode != 0:
-            raise RuntimeError(f"mariadb-install-db ended with {done.returncode}: {(done.stdout + done.stderr)[-3000:]}")
+            raise RuntimeError(
+                f"mariadb-install-db ended with {done.returncode}: {(done.stdout + done.stderr)[-3000:]}"
+            )
 
     @property
     def _own(self) -> list[str]:
