@@ -156,6 +156,15 @@ def test_every_setting_that_is_said_to_do_something_is_read_somewhere() -> None:
     assert [setting.name for setting in SETTINGS if not re.search(rf"\b{setting.name}\b", code)] == []
 
 
+def test_no_setting_that_is_said_to_do_nothing_is_read() -> None:
+    """Who reads one moves its row to `table.py`. beat reads beat_scheduler to refuse what it does not have."""
+    package = Path(celeriac.__file__).parent
+    code = "\n".join(path.read_text() for path in package.rglob("*.py") if path.parent.name != "config")
+
+    read = {setting.name for setting in UNSUPPORTED if re.search(rf"\bconf\.{setting.name}\b", code)}
+    assert read == {"beat_scheduler"}
+
+
 @pytest.mark.parametrize(
     ("wrong", "right"),
     [

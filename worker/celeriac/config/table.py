@@ -97,6 +97,7 @@ SETTINGS: tuple[Setting, ...] = (
     _S("task_track_started", boolean, False, "Store STARTED when a task begins.", kubernetes=True, old=("CELERY_TRACK_STARTED",)),
     _S("task_ignore_result", boolean, False, "Do not store results unless a task says otherwise.", old=("CELERY_IGNORE_RESULT",)),
     _S("task_store_errors_even_if_ignored", boolean, False, "Store failures of tasks whose results are ignored.", old=("CELERY_STORE_ERRORS_EVEN_IF_IGNORED",)),
+    _S("task_allow_error_cb_on_chord_header", boolean, False, "An error callback of a chord is called for each member that fails, too.", old=("CELERY_ALLOW_ERROR_CB_ON_CHORD_HEADER",)),
     _S("task_always_eager", boolean, False, "Run tasks where they are called.", old=("CELERY_ALWAYS_EAGER",)),
     _S("task_store_eager_result", boolean, False, "Results of eager calls are stored, as a worker would.", old=("CELERY_STORE_EAGER_RESULT",)),
     _S("task_eager_propagates", boolean, False, "Eager calls raise what the task raised.", old=("CELERY_EAGER_PROPAGATES_EXCEPTIONS",)),
