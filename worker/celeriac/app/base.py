@@ -71,6 +71,9 @@ _CALL_OPTIONS = (
     "parent_id", "group_id", "group_index", "retries", "connection", "producer",
 )  # fmt: skip
 
+#: Options of signatures that no call takes: stamps, how often a call was replaced, and what means nothing to us.
+_OF_SIGNATURES = frozenset(["stamped_headers", "replaced_task_nesting", "add_to_parent", "interval", "max_retries"])
+
 
 class Celeriac:
     """A task queue's client and definition. `Celery` is an alias.
@@ -821,6 +824,12 @@ class Celeriac:
 
     #: Options that a call knows; those of other clients' signatures that are none of these are left out.
     call_options = frozenset([*_CALL_OPTIONS, "chain", "chord"])
+
+    def check_options(self, name: str, options: Mapping[str, Any]) -> None:
+        """Raise TypeError for options of a part of a workflow that nobody knows: who sends it later, a worker, could not ask."""
+        unknown = options.keys() - self.call_options - _OF_SIGNATURES - set(options.get("stamped_headers") or ())
+        if unknown:
+            raise TypeError(f"task {name}: apply_async does not know {', '.join(map(_with_nearest, sorted(unknown)))}")
 
     def store_state(self, task_id: str, state: str, meta: Any) -> None:
         """Write a state of the user's own."""

@@ -58,6 +58,7 @@ def send(app: Any, sig: Signature, args: Sequence[Any], kwargs: Mapping[str, Any
     if app.conf.task_always_eager:
         return sig.apply(args, kwargs, **options)
     options = dict(options)
+    _check_options(app, sig)
     copy, result = frozen(app, sig, options.pop("task_id", None))
     plan = Plan([], [])
     compose(app, copy, plan, args, kwargs, options)
@@ -65,6 +66,21 @@ def send(app: Any, sig: Signature, args: Sequence[Any], kwargs: Mapping[str, Any
         app.backend.open_chords(plan.chords)
     app.publish_many(plan.messages)
     return result
+
+
+def _check_options(app: Any, sig: Signature) -> None:
+    """Raise TypeError for options that nobody knows, of all that is sent now or later."""
+    if sig["options"]:
+        app.check_options(sig["task"], sig["options"])
+    inner: Sequence[Any] = ()
+    match sig:
+        case chain() | group():
+            inner = sig.tasks
+        case chord():
+            inner = [sig.tasks, sig.body] if sig.body is not None else [sig.tasks]
+    for one in inner:
+        if one["options"] or one["subtask_type"] is not None:
+            _check_options(app, one)
 
 
 def _send_one(
