@@ -1,11 +1,14 @@
 """Results that are waited for together, in coroutines and elsewhere, on every store: one connection serves them all."""
 
 import asyncio
+import contextlib
+import sqlite3
 import threading
 import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +16,8 @@ import redis
 from processes import wait_until
 
 from celeriac import Celeriac, states
-from celeriac.backends.watching import watcher_of
-from celeriac.exceptions import BackendUnavailable
+from celeriac.backends.watching import Watcher, watcher_of
+from celeriac.exceptions import BackendUnavailable, DecodeError
 from celeriac.result import AsyncResult, ResultSet
 from celeriac.wire.result import ResultMeta, exception_to_wire
 
@@ -186,6 +189,61 @@ def test_a_group_tells_what_happens_in_it_while_it_is_waited_for(store: Store) -
     assert sorted(task_id for task_id, _ in ended) == sorted(handle.id for handle in (one, two, three))
     timer.join()
     assert watcher_of(store.app.backend)._watches == {}
+
+
+@every
+def test_a_callback_may_come_before_its_caller_goes_on(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread that calls back may be the faster one, as on a busy machine."""
+    handle, told = store.handle(), []
+    store.put(handle.id, states.SUCCESS, 5)
+    watch = Watcher.watch
+
+    def slow(self: Watcher, task_id: str, tell: Any) -> Any:
+        cancel = watch(self, task_id, tell)
+        time.sleep(0.2)
+        return cancel
+
+    monkeypatch.setattr(Watcher, "watch", slow)
+    handle.then(lambda done: told.append(done.get()))
+
+    wait_until(lambda: told, what="the callback")
+    assert told == [5]
+    assert watcher_of(store.app.backend)._watches == {}
+
+
+@every
+@pytest.mark.parametrize("task_id", ["\ud800", 123])
+def test_an_id_that_no_store_can_have_is_its_callers_error_alone(store: Store, task_id: Any) -> None:
+    other = store.handle()
+
+    async def main() -> Any:
+        waiting = asyncio.create_task(other.aget(timeout=10))
+        await asyncio.sleep(0.1)
+        with pytest.raises((TypeError, ValueError)):
+            await store.app.AsyncResult(task_id).aget(timeout=10)
+        store.put(other.id, states.SUCCESS, 5)
+        return await waiting
+
+    assert asyncio.run(main()) == 5
+
+
+def test_a_record_that_cannot_be_read_is_looked_at_no_more(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """In a store that has to be asked."""
+    app = Celeriac("shop", broker="memory://", backend=f"db+sqlite:///{tmp_path}/results.db", set_as_current=False)
+    told: list[Any] = []
+    with app:
+        app.backend.store([(ResultMeta("a1", states.SUCCESS, 1), None)])
+        with contextlib.closing(sqlite3.connect(tmp_path / "results.db")) as database, database:
+            database.execute("update celery_taskmeta set result = x'00ff'")
+
+        app.AsyncResult("a1").then(told.append)
+        wait_until(lambda: caplog.records, what="the complaint")
+        wait_until(lambda: not watcher_of(app.backend)._watches, what="the end of the watch")
+        with pytest.raises(DecodeError):
+            asyncio.run(app.AsyncResult("a1").aget(timeout=10))
+
+    assert (told, len(caplog.records)) == ([], 1)
+    assert "the result of a1 cannot be read" in caplog.text
 
 
 @every

@@ -1,5 +1,6 @@
 """AsyncResult: the handle of a call that was sent."""
 
+import logging
 import queue
 import sys
 import threading
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic
 
 from celeriac import states
 from celeriac.backends.base import ResultBackend
-from celeriac.exceptions import IncompleteStream, TimeoutError  # noqa: A004 - ours is the builtin's child
+from celeriac.exceptions import DecodeError, IncompleteStream, TimeoutError  # noqa: A004 - ours is the builtin's child
 from celeriac.wire.result import ResultMeta, exception_from_wire
 
 if TYPE_CHECKING:  # `AsyncResult` alone means any value: a default, which Python itself has since 3.13
@@ -25,6 +26,8 @@ else:
     from typing import TypeVar
 
     R = TypeVar("R")
+
+log = logging.getLogger(__name__)
 
 #: Seconds that one member of several is waited for alone; then all that are left are listened to, so that a failure is heard of at once.
 ALONE_S = 1.0
@@ -189,18 +192,36 @@ class AsyncResult(ResultBase, Generic[R]):
     ) -> "AsyncResult[R]":  # fmt: skip
         """Have this called with the handle when the task has ended; with on_error, that one where it has ended badly.
 
-        It is called in a thread of its own, which serves all handles: be short there. What it raises is logged. weak: means nothing.
+        It is called in a thread of its own, which serves all handles: be short there. What it raises is logged, and so is a record that
+        cannot be read, of which nobody is told. weak: means nothing.
         """
         from celeriac.backends.watching import watcher_of
 
+        cancels: list[Callable[[], None]] = []
+        over = False
+
         def tell(meta: ResultMeta | Exception) -> None:
-            if isinstance(meta, ResultMeta) and meta.status in states.READY_STATES:
-                cancel()
+            nonlocal over
+            if over or (isinstance(meta, ResultMeta) and meta.status not in states.READY_STATES):
+                return
+            if isinstance(meta, ResultMeta):
+                over = True
+                end()
                 self._cache = meta
                 failed = on_error is not None and meta.status in states.PROPAGATE_STATES
                 (on_error if failed and on_error is not None else callback)(self)
+            elif isinstance(meta, DecodeError):
+                over = True
+                end()
+                log.error("the result of %s cannot be read, so nobody is called back: %s", self.id, meta)
 
-        cancel = watcher_of(self._backend).watch(self.id, tell)
+        def end() -> None:
+            for cancel in cancels:
+                cancel()
+
+        cancels.append(watcher_of(self._backend).watch(self.id, tell))
+        if over:  # the thread was faster than we are
+            end()
         return self
 
     def _may_be_waited_for(self, disable_sync_subtasks: bool) -> None:

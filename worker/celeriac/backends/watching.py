@@ -56,7 +56,7 @@ class Asked:
 
     def __init__(self, backend: ResultBackend) -> None:
         self._backend = backend
-        self._seen: dict[str, ResultMeta | None] = {}
+        self._seen: dict[str, ResultMeta | str | None] = {}
         self.pause_s = FIRST_LOOK_S
 
     def add(self, ids: Sequence[str]) -> None:
@@ -72,8 +72,9 @@ class Asked:
 
     def read(self) -> list[tuple[str, ResultMeta | Exception]]:
         found = read_each(self._backend, list(self._seen))
-        new = [(task_id, told) for task_id, told in found.items() if self._seen[task_id] != told]
-        self._seen.update((task_id, told) for task_id, told in new if isinstance(told, ResultMeta))
+        marks = {task_id: told if isinstance(told, ResultMeta) else str(told) for task_id, told in found.items()}
+        new = [(task_id, found[task_id]) for task_id, mark in marks.items() if self._seen[task_id] != mark]
+        self._seen.update(marks)
         self.pause_s = FIRST_LOOK_S if new else min(LAST_LOOK_S, self.pause_s * 1.5)
         return new
 
@@ -130,8 +131,11 @@ class Watcher:
         """Call `tell`, in the watcher's thread, with the record under this id, if there is one, and with each that is stored later.
 
         Returns what ends it. `tell` gets BackendUnavailable or DecodeError instead where the record cannot be had; an outage after the
-        first contact is waited out.
+        first contact is waited out. Raises ValueError or TypeError for an id that no store can have: it must not reach the thread.
         """
+        if not isinstance(task_id, str):
+            raise TypeError(f"the id of a call is text, not {task_id!r}")
+        task_id.encode()
         if (
             self._pid != os.getpid()
         ):  # forked: the thread and those it served are in the process that this one came from
@@ -151,6 +155,8 @@ class Watcher:
         return lambda: self._end(task_id, watch)
 
     def _end(self, task_id: str, watch: _Watch) -> None:
+        if self._pid != os.getpid():  # its lock may have been taken when this process was forked, and stay so
+            return
         with self._lock:
             watches = self._watches.get(task_id, [])
             if watch in watches:
@@ -163,9 +169,11 @@ class Watcher:
 
     def close(self) -> None:
         """End the thread. Whoever still watches hears nothing more."""
+        if self._pid != os.getpid():
+            return
         with self._lock:
             thread, self._closing = self._thread, True
-            if thread is None or self._pid != os.getpid():
+            if thread is None:
                 return
             self._wake()
         if thread is not threading.current_thread():
