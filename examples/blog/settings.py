@@ -25,6 +25,7 @@ DATABASES = {
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 SITE_ID = 1
 USE_TZ = True
+TIME_ZONE = "UTC"  # Django would set Chicago's for the whole process, and log lines with it
 
 AKISMET_KEY = os.environ.get("AKISMET_KEY", "")
 AKISMET_URL = os.environ.get("AKISMET_URL", "https://rest.akismet.com")
