@@ -16,7 +16,6 @@ from servers import Missing, RedisServer
 from sites import Site
 
 from celeriac import Celeriac, chain, chord, group
-from celeriac.broker.depth import DepthProbe
 from celeriac.canvas import Signature
 from celeriac.exceptions import ChordError, TaskRevokedError, WorkerLostError
 
@@ -131,6 +130,7 @@ def lines_of(path: Path, count: int) -> list[Any]:
         pytest.param(lambda r: r.s("fails") | r.s("add", 1), r"ValueError\('no'\)", id="a member's first step that fails"),
         pytest.param(lambda r: chord([r.s("fails")], r.s("total")), "ChordError", id="a chord in the header that fails"),
         pytest.param(lambda r: r.s("endless"), "TimeLimitExceeded", id="a member beyond its time limit"),
+        pytest.param(lambda r: r.s("rejects"), "not mine", id="a member that is rejected"),
         pytest.param(lambda r: r.s("stranger"), "NotRegistered", id="a member that nobody knows"),
         pytest.param(lambda r: r.s("add", 1, 1).set(expires=-1), "TaskRevokedError", id="a member that has expired"),
         pytest.param(lambda r: r.s("becomes", "no such kind"), "KeyError", id="a member that cannot be replaced"),
@@ -166,18 +166,6 @@ def test_a_member_that_is_revoked_fails_the_chord(running: Running) -> None:
     with pytest.raises(ChordError, match="raised TaskRevokedError"):
         result.get(timeout=20)
     assert isinstance(result.parent[0].result, TaskRevokedError)
-
-
-def test_a_body_waits_for_a_member_that_is_a_dead_letter_by_its_own_wish(running: Running) -> None:
-    probe = DepthProbe(running.site.broker)
-    before = probe.probe({"celery": 0.0})["celery"].dead
-    result = chord([running.s("rejects"), running.s("add", 1, 1)], running.s("total")).apply_async()
-
-    wait_until(lambda: probe.probe({"celery": 0.0})["celery"].dead > before, timeout_s=10)
-    probe.close()
-    wait_until(result.parent[1].successful, timeout_s=10)
-
-    assert (result.parent[0].state, result.state) in {("PENDING", "PENDING"), ("STARTED", "PENDING")}
 
 
 def test_what_a_failed_chord_leaves_behind_has_failed_too(running: Running, tmp_path: Path) -> None:
