@@ -173,11 +173,13 @@ class OperatorMetrics(Collector):
             counts.up = False
             counts.errors += 1
 
-    def broker_ticked(self, broker: str, *, took_s: float, fleet: FleetReading) -> None:
+    def broker_ticked(self, broker: str, *, took_s: float) -> None:
         with self._lock:
-            counts = self._brokers.setdefault(broker, _BrokerCounts())
-            counts.tick_s.observe(took_s)
-            counts.fleet = fleet
+            self._brokers.setdefault(broker, _BrokerCounts()).tick_s.observe(took_s)
+
+    def fleet_counted(self, broker: str, fleet: FleetReading) -> None:
+        with self._lock:
+            self._brokers.setdefault(broker, _BrokerCounts()).fleet = fleet
 
     def broker_gone(self, broker: str) -> None:
         with self._lock:

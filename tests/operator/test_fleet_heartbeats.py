@@ -1,5 +1,6 @@
 """The fleet: totals that never decrease, incarnations that are never subtracted from each other, who lives and who drains."""
 
+import itertools
 import threading
 import time
 from typing import Any
@@ -162,6 +163,25 @@ def test_a_change_of_drain_state_is_news_and_a_plain_heartbeat_is_not():
 
 def mark(state: str) -> DrainState:
     return DrainState(id="m1", epoch=3, state=state, expires_in_s=60.0)
+
+
+def test_changes_of_workers_are_counted_and_plain_heartbeats_are_none():
+    fleet = Fleet(started_at=0.0)
+    turns = [fleet.attend(99.0)]
+
+    def tell(body: dict[str, Any] | None, now: float) -> None:
+        if body is not None:
+            fleet.hear(body, now)
+        turns.append(fleet.attend(now))
+
+    tell(beat(1, at=100.0, up_s=1.0), 100.0)  # it came
+    tell(beat(2, at=102.0, up_s=3.0), 102.0)
+    tell(beat(3, at=104.0, up_s=5.0, drain=mark("draining")), 104.0)  # it heard a mark
+    tell(None, 130.0)  # it fell silent
+    tell(None, 135.0)
+    tell(beat(4, at=136.0, up_s=37.0, drain=mark("draining")), 136.0)  # it is back
+
+    assert [after - before for before, after in itertools.pairwise(turns)] == [1, 0, 1, 1, 0, 1]
 
 
 def test_other_events_are_passed_over_and_malformed_heartbeats_are_refused():

@@ -74,6 +74,9 @@ class MemoryCluster:
     def pods(self, pool: PoolRecord, spec: WorkerPoolSpec) -> Sequence[PodRecord]:
         return list(self.kubelet)
 
+    def trace(self, pool: PoolRecord, spec: WorkerPoolSpec) -> object:
+        return (self.target(pool, spec), tuple(self.pods(pool, spec)))
+
     def secret(self, namespace: str, name: str, key: str) -> str:
         try:
             return self.secrets[namespace, name, key]

@@ -89,12 +89,13 @@ HEARD = PodSample(name="b", ready_at=900.0, heartbeat_age_s=1.0)
         pytest.param([HEARD], {}, [], id="all is heard"),
         pytest.param([READY, HEARD], {}, ["NoHeartbeat"], id="a pod that is not heard"),
         pytest.param([PodSample(name="new", ready_at=995.0)], {}, [], id="one that has just become ready"),
+        pytest.param([READY], {"listened_s": 15.0}, [], id="one that was there when we began to listen"),
         pytest.param([READY], {"hearing": False}, ["HeartbeatsUnheard"], id="nobody is heard"),
         pytest.param([HEARD], {"stock": ["celery@b"]}, ["StockWorkers"], id="stock Celery"),
         pytest.param([HEARD], {"unmanaged": "down"}, ["ManagementUnavailable"], id="no management API"),
     ],
 )
 def test_what_is_missing_is_named(pods, told, reasons) -> None:
-    usual = {"queues": 1, "stock": [], "hearing": True, "unmanaged": "", "now": 1000.0}
+    usual = {"queues": 1, "stock": [], "hearing": True, "listened_s": 90.0, "unmanaged": "", "now": 1000.0}
 
     assert [reason for reason, _ in gaps(pods, **{**usual, **told})] == reasons

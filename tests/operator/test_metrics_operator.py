@@ -134,7 +134,7 @@ def test_the_fleets_totals_are_by_task_where_workers_tell_tasks(metrics):
         tasks={(MAILS, "q", "send"): TaskTotals(queue="q", started=9, succeeded=8, retried=1, throttled=3)},
     )
 
-    metrics.broker_ticked("redis:6379", took_s=0.01, fleet=fleet)
+    metrics.fleet_counted("redis:6379", fleet)
 
     name = "celeriac_fleet_tasks_total"
     assert value(metrics, name, **QUEUE, task="send", state="succeeded") == 8
@@ -180,7 +180,8 @@ def test_pools_queues_and_the_fleet_are_told_by_the_leader_alone(metrics):
     metrics.pool_decided(MAILS, reading())
     metrics.pool_scaled(MAILS, direction="up", reason="none")
     metrics.broker_probed("redis:6379", took_s=0.004)
-    metrics.broker_ticked("redis:6379", took_s=0.01, fleet=FleetReading(queues={(MAILS, "q"): QueueTotals(started=9)}))
+    metrics.broker_ticked("redis:6379", took_s=0.01)
+    metrics.fleet_counted("redis:6379", FleetReading(queues={(MAILS, "q"): QueueTotals(started=9)}))
 
     metrics.leads(False)
     standby = metrics.render().decode()

@@ -285,3 +285,43 @@ def test_a_sweep_that_may_not_list_says_so_and_keeps_the_index(cluster, client):
         sweep.compare()
 
     assert _names(index, MAILS) == ["mails-1-a", "mails-1-b"]
+
+
+@pytest.mark.parametrize(
+    ("change", "news"),
+    [
+        pytest.param(lambda index: None, False, id="nothing"),
+        pytest.param(lambda index: index.put("Pod", _a_pod()), False, id="a pod as it was"),
+        pytest.param(lambda index: index.put("Pod", _a_pod(resourceVersion="9")), False, id="a pod's version"),
+        pytest.param(lambda index: index.put("Pod", _a_pod(ready=False)), True, id="a pod that is not ready"),
+        pytest.param(lambda index: index.put("Pod", _a_pod("mails-2")), True, id="a new pod"),
+        pytest.param(lambda index: index.drop("mails-1"), True, id="a pod that went"),
+        pytest.param(
+            lambda index: index.put("Deployment", _a_deployment(resourceVersion="9")), False, id="its version"
+        ),
+        pytest.param(lambda index: index.put("Deployment", _a_deployment(replicas=3)), True, id="another number"),
+        pytest.param(lambda index: index.wrote_scale("d", replicas=3, resource_version="9"), True, id="our own write"),
+        pytest.param(lambda index: index.drop("r"), True, id="a ReplicaSet that went"),
+        pytest.param(lambda index: index.drop("d"), True, id="the target went"),
+    ],
+)
+def test_a_trace_stays_the_same_while_nothing_of_note_happens_to_a_target_and_its_pods(change, news):
+    index = ClusterIndex()
+    index.put("Deployment", _a_deployment())
+    owner = {"metadata": {"uid": "d", "name": "mails"}, "kind": "Deployment"}
+    index.put("ReplicaSet", _stored(replica_set("mails-r1", owner=owner), "r"))
+    index.put("Pod", _a_pod())
+    before = index.trace(("Deployment", "shop", "mails"))
+
+    change(index)
+
+    assert (index.trace(("Deployment", "shop", "mails")) != before) is news
+
+
+def _a_deployment(*, replicas=2, **metadata):
+    return _stored(deployment("mails", replicas=replicas), "d", **metadata)
+
+
+def _a_pod(name="mails-1", *, ready=True, **metadata):
+    owner = {"metadata": {"uid": "r", "name": "mails-r1"}, "kind": "ReplicaSet"}
+    return _stored(pod(name, owner=owner, ready=ready), name, **metadata)

@@ -5,12 +5,16 @@ from typing import Any
 
 import pytest
 
-from celeriac_operator.loop.rest import Rest, rest_of, still
+from celeriac.broker.depth import QueueDepth
+from celeriac_operator.loop.rest import Rest, rest_of, sleeps, still
 from celeriac_operator.resources.spec import WorkerPoolSpec
 from celeriac_operator.scaling.decision import Decision
 from celeriac_operator.scaling.signals import PodSample, QueueSample, Signals, TargetSample
 
 SPEC = WorkerPoolSpec.parse({"targetRef": {"name": "w"}, "queues": [{"name": "mails"}]})
+LIMITED = WorkerPoolSpec.parse(
+    {"targetRef": {"name": "w"}, "queues": [{"name": "mails"}], "rateLimits": [{"task": "t", "rate": "5/s"}]}
+)
 OTHER = WorkerPoolSpec.parse({"targetRef": {"name": "w"}, "queues": [{"name": "mails"}], "minReplicas": 1})
 
 
@@ -83,3 +87,44 @@ def test_a_pool_that_sleeps_wakes_for_its_first_message() -> None:
 
     assert still(asleep, seen(ready=0, pods=0, target=TargetSample()), SPEC, 7)
     assert not still(asleep, seen(ready=1, pods=0, target=TargetSample()), SPEC, 7)
+
+
+@pytest.mark.parametrize(
+    ("depth", "stands"),
+    [
+        pytest.param(QueueDepth(), True, id="nothing waits"),
+        pytest.param(QueueDepth(ready=10), True, id="a round of the slots waits"),
+        pytest.param(QueueDepth(ready=11), False, id="more than that waits"),
+        pytest.param(QueueDepth(due_soon=11), False, id="more than that is due soon"),
+        pytest.param(QueueDepth(throttled=11), False, id="more than that is held back"),
+        pytest.param(QueueDepth(ready=10, leased=8), True, id="what the slots run does not wait"),
+        pytest.param(QueueDepth(ready=10, leased=9), False, id="what is claimed beyond the slots does"),
+        pytest.param(QueueDepth(leased=12, expired=11), False, id="a dead worker held more than that"),
+        pytest.param(QueueDepth(error="WRONGTYPE"), False, id="the queue cannot be read"),
+        pytest.param(None, False, id="the queue was not read"),
+    ],
+)
+def test_what_the_probe_alone_tells_wakes_a_pool(depth: QueueDepth | None, stands: bool) -> None:
+    assert sleeps(rest(), SPEC, 7, {} if depth is None else {"mails": depth}) is stands
+
+
+def test_a_pool_is_looked_at_again_for_a_new_spec_a_new_term_or_its_rate_limits_and_at_every_third_tick() -> None:
+    depths = {"mails": QueueDepth()}
+    limited = rest_of(decided(), seen(), LIMITED, 7)
+    assert limited is not None
+
+    assert sleeps(rest().shorter(), SPEC, 7, depths)
+    assert not sleeps(rest(), OTHER, 7, depths)
+    assert not sleeps(rest(), SPEC, 8, depths)
+    assert not sleeps(limited, LIMITED, 7, depths)
+    assert not sleeps(rest().shorter().shorter(), SPEC, 7, depths)
+
+
+def test_pools_of_one_broker_wake_together() -> None:
+    wakes = set()
+    for tick in range(3):
+        asleep = rest_of(decided(), seen(), SPEC, 7, tick=tick)
+        assert asleep is not None
+        wakes.add(tick + asleep.left + 1)
+
+    assert wakes == {3}

@@ -162,6 +162,9 @@ class World:
             or any(p.revision != self.revision for p in self.pods),
         )
 
+    def trace(self, pool: PoolRecord, spec: WorkerPoolSpec) -> object:
+        return (self.target(pool, spec), tuple(self.seen(pool, spec)))
+
     def seen(self, pool: PoolRecord, spec: WorkerPoolSpec) -> Sequence[PodRecord]:
         return [
             PodRecord(

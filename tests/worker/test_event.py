@@ -1,7 +1,7 @@
 """Heartbeats on the wire: Celery's fields for everybody, ours under one key, and what a reader may meet."""
 
 import json
-from typing import Any
+from typing import Any, get_type_hints
 
 import pytest
 from hypothesis import given
@@ -22,14 +22,16 @@ counts = st.integers(0, 2**40)
 seconds = st.floats(0, 1e9)
 names = st.text(min_size=1, max_size=10)
 
-queue_totals = st.builds(
-    QueueTotals, received=counts, started=counts, succeeded=counts, failed=counts, busy_s=seconds, waits=counts
+KINDS = {int: counts, float: seconds, str: names}
+queue_totals, task_totals = (
+    st.builds(cls, **{name: KINDS[kind] for name, kind in get_type_hints(cls).items()})
+    for cls in (QueueTotals, TaskTotals)
 )
-task_totals = st.builds(TaskTotals, queue=names, started=counts, retried=counts, throttled=counts, run_s=seconds)
 heartbeats = st.builds(
     Heartbeat,
     hostname=names, timestamp=seconds, freq=seconds, active=counts, processed=counts, loadavg=st.tuples(seconds, seconds, seconds), pid=counts,
-    clock=counts, incarnation=names, namespace=names, pod=names, pod_uid=names, slots=counts, busy=counts, reserved=counts, held=counts,
+    clock=counts, utcoffset=st.floats(-14, 14), sw_ident=names, sw_ver=names, sw_sys=names,
+    incarnation=names, namespace=names, pod=names, pod_uid=names, slots=counts, busy=counts, reserved=counts, held=counts,
     queues=st.lists(names, max_size=3).map(tuple), state=st.sampled_from(["running", "draining", "drained", "stopping"]),
     drain=st.none() | st.builds(DrainState, id=names, epoch=counts, state=names, expires_in_s=seconds),
     longest_running_s=seconds, started_at=seconds, queue_totals=st.dictionaries(names, queue_totals, max_size=2),

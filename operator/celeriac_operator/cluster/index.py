@@ -55,6 +55,9 @@ class ClusterIndex:
         self._workload_uids: dict[TargetKey, str] = {}
         self._owned: defaultdict[str, set[str]] = defaultdict(set)  # owner's uid -> uids of ReplicaSets and pods
         self._pools_of: defaultdict[TargetKey, set[str]] = defaultdict(set)
+        self._turns: defaultdict[str, int] = defaultdict(
+            int
+        )  # workload's uid -> how often it or what it owns has changed
         self._last_event_at = time.monotonic()
 
     # -- fed by the watches --------------------------------------------------------------------------------------------
@@ -84,10 +87,13 @@ class ClusterIndex:
                 self._disown(self._pools_of, pool.target, uid)
                 return frozenset({pool.record.key})
             if pod := self._pods.pop(uid, None):
+                self._turned(pod.owner)
                 self._disown(self._owned, pod.owner, uid)
                 return self._served(pod.owner)
             if workload := self._workloads.pop(uid, None):
                 concerned = self._served(uid)
+                self._turns.pop(uid, None)
+                self._turned(workload.owner)
                 key = (workload.kind, workload.namespace, workload.name)
                 if self._workload_uids.get(key) == uid:  # a successor of the same name may be there already
                     del self._workload_uids[key]
@@ -100,6 +106,7 @@ class ClusterIndex:
         with self._lock:
             if workload := self._workloads.get(uid):
                 self._workloads[uid] = replace(workload, replicas=replicas, resource_version=resource_version)
+                self._turned(uid)
 
     # -- read by the loops ---------------------------------------------------------------------------------------------
 
@@ -132,6 +139,12 @@ class ClusterIndex:
             uids = {pod for uid in owned for pod in self._owned.get(uid, ())} | set(owned)
             return sorted((self._pods[uid] for uid in uids if uid in self._pods), key=lambda pod: pod.record.name)
 
+    def trace(self, target: TargetKey) -> tuple[str, int]:
+        """(uid, turns) of the workload of that name: equal while neither it nor what it owns has changed but in version."""
+        with self._lock:
+            uid = self._workload_uids.get(target, "")
+            return uid, self._turns.get(uid, 0)
+
     def versions(self) -> Mapping[str, tuple[str, str, str]]:
         """uid -> (kind, namespace, resourceVersion) of everything held: a copy."""
         with self._lock:
@@ -159,6 +172,8 @@ class ClusterIndex:
         if before and before.owner != pod.owner:
             self._disown(self._owned, before.owner, uid)
         self._pods[uid] = pod
+        if before != pod:
+            self._turned(pod.owner)
         if pod.owner:
             self._owned[pod.owner].add(uid)
         return self._served(pod.owner) if not before or _noted(before.record) != _noted(pod.record) else frozenset()
@@ -171,9 +186,17 @@ class ClusterIndex:
         self._workload_uids[workload.kind, workload.namespace, workload.name] = uid
         if workload.owner:
             self._owned[workload.owner].add(uid)
+        if before is None or replace(before, resource_version=workload.resource_version) != workload:
+            self._turned(uid)
         if before and (before.replicas, before.replacing) == (workload.replicas, workload.replacing):
             return frozenset()
         return self._served(uid)
+
+    def _turned(self, uid: str) -> None:
+        """Count a change for the workload `uid` and those that own it."""
+        while workload := self._workloads.get(uid):
+            self._turns[uid] += 1
+            uid = workload.owner
 
     def _served(self, owner: str) -> frozenset[PoolKey]:
         """The pools whose target is the workload `owner`, or the workload that owns that."""

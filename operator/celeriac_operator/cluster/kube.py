@@ -125,6 +125,10 @@ class KubeCluster:
         known = sum(not pod.deleting for pod in live)
         return [*live, *_refused(workload, max(known, workload.existing or 0))]
 
+    def trace(self, pool: PoolRecord, spec: WorkerPoolSpec) -> object:
+        """How often the target and its pods have changed. Other autoscalers and budgets are looked at with the decision."""
+        return self._index.trace(_target_key(pool, spec))
+
     def secret(self, namespace: str, name: str, key: str) -> str:
         """One value of a Secret, decoded. NotFound also when the Secret lacks the key."""
         data = self._client.get(f"/api/v1/namespaces/{namespace}/secrets/{name}").get("data") or {}

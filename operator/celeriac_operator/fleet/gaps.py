@@ -9,13 +9,20 @@ HEARD_AFTER_S = 15.0
 
 
 def gaps(
-    pods: Sequence[PodSample], *, queues: int, stock: Sequence[str], hearing: bool, unmanaged: str, now: float
+    pods: Sequence[PodSample],
+    *,
+    queues: int,
+    stock: Sequence[str],
+    hearing: bool,
+    listened_s: float,
+    unmanaged: str,
+    now: float,
 ) -> tuple[tuple[str, str], ...]:
     """(reason, sentence) of each missing signal, the gravest first.
 
     queues      how many the pool consumes.
     stock       node names of its stock Celery workers.
-    hearing     whether the broker's events are heard at all.
+    hearing     whether the broker's events are heard at all; listened_s: for how long without a break.
     unmanaged   why the management API did not tell, "" when it did or was not asked.
     """
     found: list[tuple[str, str]] = []
@@ -25,7 +32,7 @@ def gaps(
         if pod.ready
         and not pod.deleting
         and pod.heartbeat_age_s is None
-        and now - (pod.ready_at or now) > HEARD_AFTER_S
+        and min(now - (pod.ready_at or now), listened_s) > HEARD_AFTER_S
     )
     if not hearing:
         sentence = "no events are heard from the broker: what runs is known from leases alone, and nobody is drained"

@@ -8,8 +8,8 @@ it found the workers. `Fleet` does no I/O and reads no clock; `Ears` is the thre
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields, replace
-from operator import add, attrgetter, sub
+from dataclasses import dataclass, field
+from operator import add, sub
 from typing import Any, Protocol, TypeVar
 
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
@@ -105,6 +105,8 @@ class Fleet:
         self._by_queue: dict[str, QueueTotals] = {}
         self._owned: dict[tuple[Owner, str], QueueTotals] = {}
         self._owned_tasks: dict[tuple[Owner, str, str], TaskTotals] = {}
+        self._silent: frozenset[str] = frozenset()
+        self._turn = 0
 
     def hear(self, body: Mapping[str, Any], now: float) -> bool:
         """Take in one event; True when a worker came, went, or changed its drain state: worth a tick before its time.
@@ -133,7 +135,9 @@ class Fleet:
                 known.beat, known.heard_at = beat, now
             known.offline = kind == "worker-offline"
             self._count(known)
-            return changed or known.offline
+            changed = changed or known.offline
+            self._turn += changed
+            return changed
 
     def _hear_end(self, body: Mapping[str, Any], kind: str) -> None:
         with self._lock:
@@ -170,7 +174,16 @@ class Fleet:
                 return
             seen.owner = owner
             if not seen.beat.ours and not seen.beat.queues:
-                seen.beat = replace(seen.beat, queues=queues)
+                seen.beat = seen.beat._replace(queues=queues)
+
+    def attend(self, now: float) -> int:
+        """How often a worker has come, gone, returned or changed its drain state: while it stays, all do what they did."""
+        with self._lock:
+            gone = frozenset(id_ for id_, seen in self._incarnations.items() if _gone(seen, now))
+            if gone != self._silent:
+                self._silent = gone
+                self._turn += 1
+            return self._turn
 
     def settle(self, now: float) -> None:
         """Count what has grown to its owner, and forget who has been gone for long. Call once a tick, after `own`."""
@@ -257,7 +270,7 @@ def _stock(beat: Heartbeat, before: _Incarnation | None) -> Heartbeat:
     retries are those that its task events told (`-E`), if it sends any.
     """
     queues = before.beat.queues if before else ()
-    filled = replace(beat, busy=beat.active, queues=queues)
+    filled = beat._replace(busy=beat.active, queues=queues)
     if len(queues) != 1 or before is None:
         return filled
     last = before.beat.queue_totals.get(queues[0], QueueTotals(started=before.beat.processed))
@@ -273,15 +286,14 @@ def _stock(beat: Heartbeat, before: _Incarnation | None) -> Heartbeat:
         busy_s=last.busy_s + passed_s * (before.beat.busy + beat.active) / 2,
     )
     if not before.beat.queue_totals:
-        before.queues[queues[0]] = before.owned_queues[queues[0]] = replace(
-            totals,
+        before.queues[queues[0]] = before.owned_queues[queues[0]] = totals._replace(
             started=last.started,
             succeeded=max(0, last.started - before.beat.busy),
             busy_s=0.0,
             failed=0,
             retried=0,
         )
-    return replace(filled, queue_totals={queues[0]: totals})
+    return filled._replace(queue_totals={queues[0]: totals})
 
 
 def _counted(known: Totals | None, now: Totals, before: Totals | None) -> tuple[Totals, Totals]:
@@ -289,33 +301,24 @@ def _counted(known: Totals | None, now: Totals, before: Totals | None) -> tuple[
 
     Called for every heartbeat, some hundred times a second: hence the tuples.
     """
-    read, names = (_read_queue, _QUEUE_NUMBERS) if isinstance(now, QueueTotals) else (_read_task, _TASK_NUMBERS)
-    new = read(now)
-    most = now
+    skipped = 0 if isinstance(now, QueueTotals) else 1  # a task's first field is its queue
+    new: tuple[Any, ...] = now[skipped:]
+    grown, most = new, now
     if before is not None:
-        old = read(before)
+        old: tuple[Any, ...] = before[skipped:]
         grown = tuple(map(sub, new, old))
         if min(grown) < 0:  # out of order, or a counter that lost something
             grown = tuple(max(0, each) for each in grown)
-            most = replace(now, **dict(zip(names, map(max, new, old), strict=True)))
-    else:
-        grown = new
+            most = _made(now, skipped, map(max, new, old))
     if known is None:
-        return _made(now, names, grown), most
-    return _made(known, names, map(add, read(known), grown)), most
+        return _made(now, skipped, grown), most
+    return _made(known, skipped, map(add, known[skipped:], grown)), most
 
 
-def _made(like: Totals, names: Iterable[str], numbers: Iterable[float]) -> Totals:
-    """Totals like these with other numbers: `dataclasses.replace` takes longer, and this is done for each queue of each heartbeat."""
-    values: dict[str, Any] = dict(zip(names, numbers, strict=True))
-    if isinstance(like, TaskTotals):
-        values["queue"] = like.queue
-    return type(like)(**values)
-
-
-_QUEUE_NUMBERS = tuple(spec.name for spec in fields(QueueTotals))
-_TASK_NUMBERS = tuple(spec.name for spec in fields(TaskTotals) if spec.name != "queue")
-_read_queue, _read_task = attrgetter(*_QUEUE_NUMBERS), attrgetter(*_TASK_NUMBERS)
+def _made(like: Totals, skipped: int, numbers: Iterable[Any]) -> Totals:
+    """Totals like these from their field `skipped` on with other numbers."""
+    values: tuple[Any, ...] = (*like[:skipped], *numbers)
+    return type(like)(*values)
 
 
 class Receiver(Protocol):

@@ -18,9 +18,14 @@ def consumers_of(workers: Iterable[Worker]) -> dict[str, list[Worker]]:
 
 
 def queue_samples(
-    depths: Mapping[str, QueueDepth], consumers: Mapping[str, Sequence[Worker]], totals: FleetTotals, now: float
+    depths: Mapping[str, QueueDepth],
+    consumers: Mapping[str, Sequence[Worker]],
+    totals: FleetTotals,
+    now: float,
+    *,
+    names: Iterable[str] | None = None,
 ) -> dict[str, QueueSample]:
-    """Queue -> its sample.
+    """Queue -> its sample, of these queues (None: of all) that could be read.
 
     Work in flight is the greater of what the broker has leased and what live workers run: some brokers cannot tell the one
     (RabbitMQ without its management API), and with early acks there is nothing leased while a task runs.
@@ -28,7 +33,8 @@ def queue_samples(
     """
     return {
         name: _sample(name, depths, [w for w in consumers.get(name, ()) if not w.gone], totals.by_queue.get(name), now)
-        for name in depths
+        for name in (depths if names is None else names)
+        if name in depths and not depths[name].error
     }
 
 

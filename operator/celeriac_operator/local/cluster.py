@@ -101,6 +101,10 @@ class LocalCluster:
     def pods(self, pool: PoolRecord, spec: WorkerPoolSpec) -> Sequence[PodRecord]:
         return self._processes.pods(pool.namespace, spec.target_ref.name)
 
+    def trace(self, pool: PoolRecord, spec: WorkerPoolSpec) -> object:
+        """The target and its processes themselves: there are few."""
+        return (self.target(pool, spec), tuple(self.pods(pool, spec)))
+
     def secret(self, namespace: str, name: str, key: str) -> str:
         found = _secret(self._manifest, namespace, name, key)
         if found is not None:

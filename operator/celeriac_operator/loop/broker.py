@@ -3,9 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 
 from celeriac.broker.depth import QueueDepth
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
@@ -21,7 +20,7 @@ from celeriac_operator.fleet.match import Crews, crews_of, keepers, match, pod_s
 from celeriac_operator.fleet.probes import consumers_of, limited_classes, queue_samples
 from celeriac_operator.loop.members import STUCK_S, Changes, Cluster, Drain, Key, Member, Sight, Tick, subject_of
 from celeriac_operator.loop.rates import Asked, Rates
-from celeriac_operator.loop.rest import rest_of, still
+from celeriac_operator.loop.rest import rest_of, sleeps, still
 from celeriac_operator.metrics import FleetReading, OperatorMetrics, PoolReading
 from celeriac_operator.resources.spec import DrainTimeoutPolicy, Mode, WorkerPoolSpec
 from celeriac_operator.resources.status import QUIET_WRITE_S, face_of, gist_of, status_of, worth_writing
@@ -82,6 +81,7 @@ class BrokerLoop:
         self._interval_s = 5.0
         self._known: set[Key] = set()
         self._deserted = False
+        self._ticks = 0
         self._rates = Rates(
             side.rates, side.post, name=name, changes=changes, exists=lambda: {pool.key for pool in cluster.pools()}
         )
@@ -156,29 +156,17 @@ class BrokerLoop:
         began = time.monotonic()
         error = self._probe(members)
         now = clock.now()
-        workers = self._fleet.workers(now)
-        crews, consumers = crews_of(workers), consumers_of(workers)
-        seen: list[Sight] = []
-        for member in members:
-            with self._guard(member, "reading its target and pods"):
-                seen.append(self._look(member, crews, now))
-            self._progress()
-        self._fleet.settle(now)
-        totals = self._fleet.totals()
+        self._ticks += 1
+        turn = self._fleet.attend(now)
         if not error:
-            samples = queue_samples(self._depths, consumers, totals, now)
-            # A queue that could not be read keeps its last sample, which grows old.
-            kept = {name: sample for name, sample in self._samples.items() if name in self._unread}
-            self._samples = {**{name: sample for name, sample in samples.items() if name not in self._unread}, **kept}
-            self._sampled_at = {name: self._sampled_at[name] if name in kept else now for name in self._samples}
-        shares, by_task = split_shared(seen), _by_task(totals)
-        for sight in seen:
-            if self._stopping.is_set():
-                break  # its pools may be another loop's by now
-            with self._guard(sight.member, "acting for it"):
-                signals = self._signals(sight, consumers, by_task, shares=shares, error=error, now=now)
-                self._serve(sight.member, signals, totals, now)
-            self._progress()
+            # What was not read keeps its last sample, which grows old.
+            self._sampled_at = {
+                name: self._sampled_at.get(name, 0.0) if name in self._unread else now for name in self._depths
+            }
+        asleep, awake = self._parted(members, turn, error=error)
+        seen = [*asleep]
+        if awake:
+            seen += self._decide(awake, asleep, turn, error=error, now=now)
         if self._stopping.is_set():
             return  # whoever retired it has taken it out of the metrics
         if self._acts():
@@ -186,11 +174,70 @@ class BrokerLoop:
             if self._rates.keep(asked, epoch=self._epoch()):
                 self._metrics.error("RateLimitsNotKept")
         self._forget({member.record.key for member in members})
-        self._metrics.broker_ticked(
-            self.name,
-            took_s=time.monotonic() - began,
-            fleet=FleetReading(queues=totals.owned, tasks=totals.owned_tasks),
-        )
+        self._metrics.broker_ticked(self.name, took_s=time.monotonic() - began)
+
+    def _parted(self, members: Sequence[Member], turn: int, *, error: str) -> tuple[list[Sight], list[Member]]:
+        """(what was seen last of the members that rest, the members to look at)."""
+        if error or self._watch is not None:  # who watches wants to see every tick
+            return [], list(members)
+        asleep: list[Sight] = []
+        awake: list[Member] = []
+        epoch = self._epoch()
+        for member in members:
+            state = member.state
+            rest, sight = state.rest, state.sight
+            if (
+                rest is None
+                or sight is None
+                or not sleeps(rest, member.spec, epoch, self._depths)
+                or any(keeper.rates for keeper in sight.keepers or ())
+                or state.trace != (self.name, turn, self._cluster.trace(member.record, member.spec))
+            ):
+                awake.append(member)
+            else:
+                state.rest = rest.shorter()
+                asleep.append(sight)
+        return asleep, awake
+
+    def _decide(
+        self, members: Sequence[Member], asleep: Sequence[Sight], turn: int, *, error: str, now: float
+    ) -> list[Sight]:
+        """Look at these members, decide each, and carry that out; what was seen of them."""
+        workers = self._fleet.workers(now)
+        crews, consumers = crews_of(workers), consumers_of(workers)
+        seen: list[Sight] = []
+        for member in members:
+            with self._guard(member, "reading its target and pods"):
+                # The trace first: what changes while it is looked at is looked at again.
+                member.state.trace = (self.name, turn, self._cluster.trace(member.record, member.spec))
+                member.state.sight = sight = self._look(member, crews, now)
+                seen.append(sight)
+            self._progress()
+        self._fleet.settle(now)
+        totals = self._fleet.totals()
+        if not error:
+            self._take_samples(
+                {queue.name for member in members for queue in member.spec.queues}, consumers, totals, now
+            )
+        shares, by_task = split_shared([*asleep, *seen]), _by_task(totals)
+        for sight in seen:
+            if self._stopping.is_set():
+                break  # its pools may be another loop's by now
+            with self._guard(sight.member, "acting for it"):
+                signals = self._signals(sight, consumers, by_task, shares=shares, error=error, now=now)
+                self._serve(sight.member, signals, totals, now)
+            self._progress()
+        if not self._stopping.is_set():
+            self._metrics.fleet_counted(self.name, FleetReading(queues=totals.owned, tasks=totals.owned_tasks))
+        return seen
+
+    def _take_samples(
+        self, names: Collection[str], consumers: Mapping[str, Sequence[Worker]], totals: FleetTotals, now: float
+    ) -> None:
+        """Take samples of these queues. Others keep theirs: of pools that rest, which were seen to need no newer one."""
+        samples = queue_samples(self._depths, consumers, totals, now, names=names)
+        kept = {name: sample for name, sample in self._samples.items() if name in self._depths and name not in samples}
+        self._samples = {**kept, **samples}
 
     def _probe(self, members: Sequence[Member]) -> str:
         """Read the queues; what went wrong, or ""."""
@@ -281,6 +328,7 @@ class BrokerLoop:
         spec = sight.member.spec
         names = [queue.name for queue in spec.queues]
         listening_since = self._ears.listening_since
+        listened_s = 0.0 if listening_since is None else max(0.0, now - listening_since)
         return Signals(
             broker_ok=not error,
             broker_error=error,
@@ -295,7 +343,7 @@ class BrokerLoop:
             ),
             pods=sight.pods,
             target=sight.target,
-            operator_uptime_s=0.0 if listening_since is None else max(0.0, now - listening_since),
+            operator_uptime_s=listened_s,
             share=shares.get(sight.member.record.key, {}),
             queue_errors={name: self._unread[name] for name in names if name in self._unread},
             missing=gaps(
@@ -303,6 +351,7 @@ class BrokerLoop:
                 queues=len(names),
                 stock=sight.stock,
                 hearing=listening_since is not None or now - self._fleet.started_at < HEARD_AFTER_S,
+                listened_s=listened_s,
                 unmanaged=self._unmanaged,
                 now=now,
             ),
@@ -334,9 +383,9 @@ class BrokerLoop:
                     self._progress()
                     self._report(member, signals, done, now)
             if rest and rests:
-                state.rest = replace(rest, left=rest.left - 1)
+                state.rest = rest.shorter()
             else:
-                state.rest = rest_of(decision, signals, member.spec, epoch)
+                state.rest = rest_of(decision, signals, member.spec, epoch, tick=self._ticks)
         if self._watch is not None:
             key = member.record.key
             self._watch(

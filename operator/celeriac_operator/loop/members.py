@@ -38,6 +38,13 @@ class Cluster(Protocol):
         """The target's pods by owner references, from the warm index."""
         ...
 
+    def trace(self, pool: PoolRecord, spec: WorkerPoolSpec) -> object:
+        """Something that is equal to the last one while nothing has happened to target and pods that a decision looks at.
+
+        Reading it costs next to nothing.
+        """
+        ...
+
     def secret(self, namespace: str, name: str, key: str) -> str:
         """One value of a Secret, decoded."""
         ...
@@ -96,6 +103,7 @@ class PoolState:
 
     epoch   as whose leader it knows status, fault, events and costs: another replica may have written since.
     status  the last that was written, at status_at; looked: the gist of the last that was thought of, at looked_at. face: the last tick's.
+    sight   what was seen of it last, while the cluster and the workers bore this trace.
     """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -106,6 +114,8 @@ class PoolState:
     looked: int = 0
     looked_at: float = 0.0
     rest: Rest | None = None
+    sight: "Sight | None" = None
+    trace: object = None
     events: frozenset[tuple[str, str, str]] = frozenset()
     costs: dict[str, int] = field(default_factory=dict)
     drains: dict[str, "Drain"] = field(default_factory=dict)

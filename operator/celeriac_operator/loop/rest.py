@@ -1,11 +1,14 @@
 """Which pools need no new decision at a tick: a thousand steady ones would otherwise be decided two hundred times a second.
 
 A pool rests when it has what it wants and nothing but time passes. It is decided all the same at every third tick, and at
-once when work comes in, a pod changes, or its spec does: so a burst is answered as fast as ever. Pure.
+once when work comes in, a pod changes, or its spec does: so a burst is answered as fast as ever. Most pools that rest are not
+even looked at (`sleeps`): what came in is told by the probe, and what became of pods and workers by a count of changes. Pure.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
+from celeriac.broker.depth import QueueDepth
 from celeriac_operator.resources.spec import WorkerPoolSpec
 from celeriac_operator.scaling.decision import Decision
 from celeriac_operator.scaling.learning import HEARTBEAT_FRESH_S
@@ -31,9 +34,16 @@ class Rest:
     slots: int
     left: int = TICKS - 1
 
+    def shorter(self) -> "Rest":
+        """The same, a tick later."""
+        return replace(self, left=self.left - 1)
 
-def rest_of(decision: Decision, signals: Signals, spec: WorkerPoolSpec, epoch: int) -> Rest | None:
-    """The rest that follows a decision, None when the next tick must decide anew."""
+
+def rest_of(decision: Decision, signals: Signals, spec: WorkerPoolSpec, epoch: int, *, tick: int = 0) -> Rest | None:
+    """The rest that follows a decision, None when the next tick must decide anew.
+
+    tick   the number of the present one. All pools of a broker wake at the same ticks: what is read for all of them, once.
+    """
     steady = decision.limited_by in _PATIENT and decision.desired == signals.target.replicas
     if not steady or decision.drain or decision.undrain or decision.events or not signals.broker_ok:
         return None
@@ -44,6 +54,7 @@ def rest_of(decision: Decision, signals: Signals, spec: WorkerPoolSpec, epoch: i
         seen=_seen(signals),
         waiting=_waiting(signals),
         slots=sum(pod.slots for pod in signals.pods if pod.ready),
+        left=TICKS - 1 - tick % TICKS,
     )
 
 
@@ -56,6 +67,23 @@ def still(rest: Rest, signals: Signals, spec: WorkerPoolSpec, epoch: int) -> boo
         and _waiting(signals) <= rest.waiting + rest.slots
         and _seen(signals) == rest.seen
     )
+
+
+def sleeps(rest: Rest, spec: WorkerPoolSpec, epoch: int, depths: Mapping[str, QueueDepth]) -> bool:
+    """Whether the decision stands by what the probe alone tells, where nothing is known to have happened to pods and workers.
+
+    Rates are kept with whoever is there at each tick, so that a pool that limits some is always looked at.
+    """
+    if rest.left <= 0 or rest.spec is not spec or rest.epoch != epoch or spec.rate_limits:
+        return False
+    waiting = leased = 0
+    for queue in spec.queues:
+        depth = depths.get(queue.name)
+        if depth is None or depth.error:
+            return False
+        waiting += depth.ready + depth.throttled + depth.due_soon + depth.expired
+        leased += depth.leased - depth.expired
+    return waiting + max(0, leased - rest.slots) <= rest.waiting + rest.slots
 
 
 def _waiting(signals: Signals) -> int:

@@ -59,7 +59,8 @@ def blocked(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) 
         )
         return Blocked(guard="pending_pods", reason="PodsNotCreated", message=message)
     crashing = [pod for pod in pods if _uid(pod) in memory.crashing]
-    useless = _not_consuming(pods, crashing, spec, wait_s=3 * cold_start_s(spec, memory), now=now)
+    wait_s = 3 * cold_start_s(spec, memory)
+    useless = _not_consuming(pods, crashing, spec, wait_s=wait_s, listened_s=signals.operator_uptime_s, now=now)
     return useless or _failing(signals, memory)
 
 
@@ -73,11 +74,22 @@ def _failing(signals: Signals, memory: Memory) -> Blocked | None:
 
 
 def _not_consuming(
-    pods: list[PodSample], crashing: list[PodSample], spec: WorkerPoolSpec, *, wait_s: float, now: float
+    pods: list[PodSample],
+    crashing: list[PodSample],
+    spec: WorkerPoolSpec,
+    *,
+    wait_s: float,
+    listened_s: float,
+    now: float,
 ) -> Blocked | None:
-    """Half of the pods or more are of no use, or a queue has no consumer among pods that had time to become one."""
+    """Half of the pods or more are of no use, or a queue has no consumer among pods that had time to become one.
+
+    Who has only just begun to listen has not heard them yet, however long they have been there.
+    """
     ready = [pod for pod in pods if pod.ready and not pod.stopping]
-    mute = [pod for pod in ready if pod.heartbeat_age_s is None and now - (pod.ready_at or now) > wait_s]
+    mute = [
+        pod for pod in ready if pod.heartbeat_age_s is None and min(now - (pod.ready_at or now), listened_s) > wait_s
+    ]
     wanted = {queue.name for queue in spec.queues}
     # A stock Celery worker does not say in its heartbeat what it consumes.
     telling = [pod for pod in ready if pod.queues and (pod.heartbeat_age_s or 0.0) <= HEARTBEAT_FRESH_S]

@@ -1,5 +1,6 @@
 """Celery's event exchange: sending events, and receiving those of all workers."""
 
+import base64
 import logging
 import os
 import threading
@@ -125,6 +126,7 @@ class EventReceiver:
         self._id = f"receiver@{uuid.uuid4()}"
         self._connection: Any = None
         self._sender: EventSender | None = None
+        self._subscription: Any = None
         self._events: list[dict[str, Any]] = []
         self._heard_at = self._pinged_at = 0.0
         self._unanswered = 0
@@ -135,15 +137,11 @@ class EventReceiver:
             with broker_errors(self._address):
                 if self._connection is None:
                     self._connect()
-                wait_s = timeout_s
-                until = time.monotonic() + timeout_s + 0.25
-                # A fleet that sends events without a pause (-E) must not keep us from handing them over.
-                while time.monotonic() < until:
-                    try:
-                        self._connection.drain_events(timeout=wait_s)
-                        wait_s = 0.001
-                    except TimeoutError:
-                        break
+                if self._subscription is not None:
+                    for envelope in self._subscription.read(timeout_s):
+                        self._received_raw(envelope)
+                else:
+                    self._consume(timeout_s)
                 if self._ping_every_s:
                     self._listen_to_ourselves(time.monotonic())
         except BrokerUnavailable:
@@ -151,6 +149,17 @@ class EventReceiver:
             raise
         events, self._events = self._events, []
         return events
+
+    def _consume(self, timeout_s: float) -> None:
+        wait_s = timeout_s
+        until = time.monotonic() + timeout_s + 0.25
+        # A fleet that sends events without a pause (-E) must not keep us from handing them over.
+        while time.monotonic() < until:
+            try:
+                self._connection.drain_events(timeout=wait_s)
+                wait_s = 0.001
+            except TimeoutError:
+                break
 
     def _listen_to_ourselves(self, now: float) -> None:
         if now - max(self._heard_at, self._pinged_at) < self._ping_every_s:
@@ -169,13 +178,37 @@ class EventReceiver:
     def _connect(self) -> None:
         self._connection = connect(self._address)
         channel = self._connection.channel()
+        self._heard_at, self._unanswered = time.monotonic(), 0
+        if self._address.is_redis and self._address.scheme != "sentinel" and channel.fanout_patterns:
+            from celeriac.broker.redis_events import Subscription  # redis-py is an extra
+
+            pool = channel.pool  # made now: the prefix tells the database only then
+            prefix = f"{channel.global_keyprefix}{channel.keyprefix_fanout}"
+            self._channel, self._subscription = channel, Subscription(pool, f"{prefix}{EXCHANGE}/*")
+            return
         queue = kombu.Queue(
             f"celeryev.{uuid.uuid4()}", exchange=_exchange(self._connection), routing_key="#",
             auto_delete=True, durable=False, message_ttl=5.0, expires=60.0,
         )  # fmt: skip
         self._consumer = kombu.Consumer(channel, [queue], on_message=self._received, accept=["json"], no_ack=True)
         self._consumer.consume()
+
+    def _received_raw(self, envelope: bytes) -> None:
+        """Take in what was published on Redis: kombu's envelope, whose body is mostly plain JSON in base64."""
         self._heard_at, self._unanswered = time.monotonic(), 0
+        try:
+            told = orjson.loads(envelope)
+            usual = told["content-type"] == "application/json" and told.get("content-encoding") in ("utf-8", None)
+            if usual and told["properties"].get("body_encoding") == "base64" and "compression" not in told["headers"]:
+                body = orjson.loads(base64.b64decode(told["body"]))
+            else:
+                message = self._channel.message_to_python(told)
+                message.accept = {"application/json"}
+                body = message.decode()
+        except Exception as error:  # noqa: BLE001 - whatever some client has sent: events are hearsay
+            log.warning("an event that cannot be decoded was passed over: %r", error)
+            return
+        self._take(body)
 
     def _received(self, message: Any) -> None:
         self._heard_at, self._unanswered = time.monotonic(), 0
@@ -186,6 +219,9 @@ class EventReceiver:
         except Exception as error:  # noqa: BLE001 - whatever some client has sent: events are hearsay
             log.warning("an event that cannot be decoded was passed over: %r", error)
             return
+        self._take(body)
+
+    def _take(self, body: Any) -> None:
         self._events += [
             event
             for event in (body if isinstance(body, list) else [body])
@@ -195,6 +231,9 @@ class EventReceiver:
     def close(self) -> None:
         """Disconnect; the next drain connects again."""
         connection, self._connection, self._sender = self._connection, None, None
+        subscription, self._subscription = self._subscription, None
+        if subscription is not None:
+            subscription.close()
         if connection is not None:
             try:
                 connection.release()
