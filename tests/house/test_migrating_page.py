@@ -51,3 +51,14 @@ def test_the_commands_are_those_that_are_named() -> None:
     there = set(re.findall(r"^  ([a-z][a-z-]*)  ", said, re.MULTILINE))
     assert set(re.findall(r"`([\w-]+)`", same + new)) == there
     assert set(re.findall(r"`([\w-]+)`", gone)) & there == set()
+
+
+@pytest.mark.parametrize(
+    ("flags", "code"),
+    [
+        (["-O", "fair", "-S", "state", "--without-gossip", "--without-heartbeat", "--without-mingle"], 0),
+        *[([flag], 2) for flag in ("-I", "--include", "-D", "--pidfile", "--uid", "--gid", "--purge")],
+    ],
+)  # fmt: skip
+def test_flags_of_a_worker_are_accepted_or_unknown_as_the_page_says(flags: list[str], code: int) -> None:
+    assert CliRunner().invoke(main, ["worker", *flags, "--help"]).exit_code == code
