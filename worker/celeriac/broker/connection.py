@@ -169,6 +169,10 @@ def broker_errors(address: BrokerAddress) -> Iterator[None]:
     except (ValueError, KeyError, ImportError) as error:  # kombu reads a URL as it connects
         if isinstance(error, BrokerUnavailable | ImproperlyConfigured):
             raise
+        if "cast to integer" in str(error):  # urllib takes what stands before the / for a port, and shows it
+            raise ImproperlyConfigured(
+                f"broker URL {redacted(address.url)!r} cannot be used: its port is no number; in a password write / ? # and @ as %2F %3F %23 and %40"
+            ) from None
         raise ImproperlyConfigured(
             f"broker URL {redacted(address.url)!r} cannot be used: {redacted(str(error))}"
         ) from error

@@ -11,8 +11,9 @@ _HARMLESS = frozenset({
     "task_default_routing_key", "rate_limit_key", "concurrency_key", "routing_key", "binding_key", "redis_socket_keepalive", "global_keyprefix",
     "database_create_tables_at_setup", "database_short_lived_sessions", "database_table_names", "database_table_schemas",
 })  # fmt: skip
-#: Up to the last @ before the path: some write a password with an @ as it is, and kombu reads it so.
-_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^/:@\s]*):[^/\s]*@", re.IGNORECASE)
+#: Up to the last @ of the URL: some write a password with an @ as it is, and kombu reads it so; with a / it cannot be read, and is shown
+#: in the error that says so.
+_PASSWORD = re.compile(r"(?P<head>[a-z][a-z0-9+.-]*://[^/:@\s]*):(?:(?!://)\S)*@", re.IGNORECASE)
 _IN_QUERY = re.compile(r"(?P<head>[?&][a-z_]*(password|secret|token)=)[^&\s;'\"]*", re.IGNORECASE)
 
 
