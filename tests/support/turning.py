@@ -24,7 +24,11 @@ class TurningWorker:
         )
         backend = app.backend
         executor = Executor(
-            app, hostname="turning@here", accept=content_types(["json"]), encode=backend.encode, store=backend.store
+            app,
+            hostname="turning@here",
+            accept=content_types(app.conf.accept_content),
+            encode=backend.encode,
+            store=backend.store,
         )
         self.wake = Wake()
         self.pool = SoloPool(executor)

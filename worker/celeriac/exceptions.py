@@ -11,7 +11,8 @@ CeleriacError (CeleryError)
 ├── BackendError                    a result store's own trouble; BackendGetMetaError, BackendStoreError
 ├── NotSupported                    this broker or pool cannot do that; the message names what can
 ├── DecodeError                     a message or record that cannot be read
-│   └── ContentDisallowed           its content type is not in accept_content
+│   ├── ContentDisallowed           its content type is not in accept_content
+│   └── UntrustedMessage            its signature does not prove who wrote it; a SecurityError, too
 ├── EncodeError                     a value that cannot be serialized
 ├── TaskError                       about tasks, and calls of them
 │   ├── NotRegistered               no task of that name; a KeyError, too
@@ -153,6 +154,10 @@ class DecodeError(CeleriacError):
 
 class ContentDisallowed(DecodeError):
     """A content type that accept_content does not list."""
+
+
+class UntrustedMessage(DecodeError, SecurityError):
+    """A message whose signature is missing, wrong, of somebody unknown, or out of time. Its task never runs."""
 
 
 class EncodeError(CeleriacError):

@@ -16,6 +16,16 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     worker_prefetch_multiplier=1,
 )
+if os.environ.get("SIGNED_KEY"):
+    app.conf.update(
+        task_serializer="auth",
+        result_serializer="auth",
+        accept_content=["auth"],
+        security_key=os.environ["SIGNED_KEY"],
+        security_certificate=os.environ["SIGNED_CERTIFICATE"],
+        security_cert_store=os.environ["SIGNED_STORE"],
+    )
+    app.setup_security()
 
 
 class OutOfStock(Exception):

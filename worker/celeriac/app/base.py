@@ -17,7 +17,7 @@ from types import new_class
 from typing import Any
 
 from celeriac import config, signals
-from celeriac.app import addresses, periodic
+from celeriac.app import addresses, periodic, security
 from celeriac.app.addresses import DEFAULT_BROKER
 from celeriac.app.annotations import annotate, put_back
 from celeriac.app.builtins import define_builtins
@@ -52,7 +52,7 @@ from celeriac.policy.calling import OPTIONS, check_priority, priority_of, terms_
 from celeriac.policy.ratelimit import parse_rate
 from celeriac.policy.routing import Router, prepared, route
 from celeriac.result import AsyncResult, GroupResult, ResultSet
-from celeriac.wire.message import USUAL, TaskMessage, Terms, compose
+from celeriac.wire.message import USUAL, TaskMessage, Terms, bound, compose
 from celeriac.wire.result import ResultMeta
 
 #: Calls of send_many whose messages are in memory at once.
@@ -125,6 +125,8 @@ class Celeriac:
         self._sending: Any = None
         self._origin = ""
         self._announced = False
+        #: Whether calls, and commands to workers, are signed.
+        self.signs = False
         #: Of modules with tasks in each app of a Django project.
         self.related_names: list[str] = []
         #: Told once, in this order, when the modules with tasks are imported: by a worker, beat, or import_tasks().
@@ -423,6 +425,24 @@ class Celeriac:
         wrong = config.misspelt_variables(os.environ)
         if wrong:
             raise ImproperlyConfigured(f"the environment sets no setting with {', nor with '.join(wrong)}")
+        security.check(conf, signs=self.signs)
+
+    def setup_security(
+        self, allowed_serializers: Iterable[str] | None = None, key: str | None = None, key_password: str | bytes | None = None,
+        cert: str | None = None, store: str | None = None, digest: str | None = None, serializer: str = "json",
+    ) -> None:  # fmt: skip
+        """Sign every call, and run only what was signed by the holder of a certificate in `store`; see docs/security.md.
+
+        key, cert   files in PEM. store: a folder, or a glob, of certificates. Unset: the settings security_key and so on.
+        serializer  of what is signed; allowed_serializers: others that may be read out of a signed message.
+
+        Raises ImproperlyConfigured, also unless task_serializer is "auth" and accept_content ["auth"].
+        """
+        security.set_up(
+            self.conf, allowed=allowed_serializers, key=key, password=key_password, certificate=cert, store=store, digest=digest,
+            serializer=serializer,
+        )  # fmt: skip
+        self.signs = True
 
     @property
     def timezone(self) -> tzinfo:
@@ -708,7 +728,7 @@ class Celeriac:
             backend = self.store_of(task_type)
         if backend.answers and not reply_to and not ignore_result:
             reply_to = backend.expect()
-        return compose(
+        message = compose(
             id=task_id or new_id(),
             task=name,
             args=args,
@@ -741,6 +761,7 @@ class Celeriac:
             embed=_embed(name, options),
             terms=terms,
         )
+        return message if message.serializer != "auth" else bound(message)
 
     def _monitors(self, address: BrokerAddress) -> SentEvents:
         return SentEvents(address, self._origin or self._name_origin())

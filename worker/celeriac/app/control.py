@@ -37,7 +37,9 @@ class Control:
             self.close()
             self._box = (
                 address,
-                Mailbox(address.url, transport_options=address.transport_options, ssl=address.ssl),
+                Mailbox(
+                    address.url, transport_options=address.transport_options, ssl=address.ssl, signed=self._app.signs
+                ),
             )
         return self._box[1]
 

@@ -8,14 +8,23 @@ import orjson
 from kombu import serialization
 from kombu.compression import decompress
 from kombu.exceptions import ContentDisallowed as KombuContentDisallowed
+from kombu.exceptions import DecodeError as KombuDecodeError
 from kombu.exceptions import EncodeError as KombuEncodeError
 from kombu.utils.json import dumps as json_dumps
 from kombu.utils.json import loads as json_loads
 
-from celeriac.exceptions import ContentDisallowed, DecodeError, EncodeError, ImproperlyConfigured
+from celeriac.exceptions import (
+    ContentDisallowed,
+    DecodeError,
+    EncodeError,
+    ImproperlyConfigured,
+    UntrustedMessage,
+)
 from celeriac.wire.message import NO_EMBED
 
 JSON = "application/json"
+#: Of signed messages: see broker/signing.py.
+SIGNED = "application/data"
 #: Of what orjson and json write alike, whatever the value.
 _PLAIN = frozenset({int, str, bool, type(None)})
 _TYPE_MARK = '"__type__"'
@@ -73,7 +82,7 @@ def decode(
 ) -> Any:
     """The value. accept: content types (not names) that may be read.
 
-    Raises ContentDisallowed, or DecodeError with the reason.
+    Raises ContentDisallowed, UntrustedMessage for a signature that proves nothing, or DecodeError with the reason.
     """
     if content_type not in accept:
         raise ContentDisallowed(
@@ -88,6 +97,11 @@ def decode(
         return serialization.loads(payload, content_type, encoding, accept=accept)
     except KombuContentDisallowed as error:
         raise ContentDisallowed(str(error)) from error
+    except KombuDecodeError as error:
+        inner = error.args[0] if error.args else None  # kombu wraps what a decoder raises
+        if isinstance(inner, ContentDisallowed | UntrustedMessage):
+            raise inner from None
+        raise DecodeError(f"the body cannot be read as {content_type}: {error}") from error
     except Exception as error:  # bytes of a stranger: zlib, decimal and others each raise their own
         raise DecodeError(f"the body cannot be read as {content_type}: {error}") from error
 
@@ -100,6 +114,10 @@ def content_types(names: Collection[str]) -> frozenset[str]:
     found = set()
     for name in names:
         if name not in _CONTENT_TYPES and "/" not in name:
+            if name == "auth":
+                raise ImproperlyConfigured(
+                    "accept_content: 'auth' stands for signed messages, and app.setup_security() was not called"
+                )
             raise ImproperlyConfigured(
                 f"accept_content: {name!r} is not a serializer; known: {', '.join(sorted(_CONTENT_TYPES))}"
             )

@@ -9,10 +9,11 @@ from typing import Any
 from kombu import pidbox
 from kombu.clocks import LamportClock
 
+from celeriac.broker.codec import SIGNED
 from celeriac.broker.connection import BrokerAddress, broker_errors, connect, recoverable
 from celeriac.broker.eventbus import EventSender
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
-from celeriac.wire.control import EXCHANGE, Command
+from celeriac.wire.control import EXCHANGE, OPERATORS, Command
 
 log = logging.getLogger(__name__)
 
@@ -25,9 +26,12 @@ def logical_clock() -> LamportClock:
 
 
 class Mailbox:
-    """Sends commands on a connection of its own, which it reopens after an error."""
+    """Sends commands on a connection of its own, which it reopens after an error. signed: and hears signed answers only."""
 
-    def __init__(self, url: str, *, transport_options: Mapping[str, Any] | None = None, ssl: Any = None) -> None:
+    def __init__(
+        self, url: str, *, transport_options: Mapping[str, Any] | None = None, ssl: Any = None, signed: bool = False
+    ) -> None:
+        self._signed = signed
         self._address = BrokerAddress(url=url, transport_options=transport_options or {}, ssl=ssl)
         self._connection: Any = None
         self._lock = threading.Lock()
@@ -58,7 +62,7 @@ class Mailbox:
                 with broker_errors(self._address):
                     if self._connection is None:
                         self._connection = connect(self._address)
-                    box = _box()(self._connection)
+                    box = _box(signed=self._signed)(self._connection)
                     answers: list[dict[str, Any]] | None = box._broadcast(
                         command.method, dict(command.arguments), destination, reply=reply, timeout=timeout_s,
                         limit=limit or (len(destination) if destination else None), callback=heard,
@@ -89,6 +93,7 @@ class ControlNode:
     handlers   command name -> function(**arguments) -> answer. A handler that raises answers {"error": repr}.
     tick       called about five times a second with an EventSender: heartbeats and task events go out here. bye: at the end.
     clock      the worker's logical clock: what others' messages say sets it forward.
+    signed     whether commands must be signed, but those that the operator sends.
     """
 
     def __init__(
@@ -99,8 +104,11 @@ class ControlNode:
         tick: Callable[[EventSender], None],
         bye: Callable[[EventSender], None],
         clock: LamportClock | None = None,
+        *,
+        signed: bool = False,
     ) -> None:
         self._address = address
+        self._signed = signed
         self._clock = clock
         self._node = node
         self._handlers = {name: _stateless(handler) for name, handler in handlers.items()}
@@ -139,9 +147,10 @@ class ControlNode:
             connection = connect(self._address)
             try:
                 channel = connection.channel()
-                node = _box(self._clock).Node(self._node, state=None, handlers=self._handlers, channel=channel)
+                box = _box(self._clock, signed=self._signed)
+                node = box.Node(self._node, state=None, handlers=self._handlers, channel=channel)
                 node.mailbox = node.mailbox(connection)
-                consumer = node.Consumer(channel=channel)
+                consumer = node.Consumer(channel=channel, accept=["auth", "json"] if self._signed else ["json"])
                 consumer.on_decode_error = _undecodable
                 consumer.register_callback(lambda body, message: self._heard(node, body, message))
                 _consume(consumer, self._node)
@@ -160,6 +169,10 @@ class ControlNode:
                 connection.release()
 
     def _heard(self, node: Any, body: Any, message: Any) -> None:
+        method = body.get("method") if isinstance(body, dict) else None
+        if self._signed and message.content_type != SIGNED and method not in OPERATORS:
+            log.error("remote control: the command %.100r is not signed, and was passed over", method)
+            return
         try:
             node.handle_message(body, message)
         except recoverable():
@@ -185,13 +198,13 @@ def _consume(consumer: Any, node: str) -> None:
         ) from error
 
 
-def _box(clock: LamportClock | None = None) -> Any:
+def _box(clock: LamportClock | None = None, *, signed: bool = False) -> Any:
     return pidbox.Mailbox(
         EXCHANGE,
         clock=clock,
         type="fanout",
-        accept=["json", "application/json"],
-        serializer="json",
+        accept=["auth"] if signed else ["json", "application/json"],
+        serializer="auth" if signed else "json",
         queue_ttl=300.0,
         queue_expires=10.0,
         reply_queue_expires=10.0,

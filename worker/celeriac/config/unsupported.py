@@ -27,7 +27,6 @@ def _family(prefix: str, help: str, old_prefix: str = "", /, **defaults: Any) ->
 
 
 _NO_STORE = "There is no such result store here."
-_SIGNED = "Messages are not signed here, and to pass it over would leave them unsigned without a word: use TLS and the broker's own accounts."
 _LEASES = (
     "A worker that loses its broker goes on, and settles what it ran when the broker is back; what it held is leased."
 )
@@ -102,12 +101,6 @@ UNSUPPORTED: tuple[Setting, ...] = (
     _none("beat_sync_every", 0, "Each tick is written down as it is sent.", "CELERYBEAT_SYNC_EVERY"),
     _none("beat_enable_remote_control", False, "beat answers over HTTP.", "CELERYBEAT_ENABLE_REMOTE_CONTROL"),
     _none("beat_remote_control_max_tick_age", None, "beat answers over HTTP.", "CELERYBEAT_REMOTE_CONTROL_MAX_TICK_AGE"),
-    # -- signed messages
-    _refused("security_key", (None, ""), _SIGNED, "CELERY_SECURITY_KEY"),
-    _refused("security_certificate", (None, ""), _SIGNED, "CELERY_SECURITY_CERTIFICATE"),
-    _refused("security_cert_store", (None, ""), _SIGNED, "CELERY_SECURITY_CERT_STORE"),
-    _none("security_key_password", None, _SIGNED, "CELERY_SECURITY_KEY_PASSWORD"),
-    _none("security_digest", "sha256", "Messages are not signed here.", "CELERY_SECURITY_DIGEST"),
     # -- of the guide's time
     _none("broker_insist", False, "RabbitMQ has forgotten what it meant."),
     _none("celeryd_mediator", None, "There is no mediator."),

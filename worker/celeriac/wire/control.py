@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 #: Celery's fanout exchange is `<this>.pidbox`, its reply exchange `reply.<this>.pidbox`.
 EXCHANGE = "celery"
 
+#: What the operator sends, which has no key: heard unsigned, too, by workers whose messages are signed. None of it runs a task.
+OPERATORS = frozenset({"drain", "undrain", "rate_limit", "shutdown"})
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Command:

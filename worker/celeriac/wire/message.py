@@ -17,6 +17,8 @@ RATE_KEY = "celeriac_rate_key"
 CONCURRENCY_KEY = "celeriac_concurrency_key"
 #: Our own header: the key that a unique call holds.
 UNIQUE = "celeriac_unique"
+#: Our own entry beside callbacks and chain, of signed messages: [task, id]. Headers are not signed; so the body says whose it is.
+BOUND_TO = "celeriac_bound_to"
 #: Our own header on dead letters: {reason, detail, queue, at, by, starts}.
 DEATH = "celeriac_death"
 
@@ -163,6 +165,12 @@ def compose(
         due_at=eta.timestamp() if eta is not None else None,
         terms=terms,
     )
+
+
+def bound(message: TaskMessage) -> TaskMessage:
+    """The message, with its body saying whose it is: what is signed as the body of one call is that of no other."""
+    args, kwargs, embed = message.body
+    return message._replace(body=(args, kwargs, {**embed, BOUND_TO: [message.headers["task"], message.headers["id"]]}))
 
 
 def _expiration_s(expires: datetime, sent_at: float, embed: Mapping[str, Any] | None) -> float | None:

@@ -13,7 +13,7 @@ from celeriac import signals, states
 from celeriac.app.context import Request, current
 from celeriac.app.einfo import ExceptionInfo
 from celeriac.app.task import Task
-from celeriac.broker.codec import JSON, content_types, decode
+from celeriac.broker.codec import JSON, SIGNED, decode
 from celeriac.broker.consumer import Delivery, payload
 from celeriac.exceptions import DecodeError, Retry
 from celeriac.wire.message import split_body
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 #: Failures that wait to be told; beyond it they are only logged.
 MOST = 1000
+_READ = frozenset([JSON, SIGNED])
 _HOOKS = frozenset(["on_failure", "after_return"])
 
 
@@ -124,16 +125,16 @@ class Aftermath:
 
 
 def _arguments(delivery: Delivery) -> tuple[tuple[object, ...], dict[str, object]]:
-    """What the body was called with; nothing where that is not plain JSON: nothing is unpickled in the worker."""
-    if delivery.content_type != JSON:
+    """What the body was called with; nothing where that is neither plain JSON nor signed: nothing is unpickled in the worker."""
+    if delivery.content_type not in _READ:
         return (), {}
     try:
         args, kwargs, _ = split_body(
             decode(
                 payload(delivery),
-                JSON,
+                delivery.content_type,
                 delivery.content_encoding,
-                content_types(["json"]),
+                _READ,
                 delivery.headers.get("compression"),
             )
         )

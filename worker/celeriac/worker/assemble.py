@@ -221,7 +221,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
     control = None
     if conf.worker_enable_remote_control and not options.without_control:
         answers = handlers(Inspection(loop, app=app, pool=pool, clock=clock), remote)
-        control = ControlNode(address, hostname, answers, heart.tick, heart.bye, clock)
+        control = ControlNode(address, hostname, answers, heart.tick, heart.bye, clock, signed=app.signs)
     endpoint = _endpoint(conf, loop, keeper, control, totals, beside)
 
     # 4. Run, and end.
@@ -230,7 +230,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
     if control is not None:
         control.start()
         if not options.without_mingle:
-            mingle(address, hostname, heart.incarnation, loop.intake, clock)
+            mingle(address, hostname, heart.incarnation, loop.intake, clock, signed=app.signs)
     if endpoint is not None:
         endpoint.start()
     log.info(

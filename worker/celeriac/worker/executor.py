@@ -33,12 +33,13 @@ from celeriac.exceptions import (
     Retry,
     SoftTimeLimitExceeded,
     TimeLimitExceeded,
+    UntrustedMessage,
 )
 from celeriac.policy.outcome import Failed, Ignored, Outcome, Rejected, RetryAsked, Revoked, Succeeded, Unreadable
 from celeriac.policy.settlement import Rules, settle, success_meta
 from celeriac.policy.timelimit import UNLIMITED, Limits
 from celeriac.wire.chord import ChordStart
-from celeriac.wire.message import ERRBACK, TaskMessage, short_repr, split_body
+from celeriac.wire.message import BOUND_TO, ERRBACK, TaskMessage, short_repr, split_body
 from celeriac.wire.result import ResultMeta, exception_from_wire, with_arguments
 from celeriac.worker import interrupt
 from celeriac.worker.interrupt import Forks, Run, SoftInCoroutine, Steered, in_coroutines, leave_copy
@@ -208,8 +209,15 @@ class Executor:
             args, kwargs, embed = split_body(body)
         except ContentDisallowed as error:
             return Unreadable(error, "content_disallowed")
+        except UntrustedMessage as error:
+            return Unreadable(error, "untrusted")
         except (DecodeError, ValueError, TypeError) as error:
             return Unreadable(error, "malformed")
+        if BOUND_TO in embed and embed[BOUND_TO] != [headers["task"], headers["id"]]:
+            problem = (
+                f"the body was signed for {embed[BOUND_TO]!r:.200}, and the message's headers name another task or id"
+            )
+            return Unreadable(UntrustedMessage(problem), "untrusted")
         request = Request(
             job.task, headers, args=args, kwargs=kwargs, hostname=self._hostname, properties=delivery.properties, embed=embed,
             delivery_info={

@@ -16,18 +16,20 @@ log = logging.getLogger(__name__)
 ANSWERS_S = 1.0
 
 
-def mingle(address: BrokerAddress, hostname: str, incarnation: str, intake: Intake, clock: Any) -> threading.Thread:
+def mingle(
+    address: BrokerAddress, hostname: str, incarnation: str, intake: Intake, clock: Any, *, signed: bool = False
+) -> threading.Thread:
     """Ask in a thread of its own: the worker works meanwhile. A broker that is away is no matter: revokes are in its store too."""
     thread = threading.Thread(
-        target=_ask, args=(address, hostname, incarnation, intake, clock), name="celeriac-mingle", daemon=True
+        target=_ask, args=(address, hostname, incarnation, intake, clock, signed), name="celeriac-mingle", daemon=True
     )
     thread.start()
     return thread
 
 
-def _ask(address: BrokerAddress, hostname: str, incarnation: str, intake: Intake, clock: Any) -> None:
+def _ask(address: BrokerAddress, hostname: str, incarnation: str, intake: Intake, clock: Any, signed: bool) -> None:
     asked = {"from_node": hostname, "revoked": list(intake.revoked), "incarnation": incarnation}
-    box = Mailbox(address.url, transport_options=address.transport_options, ssl=address.ssl)
+    box = Mailbox(address.url, transport_options=address.transport_options, ssl=address.ssl, signed=signed)
     try:
         answers = box.answers(Command(method="hello", arguments=asked), timeout_s=ANSWERS_S)
     except BrokerUnavailable as error:
