@@ -18,6 +18,7 @@ from celeriac.app import Celeriac, Task
 from celeriac.app import base as _base
 from celeriac.canvas import Signature, chain, chord, chunks, group, maybe_signature, signature, subtask, xmap, xstarmap
 from celeriac.compat import Celery, current_app, current_task, shared_task
+from celeriac.ids import new_id as uuid
 from celeriac.result import AsyncResult, GroupResult, ResultSet
 
 
@@ -51,6 +52,7 @@ __all__ = [
     "shared_task",
     "signature",
     "subtask",
+    "uuid",
     "xmap",
     "xstarmap",
 ]
@@ -63,3 +65,13 @@ def _run_here(*call: _Any, **options: _Any) -> _Any:
 
 
 _base.runners.append(_run_here)
+
+
+def _command(app: Celeriac, arguments: list[str]) -> int:
+    from celeriac.cli import main
+
+    code = main.main(arguments, prog_name="celeriac", standalone_mode=False, obj=app)
+    return code if isinstance(code, int) else 0
+
+
+_base.commands.append(_command)

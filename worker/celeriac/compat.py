@@ -47,8 +47,42 @@ base.created.append(_made)
 tasks.defined.append(_defined)
 
 
-def current_app() -> Celeriac:
-    """The app made last; without one, an app of the environment's settings."""
+class Current:
+    """Stands for what is current whenever it is used, as in Celery: `current_app.conf`, `current_task.request.id`. Called, it is that itself."""
+
+    __slots__ = ("_get_current_object",)
+
+    def __init__(self, find: Callable[[], Any]) -> None:
+        object.__setattr__(self, "_get_current_object", find)
+
+    def __call__(self) -> Any:
+        """The thing itself; None where there is none."""
+        return self._get_current_object()
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:  # so that isinstance(current_app, Celery) holds
+        return type(self._get_current_object())
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._get_current_object(), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self._get_current_object(), name, value)
+
+    def __bool__(self) -> bool:
+        return bool(self._get_current_object())
+
+    def __eq__(self, other: object) -> bool:
+        return bool(self._get_current_object() == (other() if type(other) is Current else other))
+
+    def __hash__(self) -> int:
+        return hash(self._get_current_object())
+
+    def __repr__(self) -> str:
+        return repr(self._get_current_object())
+
+
+def _find_app() -> Celeriac:
     if _trapped == threading.get_ident():
         raise RuntimeError(
             "the current app is used where a test's app was meant: pass the app, or take the fixture depends_on_current_app"
@@ -70,14 +104,18 @@ def used(app: Celeriac, *, trap: bool = False) -> Iterator[None]:
         _current, _trapped = before
 
 
-result.apps.append(current_app)
-default_app.append(current_app)
-
-
-def current_task() -> Task | None:
-    """The task that is running here."""
+def _find_task() -> Task | None:
     request = current.get()
     return request._task if request is not None else None
+
+
+#: The app made last, or made current last; without one, an app of the environment's settings.
+current_app: Any = Current(_find_app)
+#: The task that is running here.
+current_task: Any = Current(_find_task)
+
+result.apps.append(_find_app)
+default_app.append(_find_app)
 
 
 class SharedTask:
@@ -90,20 +128,20 @@ class SharedTask:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the body here and now."""
-        return self._on(current_app())(*args, **kwargs)
+        return self._on(_find_app())(*args, **kwargs)
 
     @property  # type: ignore[misc]
     def __class__(self) -> Any:  # so that isinstance(add, Task) holds
-        return type(self._on(current_app()))
+        return type(self._on(_find_app()))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._on(current_app()), name)
+        return getattr(self._on(_find_app()), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(self._on(current_app()), name, value)
+        setattr(self._on(_find_app()), name, value)
 
     def __repr__(self) -> str:
-        return repr(self._on(current_app()))
+        return repr(self._on(_find_app()))
 
 
 def _shared_task(*args: Any, **options: Any) -> Any:

@@ -14,7 +14,8 @@ class TaskRegistry(Mapping[str, Task]):
 
     def __getitem__(self, name: str) -> Task:
         """A task by its name. Raises NotRegistered, a KeyError."""
-        return current_app().find(name)
+        task: Task = current_app().find(name)
+        return task
 
     def __iter__(self) -> Iterator[str]:
         return iter(current_app().tasks)

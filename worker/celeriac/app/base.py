@@ -61,6 +61,9 @@ _LOT = 1000
 #: Runs calls where they are made: the worker's own executor, which stands above this floor. Set where the package is put together.
 runners: list[Callable[..., Any]] = []
 
+#: Runs the `celeriac` command for an app, with these arguments; its exit code. Set there, too.
+commands: list[Callable[["Celeriac", list[str]], int]] = []
+
 #: Told of each app made: `compat` keeps the current one.
 created: list[Callable[["Celeriac"], None]] = []
 
@@ -91,14 +94,16 @@ class Celeriac:
     def __init__(
         self, main: str | None = None, *, broker: str | None = None, backend: str | None = None, include: Sequence[str] | None = None,
         profile: str | None = None, config_source: Any = None, namespace: str | None = None, task_cls: type[BaseTask] | str | None = None,
-        set_as_current: bool = True, **settings: Any,
+        set_as_current: bool = True, changes: Mapping[str, Any] | None = None, **settings: Any,
     ) -> None:  # fmt: skip
         self.main = main
         chosen = os.environ.get("CELERIAC_PROFILE") or profile or "celery"
         self._settings = config.Settings(profile=chosen)
         self._settings.pin(config.from_environment(os.environ))
         given = {"broker_url": broker, "result_backend": backend, "include": include}
-        self._given = {name: value for name, value in given.items() if value is not None} | settings
+        self._given = (
+            {name: value for name, value in given.items() if value is not None} | dict(changes or {}) | settings
+        )
         self._settings.update(self._given)
         self._settings.tell("task_annotations", self._look_again)
         #: Sources of settings that nobody has asked yet: their modules may import this app's.
@@ -186,13 +191,15 @@ class Celeriac:
         body = models_into(self, function, name, bind, options)
         return self.register_task(task_class(self, base, function, name, bind=bind, options=options, body=body))
 
-    def register_task(self, task: BaseTask | type[BaseTask]) -> BaseTask:
-        """Register a task class or instance under its name; what is registered under that name already stays."""
+    def register_task(self, task: BaseTask | type[BaseTask], **options: Any) -> BaseTask:
+        """Register a task class or instance under its name, with options as attributes; what is registered under that name already stays."""
         kind = task if isinstance(task, type) else type(task)
         if not issubclass(kind, BaseTask):
             raise ImproperlyConfigured(f"{task!r} is no task: derive its class from celeriac.Task")
         if not callable(getattr(kind, "run", None)):
             raise ImproperlyConfigured(f"task {kind.__module__}.{kind.__name__} has no `run`: that is its body")
+        for option, value in options.items():
+            setattr(kind, option, value)
         if kind.name is None:
             kind.name = self.gen_task_name(kind.__name__, kind.__module__)
         with self._lock:
@@ -307,19 +314,69 @@ class Celeriac:
                     raise answer
 
     def autodiscover_tasks(
-        self, packages: Iterable[str] | Callable[[], Iterable[str]] = (), related_name: str = "tasks"
-    ) -> None:
-        """Also import `<package>.<related_name>` of each package when a worker starts, where there is one.
+        self, packages: Iterable[str] | Callable[[], Iterable[str]] | None = None, related_name: str | None = "tasks", force: bool = False
+    ) -> None:  # fmt: skip
+        """Also import `<package>.<related_name>` of each package when a worker starts, where there is one; force: now, too.
 
         Without packages: of each app of the Django project (contrib/django/fixup.py); nothing elsewhere.
         """
         if not packages:
-            self.related_names = [*self.related_names, related_name]
+            self.related_names = [*self.related_names, related_name or ""]
             return
         for package in packages() if callable(packages) else packages:
             module = f"{package}.{related_name}" if related_name else package
-            if importlib.util.find_spec(module) is not None:
+            if _is_there(module):
                 self.conf.include = [*self.conf.include, module]
+                if force:
+                    importlib.import_module(module)
+
+    # -- where it stands
+
+    def set_current(self) -> None:
+        """Make it the current app: that of shared tasks' calls, and of handles that name none."""
+        for tell in created:
+            tell(self)
+
+    set_default = set_current
+
+    @property
+    def current_task(self) -> Any:
+        """The task that runs here, None outside of one."""
+        request = current.get()
+        return request._task if request is not None else None
+
+    @property
+    def current_worker_task(self) -> Any:
+        """The same, passing over tasks that were called as functions."""
+        request = current.get()
+        while request is not None and request.called_directly:
+            request = request._outer
+        return request._task if request is not None else None
+
+    def now(self) -> datetime:
+        """The time, in the app's time zone."""
+        return datetime.now(self.timezone)
+
+    @property
+    def configured(self) -> bool:
+        """Whether its settings have been read."""
+        return "conf" in self.__dict__
+
+    @property
+    def finalized(self) -> bool:
+        """Whether its registry has been looked at, and holds what is built in."""
+        return self._built_in
+
+    def start(self, argv: Sequence[str] | None = None) -> int:
+        """Run the command line for this app: `app.start(["worker", "-l", "info"])`; without arguments, this program's. The exit code."""
+        return commands[-1](self, list(sys.argv[1:] if argv is None else argv))
+
+    def worker_main(self, argv: Sequence[str] | None = None) -> int:
+        """The same, for a worker."""
+        argv = list(sys.argv[1:] if argv is None else argv)
+        if "worker" not in argv:
+            raise ValueError(f"worker_main({argv!r}): name the command, such as worker_main(['worker', '-l', 'info'])")
+        return self.start(argv)
 
     # -- settings
 
@@ -1045,6 +1102,14 @@ def _warn_of_two(name: str, first: str, second: str) -> None:
             " module under one path only",
             DuplicateTaskNameWarning, stacklevel=4,
         )  # fmt: skip
+
+
+def _is_there(module: str) -> bool:
+    """Whether a module can be found. Raises ModuleNotFoundError for a package that cannot."""
+    package = module.rpartition(".")[0]
+    if package and not hasattr(importlib.import_module(package), "__path__"):  # a module, which has no modules in it
+        return False
+    return importlib.util.find_spec(module) is not None
 
 
 def _settings_at(path: str) -> Any:

@@ -135,6 +135,14 @@ class Request:
         """Note a call that was made here, for whoever follows the results."""
         self.children.append([[task_id, None], None])
 
+    def update(self, *given: Mapping[str, Any], **attributes: Any) -> None:
+        """Change attributes, as tests of bodies do."""
+        for name, value in dict(*given, **attributes).items():
+            if name in REQUEST_FIELDS and name != "properties":
+                setattr(self, name, value)
+            else:
+                self._headers = {**self._headers, name: value}
+
     def get(self, name: str, default: Any = None) -> Any:
         """An attribute, or `default`."""
         value = getattr(self, name)
@@ -148,6 +156,9 @@ class Request:
     def __repr__(self) -> str:
         return f"<Request: {self.id} args={self.args!r} kwargs={self.kwargs!r}>"
 
+
+#: What a Request is made with besides its headers, by name.
+REQUEST_FIELDS = ("args", "kwargs", "hostname", "delivery_info", "properties", "embed", "is_eager", "called_directly")
 
 #: The innermost request of this thread or asyncio task; outer ones hang on it.
 current: ContextVar[Request | None] = ContextVar("celeriac_request", default=None)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
 from uuid import NAMESPACE_OID, uuid5
 
 from celeriac import signals, states
-from celeriac.app.context import IDLE, Request, current, task_logger
+from celeriac.app.context import IDLE, REQUEST_FIELDS, Request, current, task_logger
 from celeriac.app.derived import derived, explicit, let_settings_decide
 from celeriac.app.models import Models
 from celeriac.canvas.signature import Signature, chunks, ends_in_group, signature, xmap, xstarmap
@@ -194,8 +194,9 @@ class Task(Generic[P, R]):
         return self.apply_async(args, kwargs)
 
     def apply_async(
-        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> AsyncResult[R]:
+        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, task_id: str | None = None, producer: Any = None,
+        link: Any = None, link_error: Any = None, shadow: str | None = None, **options: Any,
+    ) -> AsyncResult[R]:  # fmt: skip
         """Send the task.
 
         options: countdown (s), eta (datetime), expires (s or datetime), task_id, queue, exchange, routing_key, priority, urgency,
@@ -206,8 +207,20 @@ class Task(Generic[P, R]):
         Raises TypeError when the arguments do not fit the function or an option is unknown, ValueError for an option that means nothing,
         BrokerUnavailable when the broker cannot be reached in time, NotRoutable for a mandatory message without a queue.
         """
-        args = tuple(args) if args else ()
-        kwargs = dict(kwargs) if kwargs else {}
+        if task_id is not None:
+            options["task_id"] = task_id
+        if producer is not None:
+            options["producer"] = producer
+        if link is not None:
+            options["link"] = link
+        if link_error is not None:
+            options["link_error"] = link_error
+        if shadow is not None:
+            options["shadow"] = shadow
+        if args.__class__ is not tuple or kwargs.__class__ is not dict:
+            args, kwargs = self._packed(args, kwargs)
+        else:
+            kwargs = kwargs.copy()
         self.check_arguments(args, kwargs)
         if self.app.conf.task_always_eager:
             return self.apply(args, kwargs, **options)
@@ -236,6 +249,16 @@ class Task(Generic[P, R]):
             return [self.apply_async(args, named, **options) for args, named in checked]
         return self._sender().send_many(self.name or "", checked, task_type=self, **options)
 
+    def _packed(self, args: Any, kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments as a tuple and a dict. Raises TypeError for text, sets and what else has no places or names."""
+        if args is not None and not isinstance(args, (tuple, list)):
+            raise TypeError(
+                f"{self.name}: args must be a list or a tuple, such as ({args!r:.100},), not {type(args).__name__}"
+            )
+        if kwargs is not None and not isinstance(kwargs, Mapping):
+            raise TypeError(f"{self.name}: kwargs must be a mapping of names to values, not {type(kwargs).__name__}")
+        return tuple(args or ()), dict(kwargs or {})
+
     def _call_of(self, place: int, call: Any, shared: dict[str, Any]) -> tuple[Sequence[Any], dict[str, Any]]:
         """(args, kwargs) of one of many calls. Raises TypeError."""
         if isinstance(call, Mapping):
@@ -261,8 +284,7 @@ class Task(Generic[P, R]):
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
     ) -> AsyncResult[R]:
         """`apply_async` for coroutines. Calls made at the same time go to the broker together."""
-        args = tuple(args) if args else ()
-        kwargs = dict(kwargs) if kwargs else {}
+        args, kwargs = self._packed(args, kwargs)
         self.check_arguments(args, kwargs)
         if self.app.conf.task_always_eager:
             import asyncio  # only for who has a loop
@@ -350,6 +372,18 @@ class Task(Generic[P, R]):
         while request is not None and request._task is not self:
             request = request._outer
         return request if request is not None else IDLE
+
+    def push_request(self, *args: Any, **attributes: Any) -> None:
+        """Have `request` say so here until `pop_request`: for tests of a body. attributes: as Celery's Context has them: id, retries, args …"""
+        own = {name: attributes.pop(name) for name in REQUEST_FIELDS if name in attributes}
+        given = args[0] if args else {}
+        own.setdefault("called_directly", True)
+        current.set(Request(self, {**given, **attributes}, **own, outer=current.get()))
+
+    def pop_request(self) -> None:
+        """Undo the last `push_request` of this thread or coroutine."""
+        request = current.get()
+        current.set(request._outer if request is not None else None)
 
     def retry(
         self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, exc: BaseException | None = None, throw: bool = True,
@@ -571,6 +605,7 @@ class Task(Generic[P, R]):
                 cls.error_whitelist = errormail.listed(whitelist)
             throttle.check({name: explicit(cls, name) for name in throttle.OPTIONS})
             cls._unique = unique_of(cls)
+            _refuse_rejected_failures(cls)
         except ValueError as error:
             raise ImproperlyConfigured(f"task {cls.name}: {error}") from None
         cls._check_terms()
@@ -652,6 +687,16 @@ def _first_set(value: bool | None, otherwise: bool | None) -> bool:
     return (value if value is not None else otherwise) is not False
 
 
+def _refuse_rejected_failures(kind: Any) -> None:
+    """Raise ValueError for Celery's ways to reject what has failed: their settings are refused, too, see config/unsupported.py."""
+    for name in ("acks_on_failure_or_timeout", "acks_on_failure", "acks_on_timeout"):
+        if getattr(kind, name, None) is False:
+            raise ValueError(
+                f"{name}=False is not supported: a task that has failed is settled, and to reject its message could lose it."
+                " Raise Reject(reason, requeue=True) to run it again, or Reject(reason) for a dead letter"
+            )
+
+
 def registers_itself(kind: type[Task]) -> bool:
     """Whether a class is a task by itself: it has a body, is not abstract, and is made without arguments."""
     if vars(kind).get("abstract") or not callable(getattr(kind, "run", None)):
@@ -674,7 +719,8 @@ def task_class(
         function.__name__,
         (base,),
         {
-            "name": name, "run": run, "abstract": False, "__module__": function.__module__, "__doc__": function.__doc__,
+            "name": name, "run": run, "abstract": False, "__name__": function.__name__,
+            "__module__": function.__module__, "__doc__": function.__doc__,
             "__wrapped__": staticmethod(function), "__qualname__": getattr(function, "__qualname__", function.__name__), **options,
         },
     )  # fmt: skip

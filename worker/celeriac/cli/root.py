@@ -78,23 +78,29 @@ def main(
     if workdir:
         os.chdir(workdir)
     typed = broker is not None and ctx.get_parameter_source("broker") is ParameterSource.COMMANDLINE
-    ctx.obj = Given(app_path, broker, result_backend, only_broker=typed)
+    own = ctx.obj if isinstance(ctx.obj, Celeriac) else None  # app.start()
+    ctx.obj = Given(app_path, broker, result_backend, only_broker=typed, own=own)
 
 
 class Given:
     """What the command line says of the app; the app is imported when a command asks for it.
 
     only_broker  whether that broker is to be read and written, whatever broker_read_url and broker_write_url say.
+    own          the app whose own program this is.
     """
 
-    def __init__(self, path: str | None, broker: str | None, backend: str | None, *, only_broker: bool = False) -> None:
+    def __init__(
+        self, path: str | None, broker: str | None, backend: str | None, *, only_broker: bool = False, own: Celeriac | None = None
+    ) -> None:  # fmt: skip
         self._path, self._broker, self._backend = path, broker, backend
-        self._only_broker = only_broker
+        self._only_broker, self._own = only_broker, own
 
     def app(self, *, needed: bool = False) -> Celeriac:
         """The app; without -A a bare one, unless `needed`. Raises click's errors."""
         if self._path:
             app = find_app(self._path)
+        elif self._own is not None:
+            app = self._own
         elif needed:
             raise click.UsageError("name the app: celeriac -A MODULE[:NAME] … (or set CELERIAC_APP)")
         else:

@@ -53,11 +53,9 @@ class AbortableTask(Task[P, R]):
         """The handle of a call made before."""
         return _abortable(super().AsyncResult(task_id))
 
-    def apply_async(
-        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, **options: Any
-    ) -> Handle[R]:
+    def apply_async(self, *args: Any, **options: Any) -> Handle[R]:
         """As Task.apply_async; the handle is an AbortableAsyncResult."""
-        handle = super().apply_async(args, kwargs, **options)
+        handle = super().apply_async(*args, **options)
         return handle if isinstance(handle, EagerResult) else _abortable(handle)
 
     async def aapply_async(
