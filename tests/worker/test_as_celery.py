@@ -12,7 +12,7 @@ from servers import RedisServer
 
 import celeriac
 from celeriac import Celeriac, Celery, Task, compat, current_app, current_task
-from celeriac.exceptions import ImproperlyConfigured, Retry
+from celeriac.exceptions import Retry
 from celeriac.task import current
 
 
@@ -126,13 +126,6 @@ def test_a_task_has_its_functions_names(app: Celeriac) -> None:
 
     assert (fetch.__name__, fetch.__doc__, fetch.__module__) == ("fetch", "Fetch.", __name__)  # type: ignore[attr-defined]
     assert functools.wraps(fetch)(lambda: None).__name__ == "fetch"
-
-
-@pytest.mark.parametrize("option", ["acks_on_failure_or_timeout", "acks_on_failure", "acks_on_timeout"])
-def test_rejecting_what_has_failed_is_refused_on_a_task_as_in_the_settings(app: Celeriac, option: str) -> None:
-    with pytest.raises(ImproperlyConfigured, match=rf"task t: {option}=False is not supported.* Raise Reject"):
-        app.task(name="t", **{option: False})(lambda: None)  # type: ignore[call-overload]
-    app.task(name="t", **{option: True})(lambda: None)  # type: ignore[call-overload]
 
 
 def test_what_else_an_app_has(app: Celeriac) -> None:

@@ -605,7 +605,6 @@ class Task(Generic[P, R]):
                 cls.error_whitelist = errormail.listed(whitelist)
             throttle.check({name: explicit(cls, name) for name in throttle.OPTIONS})
             cls._unique = unique_of(cls)
-            _refuse_rejected_failures(cls)
         except ValueError as error:
             raise ImproperlyConfigured(f"task {cls.name}: {error}") from None
         cls._check_terms()
@@ -685,16 +684,6 @@ class Task(Generic[P, R]):
 
 def _first_set(value: bool | None, otherwise: bool | None) -> bool:
     return (value if value is not None else otherwise) is not False
-
-
-def _refuse_rejected_failures(kind: Any) -> None:
-    """Raise ValueError for Celery's ways to reject what has failed: their settings are refused, too, see config/unsupported.py."""
-    for name in ("acks_on_failure_or_timeout", "acks_on_failure", "acks_on_timeout"):
-        if getattr(kind, name, None) is False:
-            raise ValueError(
-                f"{name}=False is not supported: a task that has failed is settled, and to reject its message could lose it."
-                " Raise Reject(reason, requeue=True) to run it again, or Reject(reason) for a dead letter"
-            )
 
 
 def registers_itself(kind: type[Task]) -> bool:
