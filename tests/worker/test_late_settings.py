@@ -11,6 +11,7 @@ import pytest
 
 from celeriac import Celeriac, Task
 from celeriac.exceptions import ImproperlyConfigured
+from celeriac.task import PeriodicTask
 
 DERIVED = [
     ("ignore_result", "task_ignore_result", True),
@@ -168,6 +169,45 @@ def test_settings_named_by_a_path_may_import_the_tasks_they_speak_of(
     assert "late_shop_conf" not in sys.modules
     assert late_shop.pay.acks_late is True
     assert late_shop.ship.max_retries == 9
+
+
+@pytest.mark.parametrize("way", ["attribute", "object", "module"])
+def test_a_schedule_that_is_set_later_takes_no_entry_away_that_code_has_added(
+    way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = an_app()
+    task = app.task(name="add")(add)
+    app.add_periodic_task(10, task.s(1, 2), name="added")
+    app.add_periodic_task(10, task.s(1, 2), name="both")
+    app.task(name="by class", base=PeriodicTask, run_every=5)(lambda: None)
+    later = {
+        "later": {"task": "add", "schedule": 3.0, "args": (1, 2)},
+        "both": {"task": "add", "schedule": 7.0, "args": (3, 4)},
+    }
+
+    match way:
+        case "attribute":
+            app.conf.beat_schedule = later
+        case "object":
+            app.config_from_object({"beat_schedule": later})
+        case _:
+            monkeypatch.setitem(sys.modules, "late_schedule", types.SimpleNamespace(beat_schedule=later))
+            app.config_from_object("late_schedule")
+
+    assert sorted(app.conf.beat_schedule) == ["added", "both", "by class", "later"]
+    assert app.conf.beat_schedule["both"]["schedule"] == 7.0
+    del app.conf.beat_schedule["added"]
+    assert sorted(app.conf.beat_schedule) == ["both", "by class", "later"]
+
+
+def test_a_periodic_task_reads_no_settings_as_it_is_defined(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = an_app()
+    app.config_from_object("no_such_settings_yet")
+    app.task(name="by class", base=PeriodicTask, run_every=5)(lambda: None)
+    monkeypatch.setitem(sys.modules, "no_such_settings_yet", types.SimpleNamespace(task_acks_late=True))
+
+    assert app.conf.task_acks_late is True
+    assert list(app.conf.beat_schedule) == ["by class"]
 
 
 def test_threads_that_ask_first_at_once_all_see_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,6 +106,9 @@ class Celeriac:
         )
         self._settings.update(self._given)
         self._settings.tell("task_annotations", self._look_again)
+        self._settings.tell("beat_schedule", self._look_again)
+        #: Entries of the schedule that code has added, whatever the settings say of others.
+        self._entries: dict[str, Mapping[str, Any]] = {}
         #: Sources of settings that nobody has asked yet: their modules may import this app's.
         self._sources: list[Callable[[], None]] = []
         self._lock = threading.RLock()
@@ -393,6 +396,11 @@ class Celeriac:
                     raise
             for task in list(self._tasks.values()):
                 self._annotations_of(type(task))
+            schedule = self._settings.beat_schedule
+            if (
+                not self._entries.keys() <= schedule.keys()
+            ):  # it was set anew: what tasks and code have added is no part of that
+                self._settings.beat_schedule = {**self._entries, **schedule}
         return self._settings
 
     def _look_again(self) -> None:
@@ -517,8 +525,13 @@ class Celeriac:
         Raises TypeError or ValueError for what is no schedule, no task, or does not fit the task's arguments.
         """
         key, entry = periodic.entry(self, schedule, sig, args, kwargs or {}, name, options)
-        self.conf.beat_schedule = {**self.conf.beat_schedule, key: entry}
+        self.add_entry(key, entry)
         return key
+
+    def add_entry(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Put an entry on the schedule, where it stays whatever the settings say later of the others."""
+        self._entries[name] = entry
+        self._settings.beat_schedule = {**self._settings.beat_schedule, name: entry}
 
     def broker_address(self) -> BrokerAddress:
         """Where the broker is, from the settings."""

@@ -89,7 +89,7 @@ class PeriodicTask(Task):
             "options": dict(cls.options or {}),
             "catch_up": cls.catch_up,
         }
-        app.conf.beat_schedule = {**app.conf.beat_schedule, cls.name: made}
+        app.add_entry(cls.name, made)
 
     def __repr__(self) -> str:
         return f"<@task: {self.name} of {self.app.main or '__main__'} (periodic)>"
