@@ -143,8 +143,8 @@ class AsyncResult(ResultBase, Generic[R]):
         timeout     seconds; None waits for ever. interval: seconds between two looks where the store cannot tell by itself.
         on_message  called with each record that is stored meanwhile, as a dict: STARTED, PROGRESS … and the last one.
         on_interval is called every `interval` seconds, callback with (id, value) at the end.
-        follow_parents  with on_message or on_interval: a call before it in its chain that has failed is its failure, too. Our workers
-                        store the failure of a chain for all that was to follow.
+        follow_parents  what is raised is the error of the call before it that failed: of a chord's body the member's own, and not the
+                        ChordError that is stored for the body. With on_message or on_interval it is raised as soon as it is stored.
 
         Raises TimeoutError; RuntimeError inside a task, unless disable_sync_subtasks is False or `allow_join_result` says otherwise.
         """
@@ -160,6 +160,8 @@ class AsyncResult(ResultBase, Generic[R]):
         if meta is None:
             raise self._too_late(timeout)
         self._cache = meta
+        if propagate and follow_parents and meta.status in states.PROPAGATE_STATES:
+            self._raise_of_parents()
         value: R = self.maybe_throw(propagate)
         if callback is not None:
             callback(self.id, value)
@@ -181,6 +183,10 @@ class AsyncResult(ResultBase, Generic[R]):
             if meta is None:
                 raise self._too_late(timeout)
             self._cache = meta
+        if propagate and self.parent is not None and self._cache.status in states.PROPAGATE_STATES:
+            import asyncio
+
+            await asyncio.to_thread(self._raise_of_parents)
         value: R = self.maybe_throw(propagate)
         return value
 
@@ -615,8 +621,11 @@ class ResultSet(ResultBase):
 
     def maybe_throw(self, callback: Any = None, propagate: bool = True) -> None:
         """Raise the error of a member that has one."""
-        for result in self.results:
-            result.maybe_throw(propagate=propagate)
+        leaves = self.leaves()
+        self._read(leaves)
+        for leaf in leaves:
+            if leaf._cache is not None:
+                leaf.maybe_throw(propagate=propagate, callback=callback)
 
     maybe_reraise = maybe_throw
 

@@ -10,6 +10,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, tzinfo
 from functools import cached_property, partial
 from itertools import islice
@@ -31,7 +32,7 @@ from celeriac.app.typed import TaskDecorator
 from celeriac.backends.base import ResultBackend
 from celeriac.backends.custom import check_methods
 from celeriac.backends.watching import stop_watching
-from celeriac.broker.connection import BrokerAddress
+from celeriac.broker.connection import BrokerAddress, unopened
 from celeriac.broker.coordination import Coordination, coordination_address
 from celeriac.broker.eventbus import SentEvents
 from celeriac.broker.plan import QueuePlan
@@ -150,6 +151,21 @@ class Celeriac:
         if set_as_current:
             for tell in created:
                 tell(self)
+
+    def set_current(self) -> None:
+        """Make it the current app: what `shared_task` and signatures without an app use."""
+        for tell in created:
+            tell(self)
+
+    set_default = set_current
+
+    @property
+    def current_task(self) -> BaseTask | None:
+        """The task that is running here."""
+        request = current.get()
+        return request._task if request is not None else None
+
+    current_worker_task = current_task
 
     # -- defining
 
@@ -536,6 +552,13 @@ class Celeriac:
     def broker_address(self) -> BrokerAddress:
         """Where the broker is, from the settings."""
         return addresses.broker_address(self.conf, self._plan)
+
+    def connection(self, url: str | None = None) -> Any:
+        """A kombu connection to the broker, or to `url`, for uses of your own; it connects when it is used, and is yours to release."""
+        address = self.broker_address()
+        return unopened(address if url is None else replace(address, url=url))
+
+    connection_for_read = connection_for_write = connection
 
     # -- calling
 

@@ -74,6 +74,24 @@ class BrokerAddress:
 
 def connect(address: BrokerAddress) -> kombu.Connection:
     """An open kombu connection. Raises BrokerUnavailable or ImproperlyConfigured."""
+    _refuse_tls_to_a_plain_port(address)
+    with broker_errors(address):
+        connection = unopened(address)
+        try:
+            connection.ensure_connection(
+                max_retries=max(1, address.url.count(";")),
+                interval_start=0,
+                interval_step=0.1,
+                reraise_as_library_errors=False,
+            )
+        except BaseException:
+            connection.release()
+            raise
+        return connection
+
+
+def unopened(address: BrokerAddress) -> kombu.Connection:
+    """A kombu connection that connects when it is used."""
     options = dict(address.transport_options)
     if address.is_redis:
         options.setdefault("socket_connect_timeout", address.connect_timeout_s)
@@ -88,28 +106,15 @@ def connect(address: BrokerAddress) -> kombu.Connection:
         lambda found: f"{found[1]}{_ALIASES[found[2]]}{found[3] or ''}://",
         address.url,
     )
-    _refuse_tls_to_a_plain_port(address)
-    with broker_errors(address):
-        connection = kombu.Connection(
-            url,
-            ssl=_REDIS_TLS if address.is_redis and address.ssl is True else address.ssl,
-            failover_strategy=address.failover or "round-robin",
-            login_method=address.login_method,
-            transport_options=options,
-            connect_timeout=address.connect_timeout_s,
-            heartbeat=address.heartbeat_s or None,
-        )
-        try:
-            connection.ensure_connection(
-                max_retries=max(1, address.url.count(";")),
-                interval_start=0,
-                interval_step=0.1,
-                reraise_as_library_errors=False,
-            )
-        except BaseException:
-            connection.release()
-            raise
-        return connection
+    return kombu.Connection(
+        url,
+        ssl=_REDIS_TLS if address.is_redis and address.ssl is True else address.ssl,
+        failover_strategy=address.failover or "round-robin",
+        login_method=address.login_method,
+        transport_options=options,
+        connect_timeout=address.connect_timeout_s,
+        heartbeat=address.heartbeat_s or None,
+    )
 
 
 def _refuse_tls_to_a_plain_port(address: BrokerAddress) -> None:

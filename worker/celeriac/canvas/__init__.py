@@ -14,6 +14,9 @@ from celeriac.canvas.signature import (
 )
 from celeriac.canvas.stamping import GroupStampingVisitor, StampingVisitor
 
+#: Celery's names of the classes behind its functions.
+_chain, _chord = chain, chord
+
 __all__ = [
     "GroupStampingVisitor",
     "Signature",

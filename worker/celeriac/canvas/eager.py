@@ -80,7 +80,7 @@ def _chord(app: Any, sig: chord, args: Sequence[Any], kwargs: Mapping[str, Any],
         for errback in links["link_error"]:
             body.link_error(errback)
         options = {name: value for name, value in options.items() if name not in _LINKS}
-    header = _run(app, sig.tasks, args, kwargs, options)
+    header = _run(app, sig.header, args, kwargs, options)
     failed = next((one for one in _leaves(header) if one.state in states.PROPAGATE_STATES), None)
     if failed is not None:
         error = ChordError(f"Dependency {failed.id} raised {failed.result!r}")

@@ -49,7 +49,7 @@ def _handle(app: Any, name: str, task_id: str) -> Any:
 
 
 def _copy(sig: Signature) -> Signature:
-    copy = sig.__class__.__new__(sig.__class__)
+    copy = dict.__new__(sig.__class__)
     dict.update(copy, sig)
     if sig._app is not None:
         copy._app = sig._app
@@ -71,7 +71,7 @@ def _frozen_chain(app: Any, sig: chain, own_id: str | None) -> tuple[Signature, 
         made.append(copy)
     whole = _copy(sig)
     whole["kwargs"] = {"tasks": made}
-    whole["options"] = {name: value for name, value in sig["options"].items() if name != "task_id"}
+    whole["options"] = {**sig["options"], "task_id": made[-1].id}
     return whole, previous
 
 
@@ -100,6 +100,8 @@ def flat(sig: group) -> Iterator[Signature]:
     for member in sig.tasks:
         if member["subtask_type"] is None:
             yield member
+        elif isinstance(member, chain) and not member.tasks:
+            continue  # as Celery does
         elif isinstance(member, chunks):
             yield from flat(member.group())  # type: ignore[arg-type]
         elif isinstance(member, group):
@@ -118,7 +120,7 @@ def _frozen_chord(app: Any, sig: chord, own_id: str | None) -> tuple[Signature, 
     ):  # frozen by Celery, its own id is the header's, and the body has the value's
         own_id = sig["options"].get("task_id")
     body, result = frozen(app, sig.body, own_id)
-    header, header_result = _frozen_group(app, sig.tasks, None)
+    header, header_result = _frozen_group(app, sig.header, None)
     _first(result).parent = header_result
     copy = _copy(sig)
     copy["kwargs"] = {**sig["kwargs"], "header": header, "body": body}

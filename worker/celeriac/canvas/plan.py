@@ -65,6 +65,8 @@ def send(app: Any, sig: Signature, args: Sequence[Any], kwargs: Mapping[str, Any
     if plan.chords:
         app.backend.open_chords(plan.chords)
     app.publish_many(plan.messages)
+    if isinstance(result, GroupResult) and len(result.results) == 1 and isinstance(result.results[0], GroupResult):
+        return result.results[0]  # of one member that ends in a group: as Celery has it
     return result
 
 
@@ -77,7 +79,7 @@ def _check_options(app: Any, sig: Signature) -> None:
         case chain() | group():
             inner = sig.tasks
         case chord():
-            inner = [sig.tasks, sig.body] if sig.body is not None else [sig.tasks]
+            inner = [sig.header, sig.body] if sig.body is not None else [sig.header]
     for one in inner:
         if one["options"] or one["subtask_type"] is not None:
             _check_options(app, one)
@@ -131,6 +133,7 @@ def compose(
 def _chain(
     app: Sender, sig: chain, plan: Plan, args: Any, kwargs: Any, options: dict[str, Any], rest: Sequence[Any], member: Member | None
 ) -> None:  # fmt: skip
+    options.pop("task_id", None)  # its last step's
     steps = linked(sig.tasks)
     if not steps:
         return
@@ -190,7 +193,7 @@ def _chord(
         body["options"] = {**body["options"], "chain": [*rest, *(body["options"].get("chain") or ())]}
     options = {name: value for name, value in options.items() if name not in _OF_CHORDS}
     shared = {name: options[name] for name in ("root_id", "parent_id", *_stamps_of(options)) if name in options}
-    header = sig.tasks
+    header = sig.header
     count = size(header)
     if not count:
         compose(app, body, plan, ([],), None, shared)

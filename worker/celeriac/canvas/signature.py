@@ -59,7 +59,7 @@ class Signature(dict[str, Any]):
 
     @classmethod
     def _from_wire(cls, d: Wire, app: Any) -> "Signature":
-        made = cls.__new__(cls)
+        made = dict.__new__(cls)
         Signature.__init__(made, d, app=app)
         return made
 
@@ -293,15 +293,17 @@ class chain(Signature):  # noqa: N801 - Celery's name
     """One after the other, each with the value of the one before. A group that something follows becomes the header of a chord."""
 
     def __new__(cls, *tasks: Any, **options: Any) -> Any:
-        if options or cls is not chain:
-            return super().__new__(cls)
-        steps = linked(_given(tasks))
-        if len(steps) == 1 and isinstance(steps[0], chord) and len(_given(tasks)) > 1:
+        given = _given(tasks)
+        steps = linked(given)
+        if not options and len(steps) == 1 and isinstance(steps[0], chord) and len(given) > 1:
             return steps[0]
-        return super().__new__(cls)
+        made: Any = super().__new__(cls)
+        made._steps = steps  # read here and not again: an iterator gives its items once
+        return made
 
     def __init__(self, *tasks: Any, app: Any = None, **options: Any) -> None:
-        super().__init__("celery.chain", (), {"tasks": linked(_given(tasks))}, options, subtask_type="chain", app=app)
+        steps = self.__dict__.pop("_steps")
+        super().__init__("celery.chain", (), {"tasks": steps}, options, subtask_type="chain", app=app)
 
     @property
     def tasks(self) -> list[Signature]:
@@ -412,17 +414,21 @@ class chord(Signature):  # noqa: N801 - Celery's name
         super().__init__("celery.chord", (), parts, options, subtask_type="chord", app=app)
 
     @property
-    def tasks(self) -> Any:
+    def header(self) -> Any:
         """The header, a group."""
         header = _header(self["kwargs"]["header"], self._app)
         self["kwargs"]["header"] = header
         return header
 
+    @property
+    def tasks(self) -> list[Signature]:
+        """The header's members."""
+        members: list[Signature] = self.header.tasks
+        return members
+
     @tasks.setter
     def tasks(self, value: Any) -> None:
         self["kwargs"]["header"] = value
-
-    header = tasks
 
     @property
     def body(self) -> Any:
@@ -441,7 +447,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
         body = self.body
         made["kwargs"] = {
             **self["kwargs"],
-            "header": self.tasks.clone(args, kwargs),
+            "header": self.header.clone(args, kwargs),
             "body": body.clone() if body is not None else None,
         }
         made["options"] = {**_copied_links(self["options"]), **options}
@@ -454,7 +460,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
     def link_error(self, errback: Any) -> Any:
         """Call this when the body fails, or cannot run; with task_allow_error_cb_on_chord_header also for each failed member."""
         if self.app.conf.task_allow_error_cb_on_chord_header:
-            self.tasks.link_error(errback)
+            self.header.link_error(errback)
         return self._of_body().link_error(errback)
 
     def _of_body(self) -> Any:
@@ -477,7 +483,7 @@ class chord(Signature):  # noqa: N801 - Celery's name
         return sent.apply_async(**options)
 
     def __repr__(self) -> str:
-        return f"chord({self.tasks!r}, {self.body!r})"
+        return f"chord({self.header!r}, {self.body!r})"
 
 
 class _Mapped(Signature):
@@ -579,13 +585,14 @@ def maybe_signature(value: Any, app: Any = None) -> Any:
 
 
 def signatures(values: Iterable[Any], app: Any = None) -> list[Signature]:
-    """Each as a signature. Raises TypeError for what is none, naming the way out."""
-    found = [maybe_signature(value, app) for value in values]
+    """Each as a signature; a task is its call without arguments. Raises TypeError for what is none, naming the way out."""
+    found = [
+        value.s() if hasattr(value, "apply_async") and not isinstance(value, Signature) else maybe_signature(value, app)
+        for value in values
+    ]
     for one in found:
         if not isinstance(one, Signature):
-            raise TypeError(
-                f"{one!r:.200} is no signature: pass task.s(…) or task.si(…), not a task, a result or a value"
-            )
+            raise TypeError(f"{one!r:.200} is no signature: pass task.s(…) or task.si(…), not a result or a value")
     return found
 
 

@@ -32,11 +32,11 @@ class StampingVisitor:
 
     def on_chord_header_start(self, chord: Any, **header: Any) -> dict[str, Any]:
         """Stamps of all in a chord's header: those of its group."""
-        return self.on_group_start(chord.tasks, **header)
+        return self.on_group_start(chord.header, **header)
 
     def on_chord_header_end(self, chord: Any, **header: Any) -> None:
         """The header's members have their stamps."""
-        self.on_group_end(chord.tasks, **header)
+        self.on_group_end(chord.header, **header)
 
     def on_chord_body(self, sig: Any, **header: Any) -> dict[str, Any]:
         """Stamps of a chord's body."""
@@ -92,7 +92,7 @@ def stamp(sig: Signature, visitor: Any, headers: Mapping[str, Any], *, append: b
                 visitor.on_group_end(sig, **here)
         case chord():
             here = _with(headers, visitor.on_chord_header_start(sig, **headers) if visitor else None, append)
-            for member in sig.tasks.tasks:
+            for member in sig.tasks:
                 stamp(member, visitor, here, append=append)
             if visitor:
                 visitor.on_chord_header_end(sig, **here)

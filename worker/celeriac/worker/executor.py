@@ -38,6 +38,7 @@ from celeriac.exceptions import (
 from celeriac.policy.outcome import Failed, Ignored, Outcome, Rejected, RetryAsked, Revoked, Succeeded, Unreadable
 from celeriac.policy.settlement import Rules, settle, success_meta
 from celeriac.policy.timelimit import UNLIMITED, Limits
+from celeriac.result import ResultBase
 from celeriac.wire.chord import ChordStart
 from celeriac.wire.message import BOUND_TO, ERRBACK, TaskMessage, short_repr, split_body
 from celeriac.wire.result import ResultMeta, exception_from_wire, with_arguments
@@ -269,6 +270,8 @@ class Executor:
         """The outcome of a body that has returned. Raises what else it asked for, and what it cannot return."""
         if request.retry_asked is not None:
             raise request.retry_asked
+        if isinstance(value, ResultBase):  # a handle, as whoever reads the result can make it again
+            value = value.as_tuple()
         embed, rules, record, part = request.embed, job.rules, None, None
         follow, chords = NOTHING
         if embed.get("callbacks") or embed.get("chain"):
