@@ -144,7 +144,7 @@ def test_a_body_fails_with_a_chord_error_that_names_the_member_and_its_error(
     result = chord([running.s("add", 1, 1), member(running)], body).apply_async()
 
     with pytest.raises(ChordError, match=f"^Dependency [0-9a-f-]{{36}} raised .*{cause}"):
-        result.get(timeout=20)
+        result.get(timeout=20, follow_parents=False)
     assert lines_of(told, 1) == [[result.id]]
 
 
@@ -153,7 +153,7 @@ def test_a_member_whose_process_is_lost_fails_the_chord(running: Running) -> Non
     result = chord([running.s("add", 1, 1), running.s("is_killed")], running.s("total")).apply_async()
 
     with pytest.raises(ChordError, match=r"raised WorkerLostError"):
-        result.get(timeout=30)
+        result.get(timeout=30, follow_parents=False)
     assert isinstance(result.parent[1].result, WorkerLostError)
 
 
@@ -164,7 +164,7 @@ def test_a_member_that_is_revoked_fails_the_chord(running: Running) -> None:
     result.parent[0].revoke()
 
     with pytest.raises(ChordError, match="raised TaskRevokedError"):
-        result.get(timeout=20)
+        result.get(timeout=20, follow_parents=False)
     assert isinstance(result.parent[0].result, TaskRevokedError)
 
 
@@ -175,7 +175,7 @@ def test_what_a_failed_chord_leaves_behind_has_failed_too(running: Running, tmp_
     result = (outer | running.s("add", 1)).apply_async()
 
     with pytest.raises(ChordError):
-        result.get(timeout=20)
+        result.get(timeout=20, follow_parents=False)
     body = result.parent
     assert body.state == "FAILURE"
     assert lines_of(told, 1) == [[body.id, "canvases.total", "ChordError"]], "of the call that it is linked to"
@@ -202,7 +202,7 @@ def test_error_callbacks_of_a_chord_are_called(running: Running, on_header: bool
     result = sig.apply_async()
 
     with pytest.raises(ChordError):
-        result.get(timeout=20)
+        result.get(timeout=20, follow_parents=False)
     assert len(lines_of(told, 3 if on_header else 1)) == (3 if on_header else 1)
 
 

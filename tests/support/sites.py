@@ -46,6 +46,7 @@ class Site:
             "LEDGER": str(self.ledger.path),
             "CELERIAC_TASK_ACKS_LATE": "1",
             "CELERIAC_TASK_LEASE": "2",
+            "CELERIAC_WORKER_HTTP_PORT": "0",
         }
         if self.backend is None:
             env["BACKEND"] = "disabled"

@@ -8,19 +8,13 @@ from celeriac.exceptions import NotRegistered
 
 
 def errbacks_within(sig: Signature) -> list[tuple[Any, Signature]]:
-    """The error callbacks of what would run first of a signature, and of a chord's body, each once; with what they are linked to.
-
-    Each member of a group calls its own: one that all have is called for each of them.
-    """
-    if isinstance(sig, group):
-        own = listed(sig["options"].get("link_error"))
-        return [(errback, member) for member in sig.tasks for errback in own] + [
-            (errback, owner) for member in sig.tasks for errback, owner in errbacks_within(member) if errback not in own
-        ]
+    """The error callbacks of what would run first of a signature, and of a chord's body, each once; with what they are linked to."""
     found = [(errback, sig) for errback in listed(sig["options"].get("link_error"))]
     inner: list[Signature] = []
     if isinstance(sig, chain):
         inner = sig.tasks[:1]
+    elif isinstance(sig, group):
+        inner = sig.tasks
     elif isinstance(sig, chord):
         inner = [sig.body]
     for one in inner:

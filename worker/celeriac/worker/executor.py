@@ -271,7 +271,7 @@ class Executor:
         if request.retry_asked is not None:
             raise request.retry_asked
         if isinstance(value, ResultBase):  # a handle, as whoever reads the result can make it again
-            value = value.as_tuple()
+            value = value.as_tuple()  # type: ignore[attr-defined]
         embed, rules, record, part = request.embed, job.rules, None, None
         follow, chords = NOTHING
         if embed.get("callbacks") or embed.get("chain"):
