@@ -152,21 +152,6 @@ class Celeriac:
             for tell in created:
                 tell(self)
 
-    def set_current(self) -> None:
-        """Make it the current app: what `shared_task` and signatures without an app use."""
-        for tell in created:
-            tell(self)
-
-    set_default = set_current
-
-    @property
-    def current_task(self) -> BaseTask | None:
-        """The task that is running here."""
-        request = current.get()
-        return request._task if request is not None else None
-
-    current_worker_task = current_task
-
     # -- defining
 
     @property
