@@ -16,7 +16,7 @@ import redis
 from processes import wait_until
 
 from celeriac import Celeriac, states
-from celeriac.backends.watching import Watcher, watcher_of
+from celeriac.backends.watching import FIRST_LOOK_S, Asked, Watcher, watcher_of
 from celeriac.exceptions import BackendUnavailable, DecodeError
 from celeriac.result import AsyncResult, ResultSet
 from celeriac.wire.result import ResultMeta, exception_to_wire
@@ -244,6 +244,20 @@ def test_a_record_that_cannot_be_read_is_looked_at_no_more(tmp_path: Path, caplo
 
     assert (told, len(caplog.records)) == ([], 1)
     assert "the result of a1 cannot be read" in caplog.text
+
+
+def test_a_store_that_has_to_be_asked_for_much_is_asked_less_often(tmp_path: Path) -> None:
+    app = Celeriac("shop", broker="memory://", backend=f"db+sqlite:///{tmp_path}/results.db", set_as_current=False)
+    with app:
+        source = Asked(app.backend)
+        source.add([str(number) for number in range(50_000)])
+        source.read()  # makes the tables
+        begun = time.monotonic()
+        source.read()
+        took_s = time.monotonic() - begun
+
+    assert took_s > FIRST_LOOK_S, "else this shows nothing"
+    assert source.pause_s > 1.5 * took_s
 
 
 @every

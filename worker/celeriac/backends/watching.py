@@ -8,6 +8,7 @@ import os
 import select
 import socket
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
@@ -71,11 +72,14 @@ class Asked:
         return None
 
     def read(self) -> list[tuple[str, ResultMeta | Exception]]:
+        begun = time.monotonic()
         found = read_each(self._backend, list(self._seen))
+        took_s = time.monotonic() - begun
         marks = {task_id: told if isinstance(told, ResultMeta) else str(told) for task_id, told in found.items()}
         new = [(task_id, found[task_id]) for task_id, mark in marks.items() if self._seen[task_id] != mark]
         self._seen.update(marks)
-        self.pause_s = FIRST_LOOK_S if new else min(LAST_LOOK_S, self.pause_s * 1.5)
+        # Many ids are much to ask for: at most a third of the time is spent with it.
+        self.pause_s = max(FIRST_LOOK_S if new else min(LAST_LOOK_S, self.pause_s * 1.5), 2 * took_s)
         return new
 
     def close(self) -> None:
