@@ -132,6 +132,7 @@ def test_a_message_to_an_exchange_goes_to_all_queues_that_match(
         for number, name in names.items():
             consumer = broker.consumer(name)
             got = claim(consumer, 1) if number in reached else consumer.claim(1)
+            assert [(each.exchange, each.routing_key) for each in got] == [(exchange.name, key)] * len(got)
             assert (numbers(got), [each.queue for each in got]) == (([7], [name]) if number in reached else ([], []))
 
 

@@ -41,6 +41,16 @@ def test_a_published_message_is_claimed_as_it_was_sent(broker: Broker) -> None:
 
 
 @every
+def test_a_message_says_by_which_way_it_came(broker: Broker) -> None:
+    broker.producer().publish(broker.message(1))
+
+    [delivery] = claim(broker.consumer(), 1)
+
+    info = {name: delivery.info[name] for name in ("exchange", "routing_key", "queue", "redelivered")}
+    assert info == {"exchange": "", "routing_key": broker.queue, "queue": broker.queue, "redelivered": False}
+
+
+@every
 def test_an_acknowledged_message_leaves_nothing(broker: Broker) -> None:
     broker.publish(1, 2, 3)
     consumer = broker.consumer()

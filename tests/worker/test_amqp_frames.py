@@ -36,7 +36,7 @@ def delivered(
     write = frame_writer(
         SimpleNamespace(frame_max=131072, bytes_sent=0), SimpleNamespace(write=lambda data: written.append(bytes(data)))
     )
-    arguments = dumps("sLbss", ("w.1", tag, redelivered, "", "queue"))
+    arguments = dumps("sLbss", ("w.1", tag, redelivered, "shop", "shop.orders"))
     write(1, channel, spec.Basic.Deliver, arguments, amqp.Message(body, **properties))
     return b"".join(written)
 
@@ -59,7 +59,7 @@ def test_a_delivery_is_what_was_written() -> None:
     assert arrival == Arrival(
         "w.1", 7, True,
         {"content_type": "application/json", "content_encoding": "utf-8", "delivery_mode": 2, "priority": 5, "correlation_id": "c", "reply_to": "r"},
-        HEADERS, b"body",
+        HEADERS, b"body", "shop", "shop.orders",
     )  # fmt: skip
 
 

@@ -502,7 +502,7 @@ class Task(Generic[P, R]):
         own = {
             "task_id": request.id, "link": request.callbacks, "link_error": request.errbacks, "group_id": request.group,
             "group_index": request.group_index, "chord": request.chord, "chain": request.chain, "reply_to": request.reply_to,
-            "queue": request.delivery_info.get("routing_key"),
+            "queue": request.delivery_info.get("queue"),
         }  # fmt: skip
         kept = {name: value for name, value in own.items() if value}
         return self.signature(

@@ -17,7 +17,7 @@ from celeriac.broker.amqp_producer import AmqpProducer, Outgoing, outgoing_of
 from celeriac.broker.amqp_stream import AmqpStream
 from celeriac.broker.connection import BrokerAddress, connect, let_go, recoverable, redacted, unavailable
 from celeriac.broker.consumer import Delivery, Settled
-from celeriac.broker.delayed import bind_again
+from celeriac.broker.delayed import DELIVERIES_FROM, bind_again
 from celeriac.broker.topology import dead_queue_name, declare_queue
 from celeriac.exceptions import BrokerUnavailable, EncodeError, ImproperlyConfigured, OperationalError
 from celeriac.wire.message import DEATH, STARTS
@@ -131,7 +131,9 @@ class AmqpConsumer:
             return self._stream.fileno()
 
     def _arrived(self, arrival: Arrival) -> None:
-        consumer, tag, redelivered, properties, headers, body = arrival
+        consumer, tag, redelivered, properties, headers, body, exchange, routing_key = arrival
+        if exchange == DELIVERIES_FROM:  # its last step of waiting says nothing of how it was sent
+            exchange = routing_key = ""
         starts = headers.get(STARTS) or 0
         if not isinstance(starts, int):
             starts = 0
@@ -147,7 +149,7 @@ class AmqpConsumer:
         delivery = Delivery(
             (self._generation, tag), self._queue_of[consumer], headers, properties, body,
             properties.get("content_type", ""), properties.get("content_encoding") or "utf-8", None, starts, 0,
-            redelivered or "redelivered" in headers,
+            redelivered or "redelivered" in headers, exchange, routing_key,
         )  # fmt: skip
         self._open[tag] = delivery
         self._ready.append(delivery)
@@ -156,9 +158,8 @@ class AmqpConsumer:
         """A message too large to be cut out of one read: py-amqp has put it together."""
         info, properties = message.delivery_info, dict(message.properties)
         headers = properties.pop("application_headers", None) or {}
-        self._arrived(
-            Arrival(info["consumer_tag"], info["delivery_tag"], info["redelivered"], properties, headers, message.body)
-        )
+        consumer, tag, way = info["consumer_tag"], info["delivery_tag"], (info["exchange"], info["routing_key"])
+        self._arrived(Arrival(consumer, tag, info["redelivered"], properties, headers, message.body, *way))
 
     # -- settling
 

@@ -53,6 +53,8 @@ class Arrival(NamedTuple):
     properties: dict[str, Any]
     headers: dict[str, Any]
     body: bytes
+    exchange: str = ""
+    routing_key: str = ""
 
 
 def frame_at(buffer: bytes, at: int) -> tuple[int, int, int, int] | None:
@@ -106,7 +108,12 @@ def deliveries(buffer: bytes, at: int, found: list[Arrival]) -> tuple[int, bool]
         properties, headers = properties_of(buffer, head + 19, flags)
         content = buffer[body + 7 : end - 1] if body_size else b""
         name = buffer[at + 12 : name_end].decode()
-        found.append(Arrival(name, delivery_tag, redelivered != 0, properties, headers, content))
+        key_at = name_end + 10 + buffer[name_end + 9]
+        exchange, key = (
+            buffer[name_end + 10 : key_at].decode(),
+            buffer[key_at + 1 : key_at + 1 + buffer[key_at]].decode(),
+        )
+        found.append(Arrival(name, delivery_tag, redelivered != 0, properties, headers, content, exchange, key))
         at = end
 
 

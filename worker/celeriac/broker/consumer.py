@@ -23,6 +23,7 @@ class Delivery(NamedTuple):
 
     claim   the broker's handle. starts: runs that began before and lost their worker. step: its priority list (Redis).
     body    as it came; `body_encoding` says how it is wrapped (base64 or none).
+    exchange, routing_key  by which it came; "" and its queue when it was put there directly.
     """
 
     claim: Any
@@ -36,6 +37,16 @@ class Delivery(NamedTuple):
     starts: int = 0
     step: int = 0
     redelivered: bool = False
+    exchange: str = ""
+    routing_key: str = ""
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What Celery's `delivery_info` says of it; and its queue, since a routing key may be something else."""
+        return {
+            "exchange": self.exchange, "routing_key": self.routing_key or self.queue, "queue": self.queue,
+            "priority": self.properties.get("priority"), "redelivered": self.redelivered,
+        }  # fmt: skip
 
     @property
     def sent_at(self) -> float | None:

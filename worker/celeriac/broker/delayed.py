@@ -25,6 +25,9 @@ from celeriac.broker.topology import exchange_exists
 
 log = logging.getLogger(__name__)
 
+#: The exchange that what is due comes by.
+DELIVERIES_FROM: str = DELIVERY_EXCHANGE
+
 #: Eight and a half years; what is due later comes back to a worker then, and is parked again.
 LONGEST_S: int = 2**MAX_NUMBER_OF_BITS_TO_USE - 1
 

@@ -55,6 +55,7 @@ class MemoryConsumer:
     def _received(self, queue: str, message: Any) -> None:
         headers = message.headers if isinstance(message.headers, dict) else {}
         starts = headers.get(STARTS)
+        info = message.delivery_info or {}
         delivery = Delivery(
             claim=message,
             queue=queue,
@@ -64,6 +65,8 @@ class MemoryConsumer:
             content_type=message.content_type or "",
             content_encoding=message.content_encoding or "utf-8",
             starts=starts if isinstance(starts, int) else 0,
+            exchange=info.get("exchange") or "",
+            routing_key=info.get("routing_key") or "",
         )  # fmt: skip
         self._open[id(message)] = delivery
         self._ready.append(delivery)

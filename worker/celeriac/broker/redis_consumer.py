@@ -127,10 +127,11 @@ class RedisConsumer:
             headers, properties = message["headers"], message["properties"]
             starts, priority = headers.get(STARTS) or 0, properties.get("priority")
             step = self._queues.step_of(priority) if priority else self._queues.steps[0]
+            info = properties.get("delivery_info") or {}
             delivery = Delivery(
                 claim, queue, headers, properties, message["body"], message.get("content-type") or "", message.get("content-encoding") or "utf-8",
                 properties.get("body_encoding"), starts if isinstance(starts, int) else 0, step,
-                bool(starts) or "redelivered" in headers,
+                bool(starts) or "redelivered" in headers, info.get("exchange") or "", info.get("routing_key") or "",
             )  # fmt: skip
         except (ValueError, KeyError, TypeError, AttributeError):
             delivery = Delivery(claim, queue, {}, {}, envelope, "", "binary")

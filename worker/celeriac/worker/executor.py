@@ -221,8 +221,9 @@ class Executor:
             return Unreadable(UntrustedMessage(problem), "untrusted")
         request = Request(
             job.task, headers, args=args, kwargs=kwargs, hostname=self._hostname, properties=delivery.properties, embed=embed,
-            delivery_info={
-                "exchange": "", "routing_key": delivery.queue, "priority": delivery.properties.get("priority"), "redelivered": delivery.redelivered
+            delivery_info={  # Delivery.info, without a call
+                "exchange": delivery.exchange, "routing_key": delivery.routing_key or delivery.queue, "queue": delivery.queue,
+                "priority": delivery.properties.get("priority"), "redelivered": delivery.redelivered,
             },
         )  # fmt: skip
         request.awaits_call = job.task._overrides_call

@@ -168,12 +168,7 @@ class Inspection:
             "hostname": self._loop.hostname,
             "time_start": started,
             "acknowledged": acknowledged,
-            "delivery_info": {
-                "exchange": "",
-                "routing_key": delivery.queue,
-                "priority": delivery.properties.get("priority"),
-                "redelivered": delivery.redelivered,
-            },
+            "delivery_info": delivery.info,
             "worker_pid": pid,
         }
 

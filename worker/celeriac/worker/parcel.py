@@ -63,7 +63,8 @@ def pack_job(number: int, task: str, delivery: Delivery, rules: Rules, limits: L
     """The datagram of a job. The body crosses as it came."""
     parcel: Any = (
         task, delivery.queue, delivery.headers, delivery.properties, delivery.body, delivery.content_type, delivery.content_encoding,
-        delivery.body_encoding, delivery.starts, delivery.redelivered, tuple(rules), None if limits is UNLIMITED else tuple(limits),
+        delivery.body_encoding, delivery.starts, delivery.redelivered, delivery.exchange, delivery.routing_key, tuple(rules),
+        None if limits is UNLIMITED else tuple(limits),
     )  # fmt: skip
     try:
         return _HEAD.pack(_PLAIN, number) + marshal.dumps(parcel, _VERSION)
@@ -90,11 +91,24 @@ def unpack_job(data: bytes) -> Sent:
         body_encoding,
         starts,
         redelivered,
+        exchange,
+        routing_key,
         rules,
         limits,
     ) = parcel
     delivery = Delivery(
-        None, queue, headers, properties, body, content_type, encoding, body_encoding, starts, redelivered=redelivered
+        None,
+        queue,
+        headers,
+        properties,
+        body,
+        content_type,
+        encoding,
+        body_encoding,
+        starts,
+        redelivered=redelivered,
+        exchange=exchange,
+        routing_key=routing_key,
     )
     return Sent(number, task, delivery, Rules(*rules), UNLIMITED if limits is None else Limits(*limits))
 

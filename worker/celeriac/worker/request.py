@@ -83,11 +83,8 @@ class TaskRequest:
 
     @property
     def delivery_info(self) -> dict[str, Any]:
-        """exchange, routing_key, priority, redelivered."""
-        message = self.message
-        return {
-            "exchange": "", "routing_key": message.queue, "priority": message.properties.get("priority"), "redelivered": message.redelivered
-        }  # fmt: skip
+        """exchange, routing_key, queue, priority, redelivered."""
+        return self.message.info
 
     @property
     def correlation_id(self) -> str | None:
