@@ -90,6 +90,10 @@ def test_over_tls(scheme: str, tmp_path: Path, start: Callable[[str], Behind]) -
     )
 
     assert_works(Broker(kind="redis", url=f"{scheme}://localhost:{port}/0?ssl_ca_certs={tmp_path}/own.pem"))
+    assert_works(Broker(kind="redis", url=f"{scheme}://localhost:{port}/0?ssl_cert_reqs=none"))
+    for refused in (f"localhost:{port}/0", f"127.0.0.1:{port}/0?ssl_ca_certs={tmp_path}/own.pem"):
+        with pytest.raises(BrokerUnavailable, match=r"(?i)certificate verify failed"):
+            connect(BrokerAddress(url=f"{scheme}://{refused}"))
 
 
 @pytest.mark.parametrize("scheme", ["redis+socket", "valkey+socket"])

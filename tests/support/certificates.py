@@ -24,12 +24,13 @@ def _key(name: str) -> rsa.RSAPrivateKey:
 
 
 def identity(
-    folder: Path, name: str, *, days: tuple[float, float] = (-1, 1), password: str = "", store: Path | None = None, serial: int = 0
+    folder: Path, name: str, *, days: tuple[float, float] = (-1, 1), password: str = "", store: Path | None = None, serial: int = 0,
+    names: tuple[str, ...] = (),
 ) -> Identity:  # fmt: skip
     """Somebody's key and certificate, valid from and until so many days from now; the certificate in `store`, too."""
     key, now = _key(name), datetime.now(UTC)
     who = x509.Name([x509.NameAttribute(NameOID.COUNTRY_NAME, "DE"), x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    certificate = (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(who)
         .issuer_name(who)
@@ -37,9 +38,10 @@ def identity(
         .serial_number(serial or x509.random_serial_number())
         .not_valid_before(now + timedelta(days=days[0]))
         .not_valid_after(now + timedelta(days=days[1]))
-        .sign(key, hashes.SHA256())
-        .public_bytes(serialization.Encoding.PEM)
     )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(list(map(x509.DNSName, names))), critical=False)
+    certificate = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     secret = serialization.BestAvailableEncryption(password.encode()) if password else serialization.NoEncryption()
     folder.mkdir(parents=True, exist_ok=True)
     found = Identity(folder / f"{name}.key", folder / f"{name}.pem")

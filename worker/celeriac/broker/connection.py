@@ -27,6 +27,7 @@ REDIS_SCHEMES = frozenset({"redis", "rediss", "valkey", "valkeys", "redis+socket
 _HANDSHAKE_S = 1.0
 #: What True means there: kombu takes no True for Redis, and would connect without TLS.
 _REDIS_TLS = {"ssl_cert_reqs": "required"}
+_REDIS_TLS_SCHEMES = frozenset({"rediss", "valkeys"})
 AMQP_SCHEMES = frozenset({"amqp", "amqps", "pyamqp"})
 MEMORY_SCHEMES = frozenset({"memory"})
 
@@ -108,13 +109,30 @@ def unopened(address: BrokerAddress) -> kombu.Connection:
     )
     return kombu.Connection(
         url,
-        ssl=_REDIS_TLS if address.is_redis and address.ssl is True else address.ssl,
+        ssl=_tls(address),
         failover_strategy=address.failover or "round-robin",
         login_method=address.login_method,
         transport_options=options,
         connect_timeout=address.connect_timeout_s,
         heartbeat=address.heartbeat_s or None,
     )
+
+
+def _tls(address: BrokerAddress) -> Any:
+    """What kombu wants to hear of TLS; what the URL says itself stands above it.
+
+    Left alone, kombu verifies no certificate of a rediss:// and no host name of an amqps:// (but for a list of them, where it would compare
+    each with the first one's name).
+    """
+    given = address.ssl
+    if address.is_redis:
+        return _REDIS_TLS if given is True or (not given and address.scheme in _REDIS_TLS_SCHEMES) else given
+    if address.is_memory or ";" in address.url or not (given or address.scheme == "amqps"):
+        return given
+    named = given if isinstance(given, Mapping) else {}
+    verifies = named.get("cert_reqs", ssl.CERT_REQUIRED) != ssl.CERT_NONE
+    host = urlsplit(address.url).hostname  # kombu's own would be 127.0.0.1 for localhost
+    return {"server_hostname": host, **named} if verifies and host else given
 
 
 def _refuse_tls_to_a_plain_port(address: BrokerAddress) -> None:
