@@ -151,7 +151,17 @@ def test_a_second_beat_on_a_file_is_refused(tmp_path: Path) -> None:
     FileStore(tmp_path / "beat.json", claim_s=1).close()
 
 
-@pytest.mark.parametrize("content", ["", "no json", "[]", '{"lasts": {"a": "yesterday"}, "claims": {}}', "{}"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "no json",
+        "[]",
+        '{"lasts": {"a": "yesterday"}, "claims": {}}',
+        "{}",
+        '{"lasts": {"a": "2026-11-22T18:00:00"}, "claims": {}}',
+    ],
+)
 def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: str) -> None:
     path = tmp_path / "beat.json"
     path.write_text(content)
@@ -165,6 +175,8 @@ def test_a_file_of_something_else_is_left_alone(tmp_path: Path, content: str) ->
 def test_a_file_that_cannot_be_written_is_said_at_start(tmp_path: Path) -> None:
     with pytest.raises(ImproperlyConfigured, match=r"cannot write .*No such file.*beat_schedule_filename"):
         FileStore(tmp_path / "missing" / "beat.json", claim_s=1)
+    with pytest.raises(ImproperlyConfigured, match=r"cannot read beat's state in .*: Is a directory"):
+        FileStore(tmp_path, claim_s=1)
 
 
 def test_a_write_that_fails_leaves_the_file_whole(tmp_path: Path) -> None:

@@ -319,3 +319,13 @@ def test_a_schedule_equals_its_copy(of: BaseSchedule) -> None:
     assert copy == of
     assert hash(copy) == hash(of)
     assert copy != crontab(3, 3)
+
+
+@pytest.mark.parametrize("relative", [False, True])
+def test_an_interval_beyond_the_calendar_never_ends(relative: bool) -> None:
+    """Some write it for `never`."""
+    never = schedule(timedelta.max, relative)
+    at = datetime(2026, 11, 22, tzinfo=UTC)
+
+    assert never.next_after(at, UTC).year == 9999
+    assert never.latest(at, at + timedelta(days=1), UTC) is None

@@ -122,7 +122,10 @@ class schedule(BaseSchedule):  # noqa: N801 - Celery's name
 
     def next_after(self, moment: datetime, zone: tzinfo) -> datetime:
         """See BaseSchedule; `moment` is the last run."""
-        plain = moment.astimezone(UTC) + self.run_every
+        try:
+            plain = moment.astimezone(UTC) + self.run_every
+        except OverflowError:  # such as timedelta.max, for never
+            return datetime.max.replace(tzinfo=UTC)
         if not self.relative or self.run_every < _MINUTE:
             return plain
         if self.run_every >= _DAY:

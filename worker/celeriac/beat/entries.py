@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from celeriac.app.base import Celeriac
 from celeriac.beat.ticker import CATCH_UP
+from celeriac.broker.codec import encode
 from celeriac.canvas.freeze import frozen
 from celeriac.canvas.plan import Plan, compose
 from celeriac.canvas.signature import Signature
@@ -75,7 +76,7 @@ def entry_of(app: Celeriac, name: str, given: Any) -> Entry:
         raise _bad(name, f"task is {task!r}; give the name of a task")
     try:
         schedule = maybe_schedule(given.get("schedule"), bool(given.get("relative")), app)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise _bad(name, f"schedule: {error}") from None
     args, kwargs, options = given.get("args") or (), given.get("kwargs") or {}, given.get("options") or {}
     if not isinstance(args, list | tuple):
@@ -119,7 +120,11 @@ def _check_message(app: Celeriac, entry: Entry) -> None:
     try:
         if task is not None:
             task.check_arguments(entry.args, entry.kwargs)
-        app.message(entry.task, entry.args, entry.kwargs, task, **own, task_id="check", options=options)
+        message = app.message(entry.task, entry.args, entry.kwargs, task, **own, task_id="check", options=options)
+        args, kwargs, _ = message.body
+        encode(
+            [value for value in (*args, *kwargs.values()) if not isinstance(value, BeatLazyFunc)], message.serializer
+        )
     except (TypeError, ValueError, CeleriacError) as error:
         raise _bad(entry.name, str(error)) from error
 

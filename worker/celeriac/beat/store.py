@@ -141,6 +141,8 @@ class FileStore:
             return _moments(content["lasts"]), _moments(content["claims"])
         except FileNotFoundError:
             return {}, {}
+        except OSError as error:
+            raise ImproperlyConfigured(f"cannot read beat's state in {self._path}: {error.strerror}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ImproperlyConfigured(
                 f"{self._path} is not a file of celeriac beat: move it away, or name another with beat_schedule_filename (-s)"
@@ -209,4 +211,7 @@ class FileStore:
 
 
 def _moments(texts: dict[str, Any]) -> dict[str, datetime]:
-    return {name: datetime.fromisoformat(text) for name, text in texts.items()}
+    moments = {name: datetime.fromisoformat(text) for name, text in texts.items()}
+    if any(moment.tzinfo is None for moment in moments.values()):
+        raise ValueError("a moment without its zone")
+    return moments
