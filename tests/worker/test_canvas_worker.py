@@ -8,7 +8,7 @@ import pytest
 from turning import TurningWorker
 
 from celeriac import Celeriac, Task, chain, chord, group
-from celeriac.exceptions import BrokerUnavailable, ChordError, Ignore
+from celeriac.exceptions import BrokerUnavailable, ChordError, Ignore, MessageRefused
 
 QUEUE = "canvas-worker"
 
@@ -98,6 +98,26 @@ def test_a_body_that_the_broker_does_not_take_for_a_while_is_sent_later_with_ear
 
     assert early.worker.until_ready(result).get(timeout=1) == 6
     assert refusals == []
+
+
+def test_a_body_that_the_broker_never_takes_has_failed_and_its_error_callback_is_told(
+    early: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish = early.app.producer.publish
+
+    def refusing(message: Any) -> None:
+        if message.headers["task"] == "total":
+            raise MessageRefused("too large")
+        publish(message)
+
+    monkeypatch.setattr(early.app.producer, "publish", refusing)
+    body = early.total.s().on_error(early.note.si("told"))
+    result = (chord([early.add.s(1, 1), early.add.s(2, 2)], body) | early.add.s(1)).apply_async()
+
+    with pytest.raises(ChordError, match="Callback error"):
+        early.worker.until_ready(result).get(timeout=1)
+    assert result.parent.state == "FAILURE"
+    assert early.seen == [("told",)]
 
 
 # -- replace
