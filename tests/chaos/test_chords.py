@@ -123,7 +123,7 @@ def test_fifty_chords_come_out_right_under_random_kills(
     workers: list[Child] = [start(), start()]
     results = [
         chord(
-            [names.s("slow", n, 0.1) for n in range(number, number + 4)], names.s("noted_total", str(ledger))
+            [names.s("slow", n, 0.3) for n in range(number, number + 4)], names.s("noted_total", str(ledger))
         ).apply_async()
         for number in range(50)
     ]
