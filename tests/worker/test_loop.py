@@ -23,6 +23,7 @@ from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Observation, Totals
 from celeriac.wire.message import TaskMessage
 from celeriac.wire.result import ResultMeta
+from celeriac.worker.assemble import Options, run_worker
 from celeriac.worker.executor import Done, Executor, Job
 from celeriac.worker.loop import Loop
 from celeriac.worker.pool import SoloPool, ThreadPool
@@ -1201,3 +1202,73 @@ def test_waiting_times_are_counted_from_when_a_message_was_due() -> None:
     totals = worker.totals.queue_totals()["celery"]
     assert totals.waits == 2
     assert totals.wait_s == pytest.approx(120, abs=3)
+
+
+# -- messages that come again
+
+
+def again(task: str, task_id: str, embed: Any = None, **named: Any) -> Delivery:
+    return delivery(task, [1], id=task_id, starts=1, embed=embed, **named)
+
+
+def test_a_call_that_has_succeeded_and_comes_again_is_not_run_again_and_what_follows_it_is_sent() -> None:
+    worker = Worker(worker_deduplicate_successful_tasks=True)
+    worker.store.store([(ResultMeta("a", "SUCCESS", 7), None)])
+    link = worker.app.signature("note").set(task_id="linked")
+
+    run_all(worker, again("note", "a", {"callbacks": [link], "errbacks": None, "chain": None, "chord": None}))
+
+    [entry] = worker.consumer.ended
+    assert worker.ran == []
+    assert [(message.id, message.headers["parent_id"]) for message in entry.publish] == [("linked", "a")]
+    assert worker.store.fetch("a").result == 7
+    assert worker.trace.of("observe") == [("observe", "succeeded")]
+
+
+@pytest.mark.parametrize(
+    ("status", "named", "settings"),
+    [
+        pytest.param("FAILURE", {}, {}, id="it failed"),
+        pytest.param("STARTED", {}, {}, id="it was lost"),
+        pytest.param(None, {}, {}, id="nothing is stored"),
+        pytest.param("SUCCESS", {"ignore_result": True}, {}, id="its result is ignored"),
+        pytest.param("SUCCESS", {"starts": 0}, {}, id="it comes for the first time"),
+        pytest.param("SUCCESS", {}, {"task_acks_late": False}, id="it is acknowledged early"),
+        pytest.param("SUCCESS", {}, {"worker_deduplicate_successful_tasks": False}, id="the setting does not say so"),
+    ],
+)
+def test_any_other_call_that_comes_again_runs(
+    status: str | None, named: dict[str, Any], settings: dict[str, Any]
+) -> None:
+    worker = Worker(**{"worker_deduplicate_successful_tasks": True, **settings})
+    if status is not None:
+        worker.store.store([(ResultMeta("a", status, 7), None)])
+
+    run_all(worker, delivery("note", [1], id="a", **{"starts": 1, **named}))
+
+    assert worker.ran == [1]
+
+
+def test_a_call_that_comes_again_while_the_store_is_away_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = Worker(worker_deduplicate_successful_tasks=True)
+    worker.store.store([(ResultMeta("a", "SUCCESS", 7), None)])
+    fetch, asked = worker.store.fetch, []
+
+    def away(task_id: str) -> Any:
+        asked.append(task_id)
+        if len(asked) < 3:
+            raise BackendUnavailable("away")
+        return fetch(task_id)
+
+    monkeypatch.setattr(worker.store, "fetch", away)
+
+    run_all(worker, again("note", "a"))
+
+    assert (worker.ran, asked) == ([], ["a"] * 3)
+
+
+def test_a_store_that_nobody_can_look_into_is_refused_where_it_would_have_to_be() -> None:
+    app = Celeriac("shop", broker="memory://", set_as_current=False, worker_deduplicate_successful_tasks=True)
+
+    with pytest.raises(ImproperlyConfigured, match="worker_deduplicate_successful_tasks looks for results"):
+        run_worker(app, Options(pool="solo"))

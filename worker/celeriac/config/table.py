@@ -141,6 +141,7 @@ SETTINGS: tuple[Setting, ...] = (
     _S("worker_max_memory_per_child", optional(whole), None, "Kibibytes of resident memory after which a prefork child is replaced, once its task has ended.", old=("CELERYD_MAX_MEMORY_PER_CHILD",)),
     _S("worker_prefetch_multiplier", multiplier, None, "Messages claimed ahead for each slot; unset or 0: what will start within 20 ms.", old=("CELERYD_PREFETCH_MULTIPLIER",)),
     _S("worker_disable_prefetch", boolean, False, "Claim nothing ahead, whatever worker_prefetch_multiplier says.", old=("CELERYD_DISABLE_PREFETCH",)),
+    _S("worker_deduplicate_successful_tasks", boolean, False, "A late-acknowledged message that comes again, and whose result is stored as a success, is not run again; what follows it is sent. Costs a look into the store for each message that comes again.", old=("CELERYD_DEDUPLICATE_SUCCESSFUL_TASKS",)),
     _S("worker_disable_rate_limits", boolean, False, "Ignore all rate limits.", old=("CELERY_DISABLE_RATE_LIMITS",)),
     _S("worker_send_task_events", boolean, False, "Send task events for monitors.", old=("CELERY_SEND_EVENTS",)),
     _S("worker_enable_remote_control", boolean, True, "Answer remote control commands.", old=("CELERY_ENABLE_REMOTE_CONTROL",)),

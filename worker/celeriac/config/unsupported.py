@@ -69,7 +69,6 @@ UNSUPPORTED: tuple[Setting, ...] = (
     _none("worker_enable_prefetch_count_reduction", True, "Slots are claimed for one by one, after an outage too.", "CELERYD_ENABLE_PREFETCH_COUNT_REDUCTION"),
     _none("worker_detect_quorum_queues", True, "Each consumer has its own limit, as quorum queues want it, always.", "CELERYD_DETECT_QUORUM_QUEUES"),
     _none("worker_state_db", None, "Revokes are kept in the coordination store, for all workers.", "CELERYD_STATE_DB"),
-    _none("worker_deduplicate_successful_tasks", False, "A message whose task has succeeded is run again when it comes again; its first result stays.", "CELERYD_DEDUPLICATE_SUCCESSFUL_TASKS"),
     # -- results
     _none("result_cache_max", -1, "A handle keeps its own result; there is no cache beside it.", "CELERY_MAX_CACHED_RESULTS"),
     _none("result_exchange", "celeryresults", "Results over AMQP are sent to the caller's own queue.", "CELERY_RESULT_EXCHANGE"),

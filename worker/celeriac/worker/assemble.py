@@ -171,6 +171,11 @@ def run_worker(app: Celeriac, options: Options) -> int:
     backend = app.backend
     for store in app.every_store():
         _check_backend(store)
+    if conf.worker_deduplicate_successful_tasks and (app.backend.answers or not app.backend.keeps_results):
+        raise ImproperlyConfigured(
+            "worker_deduplicate_successful_tasks looks for results, and this result_backend keeps none that a worker could read:"
+            " use redis://, valkey:// or a database (db+postgresql+psycopg://…)"
+        )
     totals = Totals(conf.worker_max_task_names)
     totals.known(queues, own)
     clock = logical_clock()

@@ -362,6 +362,19 @@ class Executor:
             log.exception("%s[%s]: its error callbacks cannot be called; it failed all the same", task.name, request.id)
             return NOTHING
 
+    def repeated(self, job: Job, value: Any) -> Done:
+        """A job that has succeeded before, with this value: without a run, and with what follows. Its hooks are not called again."""
+        now = time.time()
+        job = job._replace(rules=job.rules._replace(ignore_result=True))  # it is stored
+        request = self._request(job)
+        if isinstance(request, Unreadable):
+            return Done(job, request, now, 0.0)
+        try:
+            return Done(job, self._returned(job, request, value), now, 0.0, stored=True)
+        except Exception as error:
+            log.exception("%s[%s] has succeeded before; what follows cannot be sent", job.task.name, request.id)
+            return Done(job, self._failed(job.task, request, error), now, 0.0)
+
     # -- hooks and signals after the body
 
     def _tell(self, job: Job, request: Request, outcome: Outcome, value: Any, run: Run | None, run_s: float) -> bool:

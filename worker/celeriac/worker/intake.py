@@ -29,7 +29,7 @@ from celeriac.policy.timelimit import Limits as TimeLimits
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Totals
 from celeriac.wire.result import ResultMeta
-from celeriac.worker.executor import Done, Job
+from celeriac.worker.executor import Done, Executor, Job
 from celeriac.worker.limits import Bounded, BrokerLimits, HeldLimits, Limits, Places
 from celeriac.worker.pool import Pool
 from celeriac.worker.rates import SetRate, SetRates
@@ -69,6 +69,12 @@ class Intake:
         self.queues = list(queues)
         self._max_starts: int = app.conf.task_max_deliveries
         self._types = self._know_types()
+        #: What settles calls that come again and have succeeded, without a run; None: they run again.
+        self._repeats = (
+            Executor(app, hostname=hostname, accept=self._accept, encode=None)
+            if app.conf.worker_deduplicate_successful_tasks
+            else None
+        )
         #: Whether any type looks at its calls itself, before they run.
         self._executes = any(entry.task._overrides_execute for entry in self._types.values())
         #: Held by whoever changes a type's limits: the control thread and the keeper do.
@@ -179,6 +185,14 @@ class Intake:
             left[:] = [delivery for delivery, _ in [*park, *bounded]] + [job.delivery for job in jobs]
             self._keep_until_due(park)
         left[:] = [delivery for delivery, _ in bounded] + [job.delivery for job in jobs]
+        if self._repeats is not None:
+            over = self._ran_before(left)
+            if over:
+                self._settler.ended(over)
+                claims = {done.job.delivery.claim for done in over}
+                bounded = [entry for entry in bounded if entry[0].claim not in claims]
+                jobs = [job for job in jobs if job.delivery.claim not in claims]
+                left[:] = [delivery for delivery in left if delivery.claim not in claims]
         redelivered = next((delivery for delivery in left if delivery.starts), None)
         if redelivered is not None and len(left) > 1:
             # It may be what killed its worker: let nothing else go down with it. Before any token of theirs is spent.
@@ -199,6 +213,20 @@ class Intake:
                     self._unplaced.append((left.copy(), True))
                     left.clear()
                 raise
+
+    def _ran_before(self, deliveries: Sequence[Delivery]) -> list[Done]:
+        """Those that came again though they have succeeded, as if they just had: what follows them may not have been sent."""
+        found = []
+        for delivery in deliveries:
+            entry = self._types[delivery.headers["task"]]
+            if self._repeats is None or entry.early or not (delivery.starts or delivery.redelivered):
+                continue
+            if delivery.headers.get("ignore_result") or entry.rules.ignore_result:
+                continue
+            record = self._app.store_of(entry.task).fetch(delivery.headers["id"])
+            if record is not None and record.status == states.SUCCESS:
+                found.append(self._repeats.repeated(Job(entry.task, delivery, entry.rules), record.result))
+        return found
 
     def _handed_over(self, jobs: Sequence[Job]) -> list[Job]:
         """Those that run: a task may look at its calls itself (`Task.execute`), and end them here."""
