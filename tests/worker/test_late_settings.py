@@ -1,5 +1,6 @@
 """Settings that are made after a task was defined hold for it all the same, as in Celery; what the task says itself stands above them."""
 
+import importlib
 import sys
 import threading
 import time
@@ -230,3 +231,36 @@ def test_threads_that_ask_first_at_once_all_see_the_settings(monkeypatch: pytest
         thread.join()
 
     assert seen == ["slow"] * 5
+
+
+def test_a_thread_that_defines_tasks_while_another_reads_settings_that_import_them_does_not_hang(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "held_app.py").write_text(
+        "from celeriac import Celery\n"
+        "app = Celery('held', broker='memory://', set_as_current=False)\n"
+        "app.config_from_object('held_conf')\n"
+    )
+    (tmp_path / "held_conf.py").write_text(
+        "import held_sync\nheld_sync.reads.set()\nimport held_tasks\ntask_acks_late = True\n"
+    )
+    (tmp_path / "held_sync.py").write_text("import threading\nreads = threading.Event()\nimports = threading.Event()\n")
+    (tmp_path / "held_tasks.py").write_text(
+        "from held_app import app\nimport held_sync\nheld_sync.imports.set()\nassert held_sync.reads.wait(10)\n"
+        "import time; time.sleep(0.1)\n@app.task\ndef pay(): ...\n"
+    )  # fmt: skip
+    monkeypatch.syspath_prepend(tmp_path)
+    import held_app  # type: ignore[import-not-found]
+    import held_sync  # type: ignore[import-not-found]
+
+    importing = threading.Thread(target=lambda: importlib.import_module("held_tasks"), daemon=True)
+    seen: list[Any] = []
+    reading = threading.Thread(target=lambda: seen.append(held_app.app.conf.task_acks_late), daemon=True)
+    importing.start()
+    assert held_sync.imports.wait(10)
+    reading.start()
+    reading.join(10)
+    importing.join(10)
+
+    assert seen == [True]
+    assert held_app.app.tasks["held_tasks.pay"].acks_late is True

@@ -113,6 +113,8 @@ class Celeriac:
         #: Sources of settings that nobody has asked yet: their modules may import this app's.
         self._sources: list[Callable[[], None]] = []
         self._lock = threading.RLock()
+        #: Held while sources are read: their modules may define tasks, and so may a thread that imports them now and wants the lock above.
+        self._reading = threading.RLock()
         if config_source is not None:
             self.config_from_object(config_source, namespace=namespace)
         if task_cls is not None:
@@ -387,7 +389,7 @@ class Celeriac:
     @cached_property
     def conf(self) -> config.Settings:
         """The settings. Sources that config_from_object was given by name are read now. Raises ImproperlyConfigured."""
-        with self._lock:  # two threads may ask first
+        with self._reading:  # two threads may ask first
             while self._sources:
                 source = self._sources.pop(0)
                 try:
@@ -395,8 +397,9 @@ class Celeriac:
                 except BaseException:
                     self._sources.insert(0, source)  # whoever asks next is told, too
                     raise
-            for task in list(self._tasks.values()):
-                self._annotations_of(type(task))
+            with self._lock:
+                for task in self._tasks.values():
+                    self._annotations_of(type(task))
             schedule = self._settings.beat_schedule
             if (
                 not self._entries.keys() <= schedule.keys()
@@ -1046,7 +1049,7 @@ class Celeriac:
 
     def forked(self) -> None:
         """In a process just forked: leave the connections of the process it came from to that one, and open others when asked for."""
-        self._lock = threading.RLock()
+        self._lock, self._reading = threading.RLock(), threading.RLock()
         self._producer = self._backend = self._coordination = self._control = self._sending = self._sent_events = None
         self._stores = {}
         self._origin = ""

@@ -26,7 +26,7 @@ class Derived:
         if app is None:
             return None
         conf = app.conf
-        own = vars(kind).get(self._name, self)
+        own = kind.__dict__.get(self._name, self)
         if own is not self:  # an annotation: the settings were read only just now
             return own
         return self._read(conf)
