@@ -86,6 +86,14 @@ def _holds(network: IPv4Network | IPv6Network | None, ip: IPv4Address | IPv6Addr
     return network is not None and network.version == ip.version and ip in network
 
 
+#: Networks whose addresses end in the IPv4 address that is meant: written so of old, and NAT64's (RFC 6052).
+_ENDS_IN_IPV4 = (ip_network("::/96"), ip_network("64:ff9b::/96"))
+
+
 def _unmapped(ip: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
-    """An IPv4 address that is written as an IPv6 one is that IPv4 address."""
-    return (ip.ipv4_mapped or ip) if isinstance(ip, IPv6Address) else ip
+    """An IPv4 address that is written as an IPv6 one, or is reached by it, is that IPv4 address; but for ::1, this machine."""
+    if isinstance(ip, IPv4Address) or ip.is_loopback:
+        return ip
+    if any(ip in network for network in _ENDS_IN_IPV4):
+        return IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip.sixtofour or ip
