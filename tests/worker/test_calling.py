@@ -2,6 +2,7 @@
 
 import queue
 import threading
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -256,3 +257,27 @@ def test_workers_are_asked_where_the_broker_cannot_say_who_consumes() -> None:
         thread.join(timeout=20)
         app.close()
     assert not thread.is_alive()
+
+
+def test_a_timedelta_is_as_good_as_seconds_in_a_call_and_in_a_task() -> None:
+    app = Celeriac("shop", broker="memory://", set_as_current=False)
+    long = timedelta(minutes=1)
+    task = app.task(
+        lambda: None,
+        name="t",
+        time_limit=long,
+        soft_time_limit=long / 2,
+        default_retry_delay=long,
+        retry_backoff_max=long,
+    )
+
+    def limits(**options: Any) -> Any:
+        message = app.message("t", (), {}, task, countdown=None, eta=None, expires=None, task_id=None, options=options)
+        return message.headers["timelimit"]
+
+    assert (task.time_limit, task.soft_time_limit, task.default_retry_delay, task.retry_backoff_max) == (60, 30, 60, 60)
+    assert limits() == [60, 30]
+    assert limits(time_limit=long * 2, soft_time_limit=long) == [120, 60]
+    task.apply_async(timeout=long, countdown=long, expires=long)
+    with pytest.raises(ValueError, match="soft_time_limit 60 s is above time_limit 30 s"):
+        limits(time_limit=long / 2, soft_time_limit=long)

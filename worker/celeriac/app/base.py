@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from functools import cached_property, partial
 from itertools import islice
 from types import new_class
@@ -792,6 +792,10 @@ class Celeriac:
                 terms = (terms or USUAL)._replace(exchange_type=kind)
         hard_s = options.pop("time_limit", task_type.time_limit if task_type else None)
         soft_s = options.pop("soft_time_limit", task_type.soft_time_limit if task_type else None)
+        if isinstance(hard_s, timedelta):
+            hard_s = hard_s.total_seconds()
+        if isinstance(soft_s, timedelta):
+            soft_s = soft_s.total_seconds()
         if hard_s and soft_s and soft_s > hard_s:
             raise ValueError(
                 f"{name}: soft_time_limit {soft_s:g} s is above time_limit {hard_s:g} s; it would never be raised"

@@ -588,6 +588,10 @@ class Task(Generic[P, R]):
         if not isinstance(declared, _Backend):
             cls._own_backend, cls.backend = declared, _Backend()
             cls.app.check_store(cls)
+        for name in ("default_retry_delay", "retry_backoff_max", "time_limit", "soft_time_limit"):
+            value = getattr(cls, name)
+            if isinstance(value, timedelta):
+                setattr(cls, name, value.total_seconds())
         if cls.acks_on_failure_or_timeout is not None:
             for name in ("acks_on_failure", "acks_on_timeout"):
                 if explicit(cls, name) is None:

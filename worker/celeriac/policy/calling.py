@@ -4,6 +4,7 @@ Every option is honoured, or refused with what to do instead.
 """
 
 from collections.abc import Mapping
+from datetime import timedelta
 from typing import Any
 
 from celeriac.exceptions import NotSupported
@@ -140,6 +141,8 @@ def _exchange_type(name: str, value: Any) -> str:
 def _seconds(name: str, option: str, value: Any) -> float | None:
     if value is None:
         return None
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
     if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
         raise ValueError(f"task {name}: {option} {value!r} is not a number of seconds")
     return float(value)
