@@ -720,6 +720,17 @@ UP = [
         replicas=7,
     ),
     Case(
+        id="an operator that has listened for less has not heard them yet",
+        memory=knows(rate=40, service_s=0.5),
+        signals=sees(
+            2,
+            operator_uptime_s=59,
+            pods=tuple(pod(n, heartbeat_age_s=None, queues=(), ready_at=NOW - 9999) for n in "ab"),
+        ),
+        desired=7,
+        replicas=7,
+    ),
+    Case(
         id="workers that consume other queues stop growth",
         memory=knows(rate=40, service_s=0.5),
         signals=sees(2, pods=tuple(pod(n, queues=("celery",)) for n in "ab")),

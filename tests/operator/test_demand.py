@@ -8,7 +8,7 @@ import pytest
 
 from celeriac_operator.resources.spec import Objective, ObjectiveType, WorkerPoolSpec
 from celeriac_operator.scaling.demand import Slots, Stream, bursting, slots_for, staff, streams_of
-from celeriac_operator.scaling.learning import cold_start_s, learn
+from celeriac_operator.scaling.learning import arrivals_per_s, cold_start_s, completions_per_s, learn
 from celeriac_operator.scaling.memory import Memory, QueueMemory, Service, shares
 from celeriac_operator.scaling.signals import LimitedClass, PodSample, QueueSample, Signals, TargetSample
 
@@ -495,6 +495,18 @@ def test_no_cold_start_is_learnt_above_ten_minutes() -> None:
     assert memory.cold_start_s == 600
     assert cold_start_s(spec_of(), Memory(cold_start_s=3599)) == 600
     assert cold_start_s(spec_of(coldStart="1h"), Memory()) == 3600
+
+
+@pytest.mark.parametrize("watched_s", [5.0, 30.0, 3600.0])
+def test_a_rate_that_is_still_rising_is_shown_as_what_it_rises_to(watched_s: float) -> None:
+    known = QueueMemory(
+        slow_per_s=10 * (1 - math.exp(-watched_s / 120)),
+        done_per_s=8 * (1 - math.exp(-watched_s / 30)),
+        watched_s=watched_s,
+    )
+
+    assert (arrivals_per_s(known), completions_per_s(known)) == (pytest.approx(10), pytest.approx(8))
+    assert arrivals_per_s(QueueMemory()) == completions_per_s(QueueMemory()) == 0
 
 
 def test_cold_start_is_the_p90_of_pods_made_since_the_operator_runs() -> None:

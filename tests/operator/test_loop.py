@@ -862,6 +862,29 @@ def test_delayed_work_is_not_looked_for_when_the_spec_does_not_want_it(bench):
     assert b.broker.probed[0]["mails"] == 0.0
 
 
+def test_rate_limits_that_cannot_be_kept_are_told_in_the_status_until_they_are(bench):
+    b = bench(pool("mails", rateLimits=[{"task": "t", "rate": "5/s"}], interval="1s"), pool("news"))
+    send, b.broker.send = b.broker.send, refused  # type: ignore[method-assign]
+    b.cluster.kubelet.append(pod("mails-1"))
+    beats = beating(b, lambda: [heartbeat("mails-1")])
+    b.loop.start()
+
+    def told(name: str) -> tuple[str, str]:
+        statuses = {who for who, _ in b.cluster.statuses}
+        return b.cluster.conditions(name)["RateLimitsNotKept"] if name in statuses else ("", "")
+
+    assert b.until(lambda: told("mails") == ("True", "NotTold"))
+    assert b.until(lambda: told("news") == ("False", "Kept"))
+    assert ("mails", "Warning", "RateLimitsNotKept") in b.cluster.events
+    b.broker.send = send  # type: ignore[method-assign]
+    assert b.until(lambda: told("mails") == ("False", "Kept"))
+    beats.set()
+
+
+def refused(command: Command) -> None:
+    raise BrokerUnavailable("no permission to publish")
+
+
 def test_a_command_goes_to_every_worker_of_a_pod(bench):
     b = bench()
     b.cluster.replicas["mails-worker"] = 1

@@ -143,7 +143,9 @@ def test_a_broker_keeps_a_rate_for_all_workers_and_they_are_told_once(store: Coo
 
     rates.keep([asked("mail", {"mail": 10.0})], epoch=1)
     assert store.rates() == {"mail": (10.0, "shop/mail")}
-    assert post.taken() == [{"task_name": "mail", "rate_limit": 10.0, "scope": "cluster", "by": "shop/mail"}]
+    assert post.taken() == [
+        {"task_name": "mail", "rate_limit": 10.0, "scope": "cluster", "by": "shop/mail", "epoch": 1}
+    ]
     rates.keep([asked("mail", {"mail": 10.0})], epoch=1)
     assert post.taken() == []
 
@@ -225,6 +227,23 @@ def test_who_leads_again_looks_anew_at_what_another_leader_has_set(store: Coordi
     store.set_rate("mail", 3.0, "shop/mail")
     rates.keep([asked("mail", {})], epoch=3)
     assert store.rates() == {}
+
+
+def test_a_leader_that_was_frozen_and_wakes_sets_no_rate(store: Coordination) -> None:
+    old, new = Sent(), Sent()
+    frozen, _ = kept_on(store, old, "mail")
+    successor, _ = kept_on(store, new, "mail")
+    frozen.keep([asked("mail", {"mail": 10.0})], epoch=1)
+    successor.keep([asked("mail", {"mail": 4.0})], epoch=2)
+    old.taken()
+
+    said = frozen.keep([asked("mail", {"mail": 20.0})], epoch=1)
+
+    assert "a newer leader than this one speaks for shop/mail" in said
+    assert store.rates() == {"mail": (4.0, "shop/mail")}
+    assert old.taken() == []
+    assert not store.set_rate("mail", None, "shop/mail", epoch=1)
+    assert store.set_rate("other", 1.0, "elsewhere/pool", epoch=1)  # that one has leaders of its own
 
 
 def test_a_store_that_is_away_is_told_and_tried_again(

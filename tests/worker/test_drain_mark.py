@@ -2,7 +2,7 @@
 
 import pytest
 
-from celeriac.policy.drain import FORGOTTEN_S, Heeded, Mark, heard, lifted, still
+from celeriac.policy.drain import FORGOTTEN_S, Heeded, Mark, followed, heard, lifted, still
 
 MARK = Mark("m1", 3, 160.0)
 NOTHING = Heeded()
@@ -84,3 +84,20 @@ def test_a_leader_that_goes_on_talking_is_not_forgotten() -> None:
         heeded = heard(heeded, id="old", epoch=5, ttl_s=60.0, now=now + 1.0)
 
     assert (heeded.mark.id if heeded.mark else "", heeded.epoch) == ("new", 9)
+
+
+@pytest.mark.parametrize(
+    ("epoch", "now", "obeyed"),
+    [
+        pytest.param(3, 100.0, True, id="the next leader"),
+        pytest.param(2, 100.0, True, id="the same"),
+        pytest.param(1, 100.0, False, id="an old one"),
+        pytest.param(1, 1000.0, True, id="an old number, after a long silence"),
+    ],
+)
+def test_what_else_a_leader_orders_is_obeyed_as_its_marks_are(epoch: int, now: float, obeyed: bool) -> None:
+    known = Heeded(Mark("a", 2, 160.0), 2, 90.0)
+
+    found = followed(known, epoch=epoch, now=now)
+
+    assert found == (known._replace(epoch=epoch, heard_at=now) if obeyed else None)

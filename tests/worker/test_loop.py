@@ -27,6 +27,7 @@ from celeriac.worker.assemble import Options, run_worker
 from celeriac.worker.executor import Done, Executor, Job
 from celeriac.worker.loop import Loop
 from celeriac.worker.pool import SoloPool, ThreadPool
+from celeriac.worker.remote import Remote
 from celeriac.worker.wake import Wake
 
 Call = tuple[Any, ...]
@@ -687,6 +688,29 @@ def test_a_limit_that_was_set_is_lifted_to_what_the_code_declares() -> None:
         loop.set_rate_limit("slow", "declared")
         assert loop.intake.limits()["slow"].per_s == 100
         assert loop.intake.set_rates() == {}
+
+
+def test_an_older_leader_is_not_obeyed_a_person_is_and_each_pool_has_leaders_of_its_own() -> None:
+    worker = Worker(keeps_waiting=False)
+    worker.app.task(lambda: None, name="slow")
+
+    with worker.running() as loop:
+        remote = Remote(
+            loop, app=worker.app, pool=loop._pool, events=None, clock=None, beat=lambda: None, incarnation=""
+        )
+        assert "ok" in remote.rate_limit("slow", 4, "cluster", by="shop/pool", epoch=2)
+        assert remote.rate_limit("slow", 9, "cluster", by="shop/pool", epoch=1) == {
+            "error": "epoch 1 is older than the last leader's"
+        }
+        assert loop.intake.limits()["slow"].per_s == 4
+        assert "ok" in remote.rate_limit("slow", 5, "cluster", by="shop/other", epoch=1)
+        assert "ok" in remote.rate_limit("slow", 6)
+
+        assert "ok" in remote.undrain(epoch=5)
+        assert remote.shutdown(epoch=4) == {"error": "epoch 4 is older than the last leader's"}
+        assert loop.state == "running"
+        assert "ok" in remote.shutdown(epoch=5)
+        wait_until(lambda: loop.state == "stopping")
 
 
 def test_all_limits_may_be_switched_off() -> None:

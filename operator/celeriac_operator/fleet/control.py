@@ -33,7 +33,7 @@ def lift_drain(post: Post, *, nodes: Sequence[str], epoch: int) -> None:
         post.send(control.undrain(epoch=epoch, destination=sorted(nodes)))
 
 
-def end(post: Post, *, nodes: Sequence[str]) -> None:
+def end(post: Post, *, nodes: Sequence[str], epoch: int) -> None:
     """Tell these workers to end as at a SIGTERM: what outlasts their grace goes back to its queue."""
     if nodes:
-        post.send(control.Command(method="shutdown", arguments={}, destination=sorted(nodes)))
+        post.send(control.shutdown(epoch=epoch, destination=sorted(nodes)))

@@ -134,7 +134,6 @@ class Fleet:
                 changed = known.offline or _mark(known.beat) != _mark(beat)
                 known.beat, known.heard_at = beat, now
             known.offline = kind == "worker-offline"
-            self._count(known)
             changed = changed or known.offline
             self._turn += changed
             return changed
@@ -163,7 +162,7 @@ class Fleet:
     def _count(self, seen: _Incarnation) -> None:
         for queue, totals in seen.beat.queue_totals.items():
             before = seen.queues.get(queue)
-            if totals != before:
+            if totals is not before and totals != before:
                 self._by_queue[queue], seen.queues[queue] = _counted(self._by_queue.get(queue), totals, before)
 
     def own(self, incarnation: str, owner: Owner, queues: tuple[str, ...] = ()) -> None:
@@ -193,6 +192,7 @@ class Fleet:
                 if seen.owner is not None or gone or now - seen.first_heard_at > OWNER_WAIT_S:
                     self._credit(seen, seen.owner or NOBODY)
                 if gone and now - seen.heard_at > REMEMBERED_S:
+                    self._count(seen)
                     del self._incarnations[id_]
 
     def _credit(self, seen: _Incarnation, owner: Owner) -> None:
@@ -227,6 +227,8 @@ class Fleet:
     def totals(self) -> FleetTotals:
         """A copy of the sums. Those by queue are up to the last heartbeat, those by owner up to the last `settle`."""
         with self._lock:
+            for seen in self._incarnations.values():
+                self._count(seen)
             return FleetTotals(
                 by_queue=dict(self._by_queue), owned=dict(self._owned), owned_tasks=dict(self._owned_tasks)
             )

@@ -82,6 +82,7 @@ class BrokerLoop:
         self._known: set[Key] = set()
         self._deserted = False
         self._ticks = 0
+        self._rates_error = ""  # why rates were not kept at the last tick
         self._rates = Rates(
             side.rates, side.post, name=name, changes=changes, exists=lambda: {pool.key for pool in cluster.pools()}
         )
@@ -171,7 +172,8 @@ class BrokerLoop:
             return  # whoever retired it has taken it out of the metrics
         if self._acts():
             asked = [_asked(sight, now) for sight in seen if sight.keepers is not None]
-            if self._rates.keep(asked, epoch=self._epoch()):
+            self._rates_error = self._rates.keep(asked, epoch=self._epoch())
+            if self._rates_error:
                 self._metrics.error("RateLimitsNotKept")
         self._forget({member.record.key for member in members})
         self._metrics.broker_ticked(self.name, took_s=time.monotonic() - began)
@@ -346,6 +348,7 @@ class BrokerLoop:
             operator_uptime_s=listened_s,
             share=shares.get(sight.member.record.key, {}),
             queue_errors={name: self._unread[name] for name in names if name in self._unread},
+            rates_error=self._rates_error if spec.rate_limits else "",
             missing=gaps(
                 sight.pods,
                 queues=len(names),
@@ -448,7 +451,7 @@ class BrokerLoop:
         subject = f"{subject_of(member.record)}: ending overdue pods"
         try:
             if policy is DrainTimeoutPolicy.REQUEUE:
-                end(self._side.post, nodes=_nodes(signals, decision.overdue))
+                end(self._side.post, nodes=_nodes(signals, decision.overdue), epoch=member.state.epoch)
             else:
                 for name in decision.overdue:
                     self._cluster.kill_pod(member.record, name)

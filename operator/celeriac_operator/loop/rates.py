@@ -27,7 +27,7 @@ class Store(Protocol):
 
     def rates(self) -> Mapping[str, tuple[float, str]]: ...
 
-    def set_rate(self, task: str, per_s: float | None, by: str) -> None: ...
+    def set_rate(self, task: str, per_s: float | None, by: str, *, epoch: int) -> bool: ...
 
     def close(self) -> None: ...
 
@@ -75,7 +75,7 @@ class Rates:
                 self._keep_stored(self._store, pools)
             elif pools:
                 self._divide(pools)
-        except (BackendUnavailable, BrokerUnavailable, ImproperlyConfigured) as error:
+        except (BackendUnavailable, BrokerUnavailable, ImproperlyConfigured, _Outdated) as error:
             self._changes.failed(subject, str(error))
             return str(error)
         self._changes.worked(subject)
@@ -88,7 +88,7 @@ class Rates:
         try:
             if lift and self._stored:
                 self._lift(self._store, {}, ())
-        except (BackendUnavailable, BrokerUnavailable, ImproperlyConfigured) as error:
+        except (BackendUnavailable, BrokerUnavailable, ImproperlyConfigured, _Outdated) as error:
             log.warning("broker %s: the rate limits of pools that are gone could not be lifted: %s", self._name, error)
         self._store.close()
 
@@ -96,7 +96,8 @@ class Rates:
 
     def _keep_stored(self, store: Store, pools: Sequence[Asked]) -> None:
         now = time.monotonic()
-        if now - self._read_at >= READ_AGAIN_S:
+        reads = now - self._read_at >= READ_AGAIN_S
+        if reads:
             self._stored = dict(store.rates())
             self._read_at = now
         wanted = _strictest(pools)
@@ -107,6 +108,8 @@ class Rates:
             if self._stored.get(task) != (per_s, by):
                 self._set(store, task, per_s, by)
             else:
+                if reads:
+                    self._store_rate(store, task, per_s, by)  # so that the store does not forget who leads
                 self._remind(task, per_s, by, _keepers(pools, task), now)
 
     def _lift(self, store: Store, wanted: Mapping[str, object], pools: Sequence[Asked]) -> None:
@@ -122,20 +125,24 @@ class Rates:
 
     def _set(self, store: Store, task: str, per_s: float | None, by: str) -> None:
         """In the store, for workers that start later or hear nothing; then by a command, for those that listen."""
-        store.set_rate(task, per_s, by)
+        self._store_rate(store, task, per_s, by)
         if per_s is None:
             self._stored.pop(task, None)
         else:
             self._stored[task] = (per_s, by)
-        self._post.send(control.rate_limit(task=task, per_s=per_s, scope="cluster", by=by))
+        self._post.send(self._order(task, per_s, "cluster", by))
         how = "as declared" if per_s is None else f"{per_s:g} times a second"
         log.info("broker %s: %s starts %s", self._name, task, how)
+
+    def _store_rate(self, store: Store, task: str, per_s: float | None, by: str) -> None:
+        if not store.set_rate(task, per_s, by, epoch=self._epoch):
+            raise _Outdated(f"the rate of {task} was not set: a newer leader than this one speaks for {by}")
 
     def _remind(self, task: str, per_s: float, by: str, keepers: Sequence[Keeper], now: float) -> None:
         """Tell again those that keep something else: they have not heard, or a person has told them otherwise."""
         nodes = self._due(task, unheeded(task, per_s, keepers, by=by), now)
         if nodes:
-            self._post.send(control.rate_limit(task=task, per_s=per_s, scope="cluster", by=by, destination=nodes))
+            self._post.send(self._order(task, per_s, "cluster", by, nodes))
 
     # -- kept by the workers
 
@@ -162,8 +169,12 @@ class Rates:
         return self._told.get((keeper.node, task), (0.0, 0))[1] >= ORDERS
 
     def _tell(self, order: Order, *, by: str) -> None:
-        command = control.rate_limit(task=order.task, per_s=order.per_s, scope="worker", by=by, destination=order.nodes)
-        self._post.send(command)
+        self._post.send(self._order(order.task, order.per_s, "worker", by, order.nodes))
+
+    def _order(
+        self, task: str, per_s: float | None, scope: str, by: str, nodes: Sequence[str] | None = None
+    ) -> control.Command:
+        return control.rate_limit(task=task, per_s=per_s, scope=scope, by=by, epoch=self._epoch, destination=nodes)
 
     def _due(self, task: str, nodes: Iterable[str], now: float, *, every_s: float = TELL_AGAIN_S) -> tuple[str, ...]:
         """Those of the nodes that were not told just now; they count as told."""
@@ -176,6 +187,10 @@ class Rates:
         if len(self._told) > 10_000:
             self._told.clear()  # only costs an order more
         return tuple(due)
+
+
+class _Outdated(Exception):
+    """This one leads no more; the message says what it could not do."""
 
 
 def _strictest(pools: Iterable[Asked]) -> dict[str, tuple[float, str]]:

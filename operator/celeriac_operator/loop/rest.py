@@ -100,6 +100,7 @@ def _seen(signals: Signals) -> tuple[object, ...]:
         signals.limited and tuple((limit.task, limit.rate_per_s) for limit in signals.limited),
         signals.share,
         signals.queue_errors,
+        signals.rates_error,
         signals.missing,
         tuple(map(_pod, signals.pods)),
     )

@@ -61,6 +61,7 @@ class OperatorLoop:
         self._states: dict[Key, tuple[PoolRecord, PoolState]] = {}
         self._restores: list[_Restore] = []
         self._secrets: dict[tuple[str, str, str], tuple[str | ClusterError, float]] = {}
+        self._targets: dict[BrokerTarget, BrokerTarget] = {}
         self._secrets_used: set[tuple[str, str, str]] = set()
         self._poked: set[Key] = set()
         self._epoch = 0
@@ -175,6 +176,7 @@ class OperatorLoop:
                     self._changes.worked(subject_of(member.record))
                     member.state.fault = ("", "")
         self._faulted = faulted or sides.keys() != opening
+        self._targets = {target: target for target in roster}
         with self._lock:
             self._roster = roster
         self._start_loops(sides)
@@ -221,7 +223,11 @@ class OperatorLoop:
             cert=self._secret(record, tls.cert_from, now) if tls and tls.cert_from else "",
             key=self._secret(record, tls.key_from, now) if tls and tls.key_from else "",
         )
-        return _checked(target)
+        # One object for each broker: a thousand pools name a few of them.
+        known = self._targets.get(target)
+        if known is None:
+            known = self._targets[target] = _checked(target)
+        return known
 
     def _secret(self, record: PoolRecord, ref: SecretKeyRef, now: float) -> str:
         at = (record.namespace, ref.name, ref.key)

@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celeriac_operator.resources.spec import Objective, ObjectiveType, QueueSpec, WorkerPoolSpec
-from celeriac_operator.scaling.learning import cold_start_s
+from celeriac_operator.scaling.learning import arrivals_per_s, cold_start_s, completions_per_s
 from celeriac_operator.scaling.memory import Memory, QueueMemory, rounded, shares
 from celeriac_operator.scaling.signals import LimitedClass, QueueSample, Signals
 from celeriac_operator.scaling.supply import Supply, supply
@@ -356,8 +356,8 @@ def _of_queue(sample: QueueSample, memory: Memory, asked: Sequence[Slots]) -> Ma
         "throttled": sample.throttled,
         "dead": sample.dead,
         "oldest_age_s": sample.oldest_age_s,
-        "arrivals_per_s": max(0.0, known.slow_per_s),
-        "completions_per_s": known.done_per_s,
+        "arrivals_per_s": max(0.0, arrivals_per_s(known)),
+        "completions_per_s": completions_per_s(known),
         "service_s": known.overall.value_s,
         "slots": sum(slots.slots for slots in asked),
     }

@@ -295,5 +295,20 @@ def _decayed(value: float, latest: float, passed_s: float, constant_s: float) ->
     return value * kept + latest * (1.0 - kept)
 
 
+def arrivals_per_s(queue: QueueMemory) -> float:
+    """The slow rate for people: without what it lacks while it rises from the nothing it began with."""
+    return queue.slow_per_s / _learnt(queue.watched_s, _SLOW_S)
+
+
+def completions_per_s(queue: QueueMemory) -> float:
+    """The rate of completions for people, likewise."""
+    return queue.done_per_s / _learnt(queue.watched_s, _DONE_S)
+
+
+def _learnt(watched_s: float, constant_s: float) -> float:
+    """The part of an exponentially weighted mean that has been seen, in (0, 1]."""
+    return 1.0 - math.exp(-watched_s / constant_s) if watched_s > 0 else 1.0
+
+
 def _p90(values: Sequence[float]) -> float:
     return sorted(values)[math.ceil(0.9 * len(values)) - 1]

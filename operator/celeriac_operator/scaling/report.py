@@ -81,6 +81,8 @@ def conditions(facts: Facts) -> dict[str, Condition]:
     found["AtLimit"] = _either(facts.at_limit, "MaxReplicas", at_limit, "WithinLimits")
     limited = bool(facts.work.limits) and not facts.stale
     found["RateLimited"] = _either(limited, "RateLimit", _rate_limited(facts.work), "NotLimited")
+    unkept = bool(signals.rates_error)
+    found["RateLimitsNotKept"] = _either(unkept, "NotTold", f"spec.rateLimits: {signals.rates_error}", "Kept")
     obstacle = facts.obstacle
     found["ScaleUpBlocked"] = (True, obstacle.reason, obstacle.message) if obstacle else (False, "NotBlocked", "")
     drained = plan.waiting or f"{len(plan.drain)} drained pods go"
@@ -144,6 +146,7 @@ _TELLING = {
     "GraceTooShort": ("Warning", "no task outlives the grace period any more"),
     "EvictionBlocked": ("Warning", "no PodDisruptionBudget stands in the way any more"),
     "ReplicasContested": ("Warning", "nobody else changes the replicas any more"),
+    "RateLimitsNotKept": ("Warning", "broker and workers know the rate limits again"),
     "AtLimit": ("Normal", "work fits within maxReplicas again"),
     "RateLimited": ("Normal", "no rate limit holds work back any more"),
 }

@@ -146,6 +146,7 @@ class Signals:
     operator_uptime_s   a young operator has not yet heard every worker.
     share          this pool's part of the demand when other pools consume the same queues, in (0, 1].
     queue_errors   queue -> why it alone could not be read, though the broker answers.
+    rates_error    why its rate limits could not be told to broker or workers at the last tick, "" when they could.
     missing        (reason, sentence) of each signal that is not there and makes the decision coarser.
     """
 
@@ -159,4 +160,5 @@ class Signals:
     operator_uptime_s: float = 1e9
     share: Mapping[str, float] = field(default_factory=dict)
     queue_errors: Mapping[str, str] = field(default_factory=dict)
+    rates_error: str = ""
     missing: tuple[tuple[str, str], ...] = ()

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from celeriac.broker.connection import REDIS_SCHEMES, BrokerAddress, connect, recoverable, redacted
 from celeriac.exceptions import BackendUnavailable, ImproperlyConfigured
+from celeriac.policy.drain import FORGOTTEN_S
 from celeriac.policy.ratelimit import SLACK_S
 
 #: Revoked ids kept at once; the oldest go first.
@@ -98,9 +99,13 @@ class Coordination:
 
     # -- rates that the operator keeps
 
-    def set_rate(self, task: str, per_s: float | None, by: str) -> None:
-        """Have every worker keep this rate for the cluster, those included that start later; None lifts what the same `by` has set."""
-        self._call("set_rate", task, "" if per_s is None else repr(float(per_s)), by)
+    def set_rate(self, task: str, per_s: float | None, by: str, *, epoch: int = 0) -> bool:
+        """Have every worker keep this rate for the cluster, those included that start later; None lifts what the same `by` has set.
+
+        epoch   counts the leaders that speak for `by`. False: a newer one has spoken of late, so nothing was done.
+        """
+        rate = "" if per_s is None else repr(float(per_s))
+        return int(self._call("set_rate", task, rate, by, epoch, int(FORGOTTEN_S))) >= 0
 
     def rates(self) -> dict[str, tuple[float, str]]:
         """task -> (starts a second, who set it)."""

@@ -36,6 +36,11 @@ def lifted(heeded: Heeded, *, epoch: int, now: float) -> Heeded:
     return Heeded(None, epoch, now) if _counts(heeded, epoch, now) else heeded
 
 
+def followed(heeded: Heeded, *, epoch: int, now: float) -> Heeded | None:
+    """After any other command of a leader. None: an old leader's, to be ignored."""
+    return heeded._replace(epoch=epoch, heard_at=now) if _counts(heeded, epoch, now) else None
+
+
 def still(mark: Mark | None, now: float) -> Mark | None:
     """The mark, unless it has expired: an operator that vanished drains nobody for ever."""
     return mark if mark is not None and now < mark.expires_at else None

@@ -125,13 +125,19 @@ def undrain(*, epoch: int, destination: Sequence[str]) -> Command:
     return Command(method="undrain", arguments={"epoch": epoch}, destination=destination)
 
 
+def shutdown(*, epoch: int, destination: Sequence[str]) -> Command:
+    """Celery's own command, with the number of the leader who gives it."""
+    return Command(method="shutdown", arguments={"epoch": epoch}, destination=destination)
+
+
 def rate_limit(
-    *, task: str, per_s: float | None, scope: str, by: str, destination: Sequence[str] | None = None
+    *, task: str, per_s: float | None, scope: str, by: str, epoch: int, destination: Sequence[str] | None = None
 ) -> Command:
-    """Celery's own command, with two arguments of ours: keep a rate per worker or for the cluster, told by `by`.
+    """Celery's own command, with three arguments of ours: keep a rate per worker or for the cluster, told by `by`.
 
     per_s   starts a second; None: what the code declares.
+    epoch   counts the leaders that speak for `by`, as `drain`'s does: a worker ignores what an older one says.
     """
     rate = "declared" if per_s is None else per_s
-    arguments = {"task_name": task, "rate_limit": rate, "scope": scope, "by": by}
+    arguments = {"task_name": task, "rate_limit": rate, "scope": scope, "by": by, "epoch": epoch}
     return Command(method="rate_limit", arguments=arguments, destination=destination)

@@ -85,6 +85,7 @@ class Loop:
         self._asked_at: float | None = None
         self._cold = self._announced = False
         self._heeded = drain_policy.Heeded()
+        self._leaders: dict[str, drain_policy.Heeded] = {}  # by the pool they speak for
         #: The drain mark under which the loop has seen that nothing is left here.
         self._rested = ""
         self.broker_up = True
@@ -342,6 +343,26 @@ class Loop:
         self._heeded = drain_policy.lifted(self._heeded, epoch=epoch, now=time.monotonic())
         self._wake.set()
         return self._heeded.mark is None
+
+    def heeds(self, epoch: int | None, by: str = "") -> bool:
+        """Whether to obey who says that it leads with this number, the first or the newest; None: a person, who is always obeyed.
+
+        by   the pool it speaks for; "": this worker's own, which is drained.
+        """
+        if epoch is None:
+            return True
+        now = time.monotonic()
+        known = self._leaders.get(by, drain_policy.Heeded()) if by else self._heeded
+        heeded = drain_policy.followed(known, epoch=epoch, now=now)
+        if heeded is None:
+            return False
+        if not by:
+            self._heeded = heeded
+        else:
+            if len(self._leaders) > 1000:
+                self._leaders.clear()  # anybody may send names
+            self._leaders[by] = heeded
+        return True
 
     def drain_state(self) -> tuple[drain_policy.Mark, str, float] | None:
         """(mark, draining or drained, seconds until it expires), None when no mark holds."""

@@ -109,11 +109,19 @@ class Remote:
             log.warning("REVOKED could not be stored for %s: %s", ", ".join(ids), problem)
 
     def rate_limit(
-        self, task_name: str = "", rate_limit: Any = None, scope: str | None = None, by: str = "", **_: Any
+        self,
+        task_name: str = "",
+        rate_limit: Any = None,
+        scope: str | None = None,
+        by: str = "",
+        epoch: int | None = None,
+        **_: Any,
     ) -> Any:
         """Change a task type's limit; "declared" is what the code says. scope: worker or cluster; unset: as declared. by: who asks."""
         if scope not in {None, "worker", "cluster"}:
             return {"error": f"scope {scope!r} is neither 'worker' nor 'cluster'"}
+        if not self._loop.heeds(epoch, by):
+            return _outdated(epoch)
         try:
             self._loop.set_rate_limit(task_name, rate_limit, scope, by)
         except KeyError:
@@ -194,8 +202,10 @@ class Remote:
 
     # -- the worker
 
-    def shutdown(self, **_: Any) -> Any:
+    def shutdown(self, epoch: int | None = None, **_: Any) -> Any:
         """End, as SIGTERM does."""
+        if not self._loop.heeds(epoch):
+            return _outdated(epoch)
         self._loop.stop()
         return {"ok": "shutting down"}
 
@@ -203,13 +213,13 @@ class Remote:
         """Stop claiming, give back, finish, turn not ready; until the mark expires or is lifted."""
         heeded = self._loop.heard_drain(mark=id, epoch=epoch, ttl_s=ttl_s)
         self._beat()
-        return {"ok": self._loop.state} if heeded else {"error": f"epoch {epoch} is older than the last leader's"}
+        return {"ok": self._loop.state} if heeded else _outdated(epoch)
 
     def undrain(self, epoch: int = 0, **_: Any) -> Any:
         """Claim again."""
         heeded = self._loop.heard_undrain(epoch=epoch)
         self._beat()
-        return {"ok": self._loop.state} if heeded else {"error": f"epoch {epoch} is older than the last leader's"}
+        return {"ok": self._loop.state} if heeded else _outdated(epoch)
 
     def hello(self, from_node: str = "", revoked: Any = None, incarnation: str = "", **_: Any) -> Any:
         """What a worker that starts wants to know of the others; and they learn what it has revoked."""
@@ -239,6 +249,10 @@ class Remote:
         """Send no more task events."""
         was, self._events.enabled = self._events.enabled, False
         return {"ok": "task events disabled" if was else "task events already disabled"}
+
+
+def _outdated(epoch: int | None) -> dict[str, str]:
+    return {"error": f"epoch {epoch} is older than the last leader's"}
 
 
 def _listed(value: Any) -> list[str]:

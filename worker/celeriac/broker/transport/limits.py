@@ -353,7 +353,11 @@ return out
 SET_RATE = (
     _SHARED
     + r"""
--- KEYS: none     ARGV: prefix, task, starts a second or '' to lift it, who sets it     lifts only what the same one has set
+-- KEYS: none     ARGV: prefix, task, starts a second or '' to lift it, who sets it, which leader that is, s for which it binds
+-- lifts only what the same one has set; returns -1 for what an older leader than the last one says
+local leads = prefix .. 'rates:leader:' .. ARGV[4]
+if tonumber(redis.call('GET', leads) or 0) > tonumber(ARGV[5]) then return -1 end
+redis.call('SET', leads, ARGV[5], 'EX', ARGV[6])
 if ARGV[3] ~= '' then return redis.call('HSET', prefix .. 'rates', ARGV[2], ARGV[3] .. ' ' .. ARGV[4]) end
 local set = redis.call('HGET', prefix .. 'rates', ARGV[2])
 if set and string.sub(set, string.find(set, ' ', 1, true) + 1) == ARGV[4] then redis.call('HDEL', prefix .. 'rates', ARGV[2]) end
