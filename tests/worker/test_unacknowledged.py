@@ -9,7 +9,7 @@ from turning import TurningWorker
 
 from celeriac import Celeriac, chord
 from celeriac.broker.deadletters import dead_letters
-from celeriac.exceptions import ChordError, Reject
+from celeriac.exceptions import Reject
 
 QUEUE = "celery"
 
@@ -80,7 +80,7 @@ def test_a_chord_whose_member_rejects_its_message_fails_instead_of_waiting_for_e
 
     result = chord([app.tasks["add"].s(1, 1), app.tasks["refuse"].s()], app.tasks["total"].s()).apply_async()
 
-    with pytest.raises(ChordError, match="no room"):
+    with pytest.raises(Reject, match="no room"):
         worker.until_ready(result).get(timeout=1)
     worker.close()
 
