@@ -151,17 +151,6 @@ def test_what_is_given_back_is_claimed_again_in_order_and_counts_as_never_starte
 
 
 @every
-def test_what_is_requeued_comes_after_what_waits(broker: Broker) -> None:
-    broker.publish(*range(3))
-    consumer = broker.consumer()
-    [first] = claim(consumer, 1)
-
-    consumer.requeue([first])
-
-    assert numbers(claim(consumer, 3)) == [1, 2, 0]
-
-
-@every
 def test_a_closed_consumer_returns_what_it_had_claimed(broker: Broker) -> None:
     broker.publish(*range(4))
     consumer = broker.consumer()

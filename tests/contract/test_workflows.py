@@ -168,6 +168,12 @@ def test_a_member_that_is_revoked_fails_the_chord(running: Running) -> None:
     assert isinstance(result.parent[0].result, TaskRevokedError)
 
 
+def test_a_member_that_puts_itself_back_sees_that_it_was_redelivered(running: Running) -> None:
+    result = chord([running.s("puts_back", 2), running.s("add", 1, 1)], running.s("total")).apply_async()
+
+    assert result.get(timeout=20) == 4
+
+
 def test_what_a_failed_chord_leaves_behind_has_failed_too(running: Running, tmp_path: Path) -> None:
     told = tmp_path / "told"
     inner = chord([running.s("fails"), running.s("add", 1, 1)], running.s("total") | running.s("add", 1))

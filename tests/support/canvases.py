@@ -59,6 +59,13 @@ def flaky(self: Task, times: int) -> int:
     return int(self.request.retries)
 
 
+@app.task(bind=True)
+def puts_back(self: Any, value: int) -> int:
+    if not self.request.delivery_info["redelivered"]:
+        raise Reject("not now", requeue=True)
+    return value
+
+
 @app.task
 def rejects() -> None:
     raise Reject("not mine", requeue=False)

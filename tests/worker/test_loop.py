@@ -98,9 +98,6 @@ class FakeConsumer:
         self._trace("give back", *map(_id, deliveries))
         self.ready.extendleft(reversed(deliveries))
 
-    def requeue(self, deliveries: Sequence[Delivery]) -> None:
-        self._trace("requeue", *map(_id, deliveries))
-
     def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         self._trace("park", *(_id(entry) for entry, _ in deliveries))
         if self.may_park:
@@ -489,9 +486,10 @@ def test_rejected_messages_go_back_or_become_dead_letters() -> None:
 
     run_all(worker, delivery("reject", [True], id="back"), delivery("reject", [False], id="dead"))
 
-    assert worker.trace.of("requeue") == [("requeue", "back")]
-    [entry] = worker.consumer.ended
-    assert (_id(entry.delivery), entry.death and entry.death["detail"]) == ("dead", "no")
+    back, dead = worker.consumer.ended
+    [again] = back.publish
+    assert (_id(back.delivery), again.id, again.headers["redelivered"], back.death) == ("back", "back", True, None)
+    assert (_id(dead.delivery), dead.death and dead.death["detail"]) == ("dead", "no")
     assert worker.trace.of("store") == [("store", "dead FAILURE")]
 
 

@@ -437,6 +437,12 @@ class AsyncResult(ResultBase, Generic[R]):
             self.id, terminate=terminate, signal=signal or "SIGTERM", reply=wait, timeout=timeout or 1.0
         )
 
+    def revoke_by_stamped_headers(self, headers: Any, **options: Any) -> Any:
+        """Have no worker run calls that carry one of these stamps. Raises RuntimeError for a handle without an app."""
+        if self._app is None:
+            raise RuntimeError(f"{self!r} belongs to no app: use app.control.revoke_by_stamped_headers")
+        return self._app.control.revoke_by_stamped_headers(headers, **options)
+
     # -- the handle itself
 
     @property

@@ -71,7 +71,8 @@ created: list[Callable[["Celeriac"], None]] = []
 #: What apply_async takes, for who has mistyped it.
 _CALL_OPTIONS = (
     *OPTIONS, "countdown", "eta", "expires", "task_id", "queue", "exchange", "routing_key", "priority", "urgency", "serializer", "compression",
-    "headers", "shadow", "time_limit", "soft_time_limit", "ignore_result", "link", "link_error", "reply_to", "require_consumer", "root_id",
+    "headers", "shadow", "argsrepr", "kwargsrepr",
+    "time_limit", "soft_time_limit", "ignore_result", "link", "link_error", "reply_to", "require_consumer", "root_id",
     "parent_id", "group_id", "group_index", "retries", "connection", "producer",
 )  # fmt: skip
 
@@ -801,6 +802,9 @@ class Celeriac:
                 f"{name}: soft_time_limit {soft_s:g} s is above time_limit {hard_s:g} s; it would never be raised"
             )
         headers = options.pop("headers", None)
+        if "argsrepr" in options or "kwargsrepr" in options:  # what monitors and logs may show of the arguments
+            shown = {name: str(options.pop(name)) for name in ("argsrepr", "kwargsrepr") if name in options}
+            headers = {**shown, **(headers or {})}
         if task_type is not None and task_type._keys:
             headers = {**task_type.limit_keys(args, kwargs), **(headers or {})}
         parent = current.get()

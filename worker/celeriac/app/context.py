@@ -62,6 +62,20 @@ class Request:
         return self._headers.get("id")
 
     @property
+    def time_limit(self) -> float | None:
+        """The call's hard time limit in seconds, or its type's."""
+        return self._limit(0)
+
+    @property
+    def soft_time_limit(self) -> float | None:
+        """The call's soft time limit in seconds, or its type's."""
+        return self._limit(1)
+
+    def _limit(self, place: int) -> float | None:
+        limits = self._headers.get("timelimit")
+        return limits[place] if isinstance(limits, list | tuple) and len(limits) == 2 else None
+
+    @property
     def retries(self) -> int:
         """How often it was retried: 0 at first."""
         return self._headers.get("retries") or 0

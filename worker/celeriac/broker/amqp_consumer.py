@@ -205,9 +205,6 @@ class AmqpConsumer:
         with self._guarded():
             self._move({each.claim: [self._again(each)] for each in deliveries if self._mine(each)})
 
-    def requeue(self, deliveries: Sequence[Delivery]) -> None:
-        self.give_back(deliveries)  # basic.reject would put them in front
-
     def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         with self._guarded():
             if not self._producer.delays({delivery.queue for delivery, _ in deliveries}):

@@ -144,9 +144,6 @@ class Consumer(Protocol):
     def give_back(self, deliveries: Sequence[Delivery]) -> None:
         """Return messages that were not started to the front of their queues."""
 
-    def requeue(self, deliveries: Sequence[Delivery]) -> None:
-        """Return messages to the back of their queues."""
-
     def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         """Keep messages until their due times (seconds since the epoch).
 
@@ -211,12 +208,12 @@ def payload(delivery: Delivery) -> bytes | str:
     return str(json_dumps(body))  # a hand-made envelope whose body is JSON itself
 
 
-def once_more(delivery: Delivery) -> TaskMessage:
-    """The same message again, with one start more; its body as it came."""
+def once_more(delivery: Delivery, more: int = 1) -> TaskMessage:
+    """The same message again, marked as redelivered, with so many starts more; its body as it came."""
     properties, body = delivery.properties, payload(delivery)
     expires_ms = properties.get("expiration")
     return TaskMessage(
-        headers={**delivery.headers, STARTS: delivery.starts + 1, "redelivered": True},
+        headers={**delivery.headers, STARTS: delivery.starts + more, "redelivered": True},
         body=Encoded(
             delivery.content_type, delivery.content_encoding, body if isinstance(body, bytes) else body.encode()
         ),

@@ -99,13 +99,6 @@ class MemoryConsumer:
                 if self._open.pop(id(delivery.claim), None) is not None:
                     delivery.claim.requeue()
 
-    def requeue(self, deliveries: Sequence[Delivery]) -> None:
-        with self._lock:
-            for delivery in deliveries:
-                if id(delivery.claim) in self._open:
-                    self._publish(delivery, delivery.headers, delivery.queue)
-                    self._end(delivery)
-
     def _publish(self, delivery: Delivery, headers: Mapping[str, Any], queue: str) -> None:
         self._producer.publish_raw(
             queue, delivery.body, headers,

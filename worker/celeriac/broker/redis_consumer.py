@@ -243,9 +243,6 @@ class RedisConsumer:
         # The last one pushed to the front is the first to be taken again: keep their order.
         self._move("front", [(delivery, 0.0) for delivery in reversed(deliveries)])
 
-    def requeue(self, deliveries: Sequence[Delivery]) -> None:
-        self._move("back", [(delivery, 0.0) for delivery in deliveries])
-
     def park(self, deliveries: Sequence[tuple[Delivery, float]]) -> None:
         self._move("delayed", deliveries)
 

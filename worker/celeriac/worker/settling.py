@@ -53,6 +53,9 @@ _FAILURES = frozenset({"failed", "dead_lettered"})
 #: The states of calls that were ended; all others that fell have failed.
 _STATES = {"revoked": states.REVOKED, "expired": states.REVOKED, "succeeded": states.SUCCESS}
 
+#: Settlements that put the message at the end of its queue again, and what that adds to its starts.
+_ONCE_MORE = {AGAIN: 1, REQUEUE: 0}
+
 Pair = tuple[Done, Settlement]
 
 
@@ -174,16 +177,17 @@ class Settler:
                 break
         # 2. publish, 3. acknowledge
         late = [
-            Settled(done.job.delivery, s.publish if s.then != AGAIN else (once_more(done.job.delivery),), s.death)
+            Settled(
+                done.job.delivery,
+                s.publish if s.then not in _ONCE_MORE else (once_more(done.job.delivery, _ONCE_MORE[s.then]),),
+                s.death,
+            )
             for done, s in kept
-            if not done.job.acked and s.then != REQUEUE
+            if not done.job.acked
         ]
         if late:
             claimed = self._consumer.settle(late, claim=room() if room is not None else (0, 0))
             self._claimed += claimed
-        requeue = [done.job.delivery for done, s in kept if not done.job.acked and s.then == REQUEUE]
-        if requeue:
-            self._consumer.requeue(requeue)
         unpublished, failed = self._follow_early(kept)
         failed += self._unpublishable({done.job.delivery.claim: done for done, _ in kept} if late else {})
         if unpublished or failed:
@@ -310,7 +314,8 @@ class Settler:
         delivery = done.job.delivery
         if settlement.then != ACK:
             dead = settlement.then == DEAD
-            headers = {**delivery.headers, DEATH: dict(settlement.death or {})} if dead else delivery.headers
+            more = {DEATH: dict(settlement.death or {})} if dead else {"redelivered": True}
+            headers = {**delivery.headers, **more}
             self._app.producer.publish_raw(
                 dead_queue_name(delivery.queue) if dead else delivery.queue, delivery.body, headers,
                 content_type=delivery.content_type, content_encoding=delivery.content_encoding, properties=delivery.properties,

@@ -143,10 +143,10 @@ end
 return 1
 """
 
-#: Move claimed messages to a list or a delayed set: give back, requeue, park.
+#: Move claimed messages to a list or a delayed set: give back, park.
 MOVE = """
 -- KEYS: unacked, unacked_index, lease set, destination
--- ARGV: kind (front, back, delayed), then for each: claim id, length of the record's tail, step, score
+-- ARGV: kind (front, delayed), then for each: claim id, length of the record's tail, step, score
 local moved = 0
 for a = 2, #ARGV, 4 do
   local id = ARGV[a]
@@ -157,8 +157,7 @@ for a = 2, #ARGV, 4 do
     redis.call('ZREM', KEYS[3], id)
     local envelope = string.sub(record, 2, -(tonumber(ARGV[a + 1]) + 1))
     if ARGV[1] == 'front' then redis.call('RPUSH', KEYS[4], envelope)
-    elseif ARGV[1] == 'delayed' then redis.call('ZADD', KEYS[4], ARGV[a + 3], ARGV[a + 2] .. ' ' .. id .. ' ' .. envelope)
-    else redis.call('LPUSH', KEYS[4], envelope) end
+    else redis.call('ZADD', KEYS[4], ARGV[a + 3], ARGV[a + 2] .. ' ' .. id .. ' ' .. envelope) end
     moved = moved + 1
   end
 end
