@@ -3,6 +3,7 @@
 import logging
 import threading
 import time
+import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
@@ -81,7 +82,9 @@ class BrokerLoop:
         self._interval_s = 5.0
         self._known: set[Key] = set()
         self._deserted = False
-        self._ticks = 0
+        # Brokers take turns, by their names: threads that all want to run at once cost more than what they do.
+        self._phase = zlib.crc32(name.encode()) / 2**32
+        self._ticks = int(self._phase * 1000)
         self._rates_error = ""  # why rates were not kept at the last tick
         self._rates = Rates(
             side.rates, side.post, name=name, changes=changes, exists=lambda: {pool.key for pool in cluster.pools()}
@@ -129,6 +132,7 @@ class BrokerLoop:
         return ""
 
     def _run(self) -> None:
+        first = True
         while not self._stopping.is_set():
             self._wake.clear()
             started = time.monotonic()
@@ -142,7 +146,9 @@ class BrokerLoop:
             else:
                 self._progress()
             self._stopping.wait(max(0.0, FASTEST_TICK_S - (time.monotonic() - started)))
-            self._wake.wait(max(0.0, self._interval_s - (time.monotonic() - started)))
+            wait_s = self._interval_s * self._phase if first else self._interval_s
+            self._wake.wait(max(0.0, wait_s - (time.monotonic() - started)))
+            first = False
         self._rates.close(lift=self._deserted)
         self._side.close()
 
