@@ -4,6 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from celeriac import Celeriac
+from celeriac.exceptions import ImproperlyConfigured
 from celeriac.policy.ratelimit import TokenBucket, parse_rate
 
 
@@ -98,3 +100,22 @@ def test_a_token_is_there_when_the_bucket_said_it_would_be(per_s: float) -> None
     _, wait_s = bucket.take(1, 1000.0)
 
     assert bucket.take(1, 1000.0 + wait_s)[0] == 1
+
+
+@given(
+    rate=st.none()
+    | st.text(max_size=12)
+    | st.integers()
+    | st.floats()
+    | st.from_regex(r"[0-9.]{1,6}/?[smhd]?", fullmatch=True)
+)
+def test_any_rate_is_one_or_is_refused_where_its_task_is_defined(rate: object) -> None:
+    app = Celeriac("shop", broker="memory://", set_as_current=False)
+    try:
+        per_s = parse_rate(rate)
+    except ValueError:
+        with pytest.raises(ImproperlyConfigured, match="task mails"):
+            app.task(lambda: None, name="mails", rate_limit=rate)
+        return
+    assert app.task(lambda: None, name="mails", rate_limit=rate).rate_limit == rate
+    assert per_s is None or 0 <= per_s < float("inf")
