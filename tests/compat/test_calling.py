@@ -4,9 +4,18 @@ from pathlib import Path
 
 import pytest
 from libraries import Place, start_worker
+from processes import wait_until
 
 from celeriac import Celeriac
 from celeriac.exceptions import NotRoutable
+
+
+def _taken(app: Celeriac) -> bool:
+    try:
+        app.send_task("shop.add", (1, 2), mandatory=True, require_consumer=True)
+    except NotRoutable:
+        return False
+    return True
 
 
 def test_require_consumer_and_mandatory_know_a_stock_worker(place: Place, tmp_path: Path) -> None:
@@ -18,7 +27,7 @@ def test_require_consumer_and_mandatory_know_a_stock_worker(place: Place, tmp_pa
             app.send_task("shop.add", (1, 2), require_consumer=True)
         worker = start_worker("celery", place, tmp_path / "worker.log")
         try:
-            app.send_task("shop.add", (1, 2), mandatory=True, require_consumer=True)
+            wait_until(lambda: _taken(app), timeout_s=20)  # a worker is asked, and a busy one takes its time to answer
             with pytest.raises(NotRoutable, match="'elsewhere'"):
                 app.send_task("shop.add", (1, 2), queue="elsewhere", require_consumer=True)
         finally:

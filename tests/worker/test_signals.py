@@ -1,3 +1,5 @@
+import uuid
+
 """Every signal of Celery's: it exists, and is sent where Celery sends it, with its arguments and its sender."""
 
 import json
@@ -135,10 +137,11 @@ def test_clients_tell_of_publishes_and_a_receiver_may_add_headers(url: str, requ
     signals.before_task_publish.connect(before)
     signals.after_task_publish.connect(after)
     try:
-        with Celeriac("shop", broker=url, set_as_current=False) as app:
+        mine = f"told-{uuid.uuid4()}"  # the memory broker is the process's
+        with Celeriac("shop", broker=url, set_as_current=False, task_default_queue=mine) as app:
             app.task(lambda: 1, name="t").delay()
             app.task(lambda: 1, name="many").send_many([()])
-            consumer = open_consumer(app.broker_address(), ["celery"], node="n", lease_s=5.0, prefetch=4)
+            consumer = open_consumer(app.broker_address(), [mine], node="n", lease_s=5.0, prefetch=4)
             try:
                 wait_until(lambda: published.extend(consumer.claim(2)) or len(published) == 2)
             finally:
@@ -152,5 +155,5 @@ def test_clients_tell_of_publishes_and_a_receiver_may_add_headers(url: str, requ
         ("before_task_publish", "t", arguments), ("after_task_publish", "t", ["body", "exchange", "headers", "routing_key"]),
         ("before_task_publish", "many", arguments), ("after_task_publish", "many", ["body", "exchange", "headers", "routing_key"]),
     ]  # fmt: skip
-    assert {row[3:] for row in told} == {("", "celery")}
+    assert {row[3:] for row in told} == {("", mine)}
     assert [delivery.headers["tenant"] for delivery in published] == ["t1", "t1"]

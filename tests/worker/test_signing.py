@@ -3,6 +3,7 @@
 import base64
 import json
 import pickle
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from celeriac.broker.signing import Signing, unregister
 from celeriac.exceptions import EncodeError, ImproperlyConfigured, UntrustedMessage
 from celeriac.wire.message import TaskMessage
 
-QUEUE = "celery"
+#: The memory broker is the process's, and other tests leave their dead letters in it.
+QUEUE = f"signed-{uuid.uuid4()}"
 BETWEEN = b"\x00\x01"
 
 
@@ -45,7 +47,13 @@ def signing_of(tmp_path: Path, name: str, store: Path, **options: Any) -> Signin
 
 
 def make(files: dict[str, str], **settings: Any) -> Celeriac:
-    given = {"task_serializer": "auth", "accept_content": ["auth"], "task_acks_late": True, **settings}
+    given = {
+        "task_serializer": "auth",
+        "accept_content": ["auth"],
+        "task_acks_late": True,
+        "task_default_queue": QUEUE,
+        **settings,
+    }
     app = Celeriac("shop", broker="memory://", backend="cache+memory://", set_as_current=False, **given)
     app.conf.update(
         security_key=files["key"], security_certificate=files["certificate"], security_cert_store=files["store"]
@@ -139,7 +147,7 @@ def test_what_is_not_signed_by_somebody_trusted_is_a_dead_letter_with_the_reason
     body = encode(tmp_path / "others", store, message, app_signing(app).sign(message.body))
 
     app.producer.publish(message._replace(body=body, headers={**message.headers, **headers}))
-    before = len(dead_letters(app.broker_address(), QUEUE))  # the memory broker is this process's
+    before = len(dead_letters(app.broker_address(), QUEUE))
     worker.until_idle()
 
     letter = dead_letters(app.broker_address(), QUEUE)[before:][0]
