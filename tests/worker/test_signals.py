@@ -1,9 +1,8 @@
-import uuid
-
 """Every signal of Celery's: it exists, and is sent where Celery sends it, with its arguments and its sender."""
 
 import json
 import logging
+import uuid
 from collections import Counter
 from typing import Any
 
