@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import click
-import yaml
 
 from celeriac.broker.depth import DepthProbe
 from celeriac.exceptions import CeleriacError
@@ -79,6 +78,8 @@ def doctor(
 def _rounds(
     client: "KubeClient", namespaces: tuple[str, ...], user: str, ask_brokers: bool, url: str
 ) -> Iterator[Finding]:
+    import yaml
+
     from celeriac_operator.cluster.checkup import Rounds, definition, leadership, permissions
 
     try:

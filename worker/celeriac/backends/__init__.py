@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from celeriac.backends.base import ResultBackend
 from celeriac.backends.custom import check_methods, custom_class
 from celeriac.backends.sql_options import SqlOptions
-from celeriac.broker.connection import REDIS_SCHEMES, BrokerAddress
+from celeriac.broker.connection import REDIS_SCHEMES, BrokerAddress, check_installed
 from celeriac.config.secret import redacted
 from celeriac.exceptions import ImproperlyConfigured
 
@@ -49,6 +49,7 @@ def open_backend(
         return DisabledBackend()
     scheme = urlsplit(url).scheme.lower() or url.lower()
     if scheme in REDIS_SCHEMES:
+        check_installed("result_backend", url)
         from celeriac.backends.redis import RedisBackend
 
         return RedisBackend(

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.util import find_spec
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,6 +24,8 @@ log = logging.getLogger(__name__)
 #: Schemes that kombu knows under another name.
 _ALIASES = {"valkey": "redis", "valkeys": "rediss"}
 REDIS_SCHEMES = frozenset({"redis", "rediss", "valkey", "valkeys", "redis+socket", "valkey+socket", "sentinel"})
+#: The extra `redis`: ours are the first two, kombu's transport needs the third.
+_REDIS_NEEDS = ("redis", "hiredis", "packaging")
 #: A server that takes a TLS handshake does so in less.
 _HANDSHAKE_S = 1.0
 #: What True means there: kombu takes no True for Redis, and would connect without TLS.
@@ -73,6 +76,20 @@ class BrokerAddress:
         return self.scheme in MEMORY_SCHEMES
 
 
+def check_installed(what: str, url: str | None) -> None:
+    """Raise ImproperlyConfigured when the URL is a Redis's or a Valkey's and what talks to those is not installed: it is an extra.
+
+    what  names the URL in the error, such as `result_backend`.
+    """
+    if not url or urlsplit(url.split(";")[0]).scheme.lower() not in REDIS_SCHEMES:
+        return
+    missing = [name for name in _REDIS_NEEDS if find_spec(name) is None]
+    if missing:
+        raise ImproperlyConfigured(
+            f"{what} {redacted(url)!r} needs {', '.join(missing)}, not installed: pip install 'celeriac[redis]'"
+        )
+
+
 def connect(address: BrokerAddress) -> kombu.Connection:
     """An open kombu connection. Raises BrokerUnavailable or ImproperlyConfigured."""
     _refuse_tls_to_a_plain_port(address)
@@ -92,7 +109,8 @@ def connect(address: BrokerAddress) -> kombu.Connection:
 
 
 def unopened(address: BrokerAddress) -> kombu.Connection:
-    """A kombu connection that connects when it is used."""
+    """A kombu connection that connects when it is used. Raises ImproperlyConfigured when what it needs is not installed."""
+    check_installed("broker URL", address.url)
     options = dict(address.transport_options)
     if address.is_redis:
         options.setdefault("socket_connect_timeout", address.connect_timeout_s)

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 from kombu.utils.json import dumps as json_dumps
 
 from celeriac.broker.codec import Encoded
-from celeriac.broker.connection import BrokerAddress
+from celeriac.broker.connection import BrokerAddress, check_installed
 from celeriac.policy.throttle import Throttle
 from celeriac.wire.message import DEATH, SENT_AT, STARTS, TaskMessage
 
@@ -186,6 +186,7 @@ def open_consumer(
     node      the worker's name, for the broker's own listings. lease_s: see task_lease. prefetch: slots, to begin with.
     """
     if address.is_redis:
+        check_installed("broker URL", address.url)
         from celeriac.broker.redis_consumer import RedisConsumer  # redis-py is an extra
 
         return RedisConsumer(address, queues, node=node, lease_s=lease_s)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from celeriac.broker.connection import REDIS_SCHEMES, BrokerAddress, connect, recoverable, redacted
+from celeriac.broker.connection import REDIS_SCHEMES, BrokerAddress, check_installed, connect, recoverable, redacted
 from celeriac.exceptions import BackendUnavailable, ImproperlyConfigured
 from celeriac.policy.drain import FORGOTTEN_S
 from celeriac.policy.ratelimit import SLACK_S
@@ -158,6 +158,7 @@ class Coordination:
     def _open(self) -> Mapping[str, Any]:
         with self._lock:
             if not self._scripts:
+                check_installed("coordination_url", self._address.url)
                 import redis  # an extra
 
                 from celeriac.broker.transport import beat

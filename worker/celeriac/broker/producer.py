@@ -302,10 +302,12 @@ class RedisProducer:
         if self._queues is None or self._pid != os.getpid():
             with self._lock:
                 if self._queues is None or self._pid != os.getpid():
-                    from celeriac.broker.redis_calls import RedisCalls
+                    self._connection = connect(self._address)  # after a fork: the parent's connection is left alone
+                    from celeriac.broker.redis_calls import (
+                        RedisCalls,
+                    )  # redis-py is an extra: connect() says when it is missing
                     from celeriac.broker.transport.redis import RedisQueues
 
-                    self._connection = connect(self._address)  # after a fork: the parent's connection is left alone
                     queues = RedisQueues(self._connection)
                     self._calls = RedisCalls(queues.channel.pool)
                     self._queues, self._pid, self._bound = queues, os.getpid(), set()

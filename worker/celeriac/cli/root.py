@@ -36,8 +36,7 @@ class _Commands(click.Group):
                 command: click.Command = point.load()
                 return command
             except ImportError as error:
-                missing = f"{name} needs more than is installed: {error}. Install it with: pip install 'celeriac[operator,embedded]'"
-                raise click.ClickException(missing) from error
+                return _missing(name, error)
         return None
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -49,6 +48,23 @@ class _Commands(click.Group):
         except CeleriacError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(1)
+
+
+def _missing(name: str, error: ImportError) -> click.Command:
+    """A command whose extras are not installed: it is in the list, and says what to install whatever it is given."""
+    advice = "pip install 'celeriac[operator,embedded]'"
+
+    @click.command(
+        name,
+        short_help=f"Not installed: {advice}.",
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True},
+    )
+    @click.argument("words", nargs=-1)
+    def missing(words: tuple[str, ...]) -> None:
+        raise click.ClickException(f"{name} needs more than is installed: {error}. Install it with: {advice}")
+
+    return missing
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -16,7 +16,7 @@ from celeriac.app.base import DEFAULT_BROKER, Celeriac
 from celeriac.app.builtins import is_built_in
 from celeriac.backends.base import ResultBackend
 from celeriac.broker.codec import content_types
-from celeriac.broker.connection import BrokerAddress, redacted
+from celeriac.broker.connection import BrokerAddress, check_installed, redacted
 from celeriac.broker.consumer import Consumer, open_consumer
 from celeriac.broker.mailbox import ControlNode, logical_clock
 from celeriac.broker.plan import worker_direct
@@ -141,6 +141,8 @@ def run_worker(app: Celeriac, options: Options) -> int:
     if not own:
         log.warning("no task is registered: is -A right, and do `imports` and `include` name the modules with tasks?")
 
+    check_installed("broker URL", address.url)
+    check_installed("result_backend", conf.result_backend)  # here, and not in each child
     _check_coordination(app, address)
     if options.statedb is not None:
         log.warning(_NO_STATEDB, options.statedb)
