@@ -14,7 +14,9 @@ from celeriac import signals, states
 from celeriac.app.context import IDLE, REQUEST_FIELDS, Request, current, task_logger
 from celeriac.app.derived import derived, explicit, let_settings_decide
 from celeriac.app.models import Models
-from celeriac.canvas.signature import Signature, chunks, ends_in_group, signature, xmap, xstarmap
+from celeriac.canvas.forms import chunks, xmap, xstarmap
+from celeriac.canvas.joining import ends_in_group
+from celeriac.canvas.signature import Signature, signature
 from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Retry
 from celeriac.policy import errormail, throttle
 from celeriac.policy.calling import URGENCIES, check_priority, type_terms

@@ -1,17 +1,7 @@
 """Canvas: calls as values that can be combined, kept, sent, and sent on by workers. Names and forms are Celery's."""
 
-from celeriac.canvas.signature import (
-    Signature,
-    chain,
-    chord,
-    chunks,
-    group,
-    maybe_signature,
-    signature,
-    subtask,
-    xmap,
-    xstarmap,
-)
+from celeriac.canvas.forms import chain, chord, chunks, group, xmap, xstarmap
+from celeriac.canvas.signature import Signature, maybe_signature, signature, subtask
 from celeriac.canvas.stamping import GroupStampingVisitor, StampingVisitor
 
 #: Celery's names of the classes behind its functions.

@@ -5,8 +5,10 @@ from typing import Any
 
 from celeriac import states
 from celeriac.canvas.errbacks import errbacks_within, takes_more
+from celeriac.canvas.forms import chain, chord, group
 from celeriac.canvas.freeze import frozen
-from celeriac.canvas.signature import Signature, chain, chord, group, linked, listed, maybe_signature
+from celeriac.canvas.joining import linked
+from celeriac.canvas.signature import Signature, listed, maybe_signature
 from celeriac.exceptions import ChordError
 from celeriac.result import EagerResult, GroupResult
 

@@ -3,7 +3,8 @@
 import inspect
 from typing import Any
 
-from celeriac.canvas.signature import Signature, chain, chord, group, listed
+from celeriac.canvas.forms import chain, chord, group
+from celeriac.canvas.signature import Signature, listed
 from celeriac.exceptions import NotRegistered
 
 

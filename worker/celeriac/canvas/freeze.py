@@ -7,7 +7,9 @@ frozen before keeps its ids.
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from celeriac.canvas.signature import Signature, chain, chord, chunks, group, linked, maybe_signature
+from celeriac.canvas.forms import chain, chord, chunks, group
+from celeriac.canvas.joining import linked
+from celeriac.canvas.signature import Signature, maybe_signature
 from celeriac.ids import new_id
 from celeriac.policy.workflow import unrun
 from celeriac.result import GroupResult

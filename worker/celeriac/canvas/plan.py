@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, Protocol
 
+from celeriac.canvas.forms import chain, chord, chunks, group
 from celeriac.canvas.freeze import flat, frozen
-from celeriac.canvas.signature import Signature, chain, chord, chunks, group, linked, listed, maybe_signature
+from celeriac.canvas.joining import linked
+from celeriac.canvas.signature import Signature, listed, maybe_signature
 from celeriac.exceptions import NotSupported
 from celeriac.result import GroupResult
 from celeriac.wire.chord import ChordStart

@@ -1,15 +1,10 @@
-"""Signatures: a call and its options as a dict, in Celery's form on the wire, and what combines them.
-
-    add.s(2, 2) | add.s(4)                          a chain: 8
-    group(add.s(i, i) for i in range(3))            at once: [0, 2, 4]
-    chord([add.s(1, 1), add.s(2, 2)], total.s())    total([2, 4])
+"""Signatures: a call and its options as a dict, in Celery's form on the wire. What combines them is in `canvas/forms.py`.
 
 Nothing here is changed by being sent: ids are given out on copies (`canvas/freeze.py`), messages are composed of those
 (`canvas/plan.py`).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 #: The app of signatures that were made without one, as a function; `compat` sets it.
@@ -25,7 +20,7 @@ class Signature(dict[str, Any]):
     immutable  what comes before it passes nothing on to it.
     """
 
-    #: Signatures by their subtask_type, filled by the classes below.
+    #: Signatures by their subtask_type, filled by `canvas/forms.py`.
     TYPES: ClassVar[dict[str, type["Signature"]]] = {}
     _app: Any = None
 
@@ -70,6 +65,10 @@ class Signature(dict[str, Any]):
         """The app it is sent by."""
         found = _app_of(self)
         return found if found is not None else default_app[-1]()
+
+    def _inner(self) -> Iterable[Any]:
+        """The signatures right within it, some perhaps as plain mappings; None for a body that is missing."""
+        return ()
 
     @property
     def type(self) -> Any:
@@ -143,7 +142,7 @@ class Signature(dict[str, Any]):
             made["kwargs"] = {**(self["kwargs"] or {}), **(kwargs or {})}
         else:
             made["kwargs"] = dict(self["kwargs"] or {})
-        made["options"] = {**_copied_links(self["options"]), **options}
+        made["options"] = {**copied_links(self["options"]), **options}
         return made
 
     partial = clone
@@ -202,7 +201,9 @@ class Signature(dict[str, Any]):
 
     def __or__(self, other: Any) -> Any:
         """This, then that. A group followed by something becomes a chord."""
-        return _joined(self, other)
+        from celeriac.canvas.joining import joined  # it stands above
+
+        return joined(self, other)
 
     __ior__ = __or__
 
@@ -289,276 +290,6 @@ _EMPTY: dict[str, Any] = {
 }
 
 
-class chain(Signature):  # noqa: N801 - Celery's name
-    """One after the other, each with the value of the one before. A group that something follows becomes the header of a chord."""
-
-    def __new__(cls, *tasks: Any, **options: Any) -> Any:
-        given = _given(tasks)
-        steps = linked(given)
-        if not options and len(steps) == 1 and isinstance(steps[0], chord) and len(given) > 1:
-            return steps[0]
-        made: Any = super().__new__(cls)
-        made._steps = steps  # read here and not again: an iterator gives its items once
-        return made
-
-    def __init__(self, *tasks: Any, app: Any = None, **options: Any) -> None:
-        steps = self.__dict__.pop("_steps")
-        super().__init__("celery.chain", (), {"tasks": steps}, options, subtask_type="chain", app=app)
-
-    @property
-    def tasks(self) -> list[Signature]:
-        """The steps."""
-        steps = signatures(self["kwargs"]["tasks"], self._app)
-        self["kwargs"]["tasks"] = steps
-        return steps
-
-    @tasks.setter
-    def tasks(self, value: Any) -> None:
-        self["kwargs"]["tasks"] = list(value)
-
-    def clone(self, args: Any = None, kwargs: Any = None, **options: Any) -> "Signature":
-        """A copy; arguments go before those of its first step."""
-        made = self.__class__._from_wire(self, self._app)
-        steps = [step.clone() for step in self.tasks]
-        if steps and (args or kwargs):
-            steps[0] = steps[0].clone(args, kwargs)
-        made["kwargs"] = {**self["kwargs"], "tasks": steps}
-        made["options"] = {**_copied_links(self["options"]), **options}
-        return made
-
-    def unchain_tasks(self) -> list[Signature]:
-        steps = [step.clone() for step in self.tasks]
-        for errback in listed(self["options"].get("link_error")):
-            for step in steps:
-                step.link_error(errback)
-        for callback in listed(self["options"].get("link")) if steps else ():
-            steps[-1].link(callback)
-        return steps
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Send it."""
-        return self.apply_async(args, kwargs)
-
-    def __repr__(self) -> str:
-        return " | ".join(map(repr, self.tasks)) if self.tasks else "<empty chain>"
-
-
-_chain = chain
-
-
-class group(Signature):  # noqa: N801 - Celery's name
-    """All at once. tasks: signatures, or one iterable of them."""
-
-    def __init__(self, *tasks: Any, app: Any = None, **options: Any) -> None:
-        given = _given(tasks)
-        members = signatures(given[0].tasks if len(given) == 1 and isinstance(given[0], group) else given, app)
-        super().__init__("celery.group", (), {"tasks": members}, options, subtask_type="group", app=app)
-
-    @property
-    def tasks(self) -> list[Signature]:
-        """The members."""
-        members = signatures(self["kwargs"]["tasks"], self._app)
-        self["kwargs"]["tasks"] = members
-        return members
-
-    @tasks.setter
-    def tasks(self, value: Any) -> None:
-        self["kwargs"]["tasks"] = list(value)
-
-    def clone(self, args: Any = None, kwargs: Any = None, **options: Any) -> "Signature":
-        """A copy; arguments go before those of each member."""
-        made = self.__class__._from_wire(self, self._app)
-        made["kwargs"] = {**self["kwargs"], "tasks": [member.clone(args, kwargs) for member in self.tasks]}
-        made["options"] = {**_copied_links(self["options"]), **options}
-        return made
-
-    def link(self, callback: Any) -> Any:
-        """Call this when the first member has succeeded: as Celery does. For when all have, use a chord."""
-        return self.tasks[0].link(maybe_signature(callback, self._app).clone().set(immutable=True))
-
-    def link_error(self, errback: Any) -> Any:
-        """Call this for each member that fails."""
-        for member in self.tasks:
-            member.link_error(maybe_signature(errback, self._app).clone())
-        return errback
-
-    def skew(self, start: float = 1.0, stop: float | None = None, step: float = 1.0) -> "group":
-        """Let members start so many seconds apart; itself."""
-        countdown = start
-        for member in self.tasks:
-            member.set(countdown=countdown)
-            countdown += step
-            if stop is not None and countdown >= stop:
-                countdown = start
-        return self
-
-    def __len__(self) -> int:
-        return len(self.tasks)
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        """Send it."""
-        return self.apply_async(args, **options)
-
-    def __repr__(self) -> str:
-        return f"group({self.tasks!r})"
-
-
-class chord(Signature):  # noqa: N801 - Celery's name
-    """A header of calls that run at once, and a body that is called with the list of their values."""
-
-    def __init__(self, header: Any = None, body: Any = None, app: Any = None, **options: Any) -> None:
-        parts = {"header": _header(header, app), "body": maybe_signature(body, app), "kwargs": {}}
-        super().__init__("celery.chord", (), parts, options, subtask_type="chord", app=app)
-
-    @property
-    def header(self) -> Any:
-        """The header, a group."""
-        header = _header(self["kwargs"]["header"], self._app)
-        self["kwargs"]["header"] = header
-        return header
-
-    @property
-    def tasks(self) -> list[Signature]:
-        """The header's members."""
-        members: list[Signature] = self.header.tasks
-        return members
-
-    @tasks.setter
-    def tasks(self, value: Any) -> None:
-        self["kwargs"]["header"] = value
-
-    @property
-    def body(self) -> Any:
-        """The body; None until it has one."""
-        body = maybe_signature(self["kwargs"].get("body"), self._app)
-        self["kwargs"]["body"] = body
-        return body
-
-    @body.setter
-    def body(self, value: Any) -> None:
-        self["kwargs"]["body"] = value
-
-    def clone(self, args: Any = None, kwargs: Any = None, **options: Any) -> "Signature":
-        """A copy; arguments go before those of each member of the header."""
-        made = self.__class__._from_wire(self, self._app)
-        body = self.body
-        made["kwargs"] = {
-            **self["kwargs"],
-            "header": self.header.clone(args, kwargs),
-            "body": body.clone() if body is not None else None,
-        }
-        made["options"] = {**_copied_links(self["options"]), **options}
-        return made
-
-    def link(self, callback: Any) -> Any:
-        """Call this with the body's value."""
-        return self._of_body().link(callback)
-
-    def link_error(self, errback: Any) -> Any:
-        """Call this when the body fails, or cannot run; with task_allow_error_cb_on_chord_header also for each failed member."""
-        if self.app.conf.task_allow_error_cb_on_chord_header:
-            self.header.link_error(errback)
-        return self._of_body().link_error(errback)
-
-    def _of_body(self) -> Any:
-        body = self.body
-        if body is None:
-            raise ValueError(f"{self!r} has no body yet: give it one, chord(header, body), before you link to it")
-        return body
-
-    def __len__(self) -> int:
-        return len(self.tasks)
-
-    def __bool__(self) -> bool:
-        return True
-
-    def __call__(self, body: Any = None, **options: Any) -> Any:
-        """Send it, with this body."""
-        sent = self.clone()
-        if body is not None:
-            sent["kwargs"]["body"] = maybe_signature(body, self._app)
-        return sent.apply_async(**options)
-
-    def __repr__(self) -> str:
-        return f"chord({self.header!r}, {self.body!r})"
-
-
-class _Mapped(Signature):
-    """A call of one built-in task, with a signature among its arguments."""
-
-    _name: ClassVar[str] = ""
-
-    def __init__(self, task: Any = None, it: Any = (), app: Any = None, **options: Any) -> None:
-        task = (
-            maybe_signature(task, app)
-            if isinstance(task, Mapping)
-            else task.s()
-            if hasattr(task, "s")
-            else Signature(task)
-        )
-        super().__init__(
-            f"celery.{self._name}", (), {"task": task, "it": list(it)}, options,
-            subtask_type=self._name, immutable=True, app=app if app is not None else task._app,
-        )  # fmt: skip
-
-
-class xmap(_Mapped):  # noqa: N801 - Celery's name
-    """One call that runs the task for each item: [task(item) for item in it]."""
-
-    _name = "map"
-
-    def __repr__(self) -> str:
-        return f"[{self['kwargs']['task']['task']}(x) for x in {self['kwargs']['it']!r:.100}]"
-
-
-class xstarmap(_Mapped):  # noqa: N801 - Celery's name
-    """One call that runs the task for each tuple: [task(*args) for args in it]."""
-
-    _name = "starmap"
-
-    def __repr__(self) -> str:
-        return f"[{self['kwargs']['task']['task']}(*x) for x in {self['kwargs']['it']!r:.100}]"
-
-
-class chunks(Signature):  # noqa: N801 - Celery's name
-    """A group of calls, each of which runs the task for `n` tuples."""
-
-    def __init__(self, task: Any = None, it: Any = (), n: int = 1, app: Any = None, **options: Any) -> None:
-        if n < 1:
-            raise ValueError(f"chunks of {n}: at least 1 call must be in each")
-        task = (
-            maybe_signature(task, app)
-            if isinstance(task, Mapping)
-            else task.s()
-            if hasattr(task, "s")
-            else Signature(task)
-        )
-        super().__init__(
-            "celery.chunks", (), {"task": task, "it": list(it), "n": n}, options,
-            subtask_type="chunks", immutable=True, app=app if app is not None else task._app,
-        )  # fmt: skip
-
-    def group(self) -> Signature:
-        """The group that is sent for it."""
-        parts, task = iter(self["kwargs"]["it"]), self["kwargs"]["task"]
-        members = []
-        while part := list(islice(parts, self["kwargs"]["n"])):
-            members.append(xstarmap(task, part, app=self._app))
-        return group(members, app=self._app, **self["options"])
-
-    def __call__(self, **options: Any) -> Any:
-        """Send it."""
-        return self.apply_async(**options)
-
-
-Signature.TYPES.update(
-    {"chain": chain, "group": group, "chord": chord, "map": xmap, "starmap": xstarmap, "chunks": chunks}
-)
-
-
 def signature(varies: Any, *args: Any, **kwargs: Any) -> Signature:
     """The signature of a task's name, a task, or a mapping that describes one. Also the guide's `subtask`."""
     if isinstance(varies, Signature):
@@ -596,137 +327,14 @@ def signatures(values: Iterable[Any], app: Any = None) -> list[Signature]:
     return found
 
 
-def linked(tasks: Iterable[Any], app: Any = None) -> list[Signature]:
-    """The steps of a chain: chains within it spliced, groups that something follows made headers of chords.
-
-    As in Celery a group of one is that one, and an empty group between others is left out.
-    """
-    steps: list[Signature] = []
-    for step in _spliced(signatures(tasks, app)):
-        if isinstance(step, group) and len(step.tasks) == 1:
-            step = _with_options(step)
-            for inner in _spliced([step]):
-                _add(steps, inner)
-        elif steps and isinstance(step, group) and not step.tasks:
-            continue
-        else:
-            _add(steps, step)
-    return steps
-
-
-def _with_options(one: "group") -> Signature:
-    """The only member of a group, with the group's options under its own."""
-    [member] = one.tasks
-    if not one["options"]:
-        return member
-    return member.clone().set(**{**{k: v for k, v in one["options"].items() if k != "task_id"}, **member["options"]})
-
-
-def _spliced(tasks: Iterable[Signature]) -> Iterator[Signature]:
-    for task in tasks:
-        if isinstance(task, chain):
-            yield from _spliced(task.unchain_tasks() if task["options"] else task.tasks)
-        elif isinstance(task, chunks):
-            yield task.group()
-        else:
-            yield task
-
-
-def _add(steps: list[Signature], step: Signature) -> None:
-    """Put a step at the end. What ends in a group waits for all of its members, so it becomes, or gets, a chord."""
-    last = steps[-1] if steps else None
-    if isinstance(last, group):
-        steps[-1] = chord(last, step, app=last._app) if last.tasks else step
-    elif isinstance(last, chord) and last.body is not None and ends_in_group(last.body):
-        made = last.clone()
-        made["kwargs"]["body"] = _one(linked([last.body, step]), last._app)
-        steps[-1] = made
-    else:
-        steps.append(step)
-
-
-def ends_in_group(step: Signature) -> bool:
-    """Whether its value is that of a group: several."""
-    match step:
-        case group():
-            return True
-        case chain():
-            return bool(step.tasks) and ends_in_group(step.tasks[-1])
-        case chord():
-            return step.body is not None and ends_in_group(step.body)
-        case _:
-            return False
-
-
-def _one(steps: list[Signature], app: Any) -> Signature:
-    return steps[0] if len(steps) == 1 else chain(steps, app=app)
-
-
-def _joined(first: Signature, then: Any) -> Any:
-    if not isinstance(then, Signature):
-        return NotImplemented
-    if isinstance(first, group):  # also of one: who writes group(…) | body wants a list
-        return chord(first, then, app=first._app)
-    if isinstance(first, chord) and first.body is not None and not isinstance(then, group):
-        made = first.clone()
-        made["kwargs"]["body"] = made["kwargs"]["body"] | then
-        return made
-    app = first._app if first._app is not None else then._app
-    made_of = [*first.unchain_tasks()] if isinstance(first, chain) else [first.clone()]
-    steps = linked([*made_of, then])
-    if len(steps) == 1:
-        return steps[0]
-    made = chain(steps, app=app)
-    if isinstance(first, chain) and isinstance(made, chain):
-        made["options"] = {k: v for k, v in first["options"].items() if k not in {"link", "link_error"}}
-    return made
-
-
-def _given(tasks: Sequence[Any]) -> list[Any]:
-    """Members given one by one, or as one iterable."""
-    if len(tasks) == 1:
-        only = tasks[0]
-        if isinstance(only, group | chunks) and not isinstance(only, chord):
-            return [only]
-        if not isinstance(only, Mapping):
-            try:
-                return list(only)
-            except TypeError:
-                raise TypeError(
-                    f"{only!r:.200} is no signature: pass task.s(…) or task.si(…), or a list of them"
-                ) from None
-    return list(tasks)
-
-
-def _header(value: Any, app: Any) -> Any:
-    """A chord's header as a group."""
-    if isinstance(value, group):
-        return value
-    if isinstance(value, Mapping):
-        made = maybe_signature(value, app)
-        return made if isinstance(made, group) else made.group() if isinstance(made, chunks) else group([made], app=app)
-    return group(list(value or ()), app=app)
-
-
 def _app_of(sig: Signature) -> Any:
     """Its own app, or that of the first within it that has one, however deep."""
     if sig._app is not None:
         return sig._app
-    return next(filter(None, (_app_of(inner) for inner in _inner(sig) if isinstance(inner, Signature))), None)
+    return next(filter(None, (_app_of(inner) for inner in sig._inner() if isinstance(inner, Signature))), None)
 
 
-def _inner(sig: Signature) -> Iterable[Any]:
-    """The signatures right within one."""
-    match sig:
-        case chain() | group():
-            return list(sig["kwargs"].get("tasks") or ())
-        case chord():
-            return [sig["kwargs"].get("header"), sig["kwargs"].get("body")]
-        case _:
-            return ()
-
-
-def _copied_links(options: Any) -> dict[str, Any]:
+def copied_links(options: Any) -> dict[str, Any]:
     """Options of which the lists of callbacks are copies: linking to a clone links to that alone."""
     copied = dict(options or {})
     for name in ("link", "link_error"):

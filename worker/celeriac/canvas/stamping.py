@@ -6,7 +6,8 @@ A visitor is asked at each signature which stamps it gets; without one all get t
 from collections.abc import Mapping
 from typing import Any
 
-from celeriac.canvas.signature import Signature, chain, chord, group, listed, maybe_signature
+from celeriac.canvas.forms import chain, chord, group
+from celeriac.canvas.signature import Signature, listed, maybe_signature
 
 
 class StampingVisitor:

@@ -11,9 +11,11 @@ from celeriac.app.base import Celeriac
 from celeriac.app.context import Request
 from celeriac.broker.codec import Encoded, encode_body
 from celeriac.canvas.errbacks import errbacks_within, takes_more
+from celeriac.canvas.forms import chunks
 from celeriac.canvas.freeze import frozen
+from celeriac.canvas.joining import ends_in_group
 from celeriac.canvas.plan import Member, Plan, compose
-from celeriac.canvas.signature import Signature, chunks, ends_in_group, listed, maybe_signature
+from celeriac.canvas.signature import Signature, listed, maybe_signature
 from celeriac.wire.message import ERRBACK, TaskMessage
 from celeriac.wire.result import exception_to_wire
 
