@@ -67,6 +67,7 @@ def test_help_names_every_command_and_celerys_flags() -> None:
 
     for command in ("worker", "call", "result", "inspect", "status", "purge", "up"):
         assert f"\n  {command} " in text
+    assert "..." not in text.partition("Commands:")[2]  # each first sentence fits
     flags = celeriac("worker", "-h").output
     for flag in ("-Q", "-P", "-c", "-l", "-n", "-E"):
         assert f"{flag}, --" in flags
@@ -84,6 +85,9 @@ def test_the_version_is_the_librarys() -> None:
         pytest.param(["fly"], "fly", id="no such command"),
         pytest.param(["worker"], "celeriac -A MODULE[:NAME]", id="a worker without an app"),
         pytest.param(["-A", "no_such_shop", "worker"], "no module 'no_such_shop'", id="an app that is not there"),
+        pytest.param(
+            ["worker", "-A", "shop"], "before the command: celeriac -A … worker", id="the app after the command"
+        ),
         pytest.param(["call"], "NAME", id="a call without a name"),
         pytest.param(["call", "t", "-a", "[1"], "--args is not JSON", id="args that are no JSON"),
         pytest.param(["call", "t", "-a", "{}"], "--args must be a JSON list", id="args that are no list"),

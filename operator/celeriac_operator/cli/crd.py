@@ -16,7 +16,7 @@ CRD_FILE = "workerpools.celeriac.dev.yaml"
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--rules/--no-rules", default=True, help="Leave out the CEL rules, which API servers before 1.25 refuse.")
 def crd(*, as_json: bool, rules: bool) -> None:
-    """Print the CustomResourceDefinition of WorkerPool, for `kubectl apply -f -`."""
+    """Print the schema of WorkerPool, for `kubectl apply -f -`."""
     import yaml
 
     text = definition_text()
@@ -32,7 +32,7 @@ def crd(*, as_json: bool, rules: bool) -> None:
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def version(*, as_json: bool) -> None:
-    """Print the versions of the operator and of what it stands on."""
+    """Print the versions of the operator and what it stands on."""
     versions = {"celeriac-operator": own_version()}
     versions |= {name: metadata.version(name) for name in ("kopf", "kubernetes", "kombu")}
     click.echo(json.dumps(versions) if as_json else "\n".join(f"{name} {value}" for name, value in versions.items()))

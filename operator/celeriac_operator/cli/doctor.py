@@ -42,7 +42,7 @@ def doctor(
     *, namespaces: tuple[str, ...], service_account: str | None, ask_brokers: bool, broker_url: str | None, kubeconfig: str | None,
     context: str | None, as_json: bool,
 ) -> None:  # fmt: skip
-    """Look at an installation: permissions, CRD, Secrets, brokers, grace periods, other autoscalers; say what to fix.
+    """Look at an installation and say what to fix. Permissions, CRD, Secrets, brokers, grace periods, other autoscalers.
 
     Reads only. Exit code 0: all is well (warnings may be); 1: something does not work; 2: something could not be looked at.
     """

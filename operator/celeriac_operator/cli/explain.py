@@ -17,7 +17,7 @@ from celeriac_operator.scaling.whatif import GUARDS, alternatives
 @kubeconfig_options
 @click.option("--json", "as_json", is_flag=True, help="Print the whole status as JSON.")
 def explain(*, pool: str, kubeconfig: str | None, context: str | None, as_json: bool) -> None:
-    """Say in words why a WorkerPool has the replicas it has, and what would change that; from its status."""
+    """Say in words why a WorkerPool has the replicas it has. Also what would change that. Reads its status and nothing else."""
     from celeriac_operator.cluster.client import KubeClient, load_configuration
 
     namespace, slash, name = pool.partition("/")

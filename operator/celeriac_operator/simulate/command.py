@@ -108,7 +108,7 @@ def simulate(
     as_text: bool,
     plot_file: Path | None,
 ) -> None:
-    """Replay a load through this operator's decisions and through KEDA's and the HPA's, and compare.
+    """Replay a load through this operator, KEDA and the HPA. Compares their decisions.
 
     Prints for each: the 95th percentile of waits, the part of tasks that waited for longer than the objective,
     pod-hours, tasks killed by scale-in, and writes of /scale.

@@ -69,7 +69,7 @@ def call(
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def result(given: Given, task_id: str, wait_s: float | None, traceback: bool, as_json: bool) -> None:
-    """Print the result of TASK_ID; exit 1 when it is not ready or has failed."""
+    """Print the result of TASK_ID. Exit 1 when it is not ready or has failed."""
     handle = given.app().AsyncResult(task_id)
     if traceback:
         click.echo(handle.traceback or "")

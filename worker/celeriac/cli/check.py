@@ -15,7 +15,7 @@ from celeriac.cli.root import EXIT_UNAVAILABLE, Given, main
 @click.option("-j", "--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
 def check_tasks(given: Given, timeout_s: float, as_json: bool) -> None:
-    """Compare this app's tasks with those that the live workers know.
+    """Compare this app's tasks with those that live workers know.
 
     A call of a task that no worker knows becomes a dead letter; one that only workers know cannot be called from here by name with its
     arguments checked. Exits with 1 when either is found, with 69 when no worker answers.

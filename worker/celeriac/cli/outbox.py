@@ -27,7 +27,7 @@ from celeriac.telemetry.logs import set_up
 @click.option("-l", "--loglevel", default="warning", show_default=True, help="debug, info, warning, error or critical.")
 @click.pass_obj
 def outbox(given: Given, batch: int, poll_s: float, once: bool, status: bool, loglevel: str) -> None:
-    """Publish the messages that transactions have left in the app's outbox, until SIGTERM. Any number of these may run."""
+    """Publish what transactions have left in the app's outbox. Runs until SIGTERM; any number may run."""
     from celeriac.contrib.outbox import Relay, outbox_of  # only for who has one
 
     set_up(loglevel)

@@ -38,7 +38,7 @@ def purge(given: Given, force: bool, queues: str | None, as_json: bool) -> None:
 
 @main.group("dead-letter")
 def dead_letter() -> None:
-    """Look at messages that could not be done, send them back to work, or delete them."""
+    """Show, replay or delete messages that could not be done."""
 
 
 _queue = click.option("-Q", "--queue", help="The queue they died in. [the app's default queue]")
@@ -77,7 +77,7 @@ def dead_letter_list(given: Given, queue: str | None, limit: int, as_json: bool)
 @_queue
 @click.pass_obj
 def dead_letter_show(given: Given, task_id: str, queue: str | None) -> None:
-    """Print everything known of the dead letter of TASK_ID, as JSON; exit 1 when there is none."""
+    """Print all that is known of a dead letter, as JSON. Exit 1 when there is none of TASK_ID."""
     from celeriac.broker.deadletters import dead_letters
 
     address, name = _dead(given, queue)
@@ -98,7 +98,7 @@ def dead_letter_show(given: Given, task_id: str, queue: str | None) -> None:
 def dead_letter_replay(
     given: Given, /, task_ids: tuple[str, ...], everything: bool, task: str | None, reason: str | None, queue: str | None, as_json: bool
 ) -> None:  # fmt: skip
-    """Send dead letters back to their queue, as if they had never been started."""
+    """Send dead letters back to their queue, as if never started."""
     from celeriac.broker.deadletters import replay
 
     if not (task_ids or everything or task or reason):

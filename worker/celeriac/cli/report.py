@@ -9,7 +9,7 @@ from celeriac.cli.root import Given, main
 @main.command()
 @click.pass_obj
 def report(given: Given) -> None:
-    """Versions, the platform, and the settings that were changed, without secrets: for a bug report."""
+    """Print versions and changed settings, for a bug report. Secrets are left out."""
     app = given.app()
     click.echo(text_of(app))
     for remark in app.conf.remarks():

@@ -19,6 +19,8 @@ from celeriac.app.base import Celeriac
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, CeleriacError
 
 EXIT_UNAVAILABLE = 69
+#: Options that Celery before 5 also took after the command.
+_COMMON = frozenset({"-A", "--app", "-b", "--broker", "--result-backend", "--workdir"})
 
 
 class _Commands(click.Group):
@@ -42,6 +44,12 @@ class _Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
+        except click.NoSuchOption as error:
+            if error.option_name in _COMMON:
+                name = error.ctx.info_name if error.ctx is not None else "COMMAND"
+                said = f"{error.format_message()} It stands before the command: celeriac {error.option_name} … {name}"
+                raise click.UsageError(said, error.ctx) from error
+            raise
         except (BrokerUnavailable, BackendUnavailable) as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(EXIT_UNAVAILABLE)

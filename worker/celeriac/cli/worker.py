@@ -93,7 +93,7 @@ def worker(
     without_mingle: bool,
     **_: Any,
 ) -> None:
-    """Run a worker: consume tasks until SIGTERM, then finish what runs."""
+    """Run a worker until SIGTERM, then finish what runs."""
     from celeriac.worker.assemble import Options, run_worker  # clients of this command need no worker
 
     app = given.app(needed=True)  # first: its module may hold receivers of setup_logging
