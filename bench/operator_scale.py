@@ -215,7 +215,7 @@ def _operator(options: argparse.Namespace, kubeconfig: Path, log: Path, *, port:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "MALLOC_ARENA_MAX": "2"},  # as the chart sets it
+            env={**os.environ, "MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072"},  # as the chart sets them
         )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import aiohttp
 import kopf
 
-from celeriac_operator.cluster.client import KubeClient
+from celeriac_operator.cluster.client import PAGE, KubeClient
 from celeriac_operator.cluster.index import WATCHED, ClusterIndex
 from celeriac_operator.errors import NotFound
 
@@ -27,6 +27,9 @@ REFUSED_S = 5.0
 RESTART_S = (1.0, 5.0, 15.0, 30.0)
 #: Seconds kopf is given to end its tasks, twice: first to end them, then to have them cancelled.
 END_S = 5.0
+#: Seconds for which kopf keeps the task of an object that has no more news, and with it the raw object. As every object of the
+#: cluster is news at first, this is what decides how far memory rises then, and it never falls as far.
+IDLE_S = 0.1
 
 
 class Watches:
@@ -172,6 +175,8 @@ def settings_of() -> kopf.OperatorSettings:
     settings.peering.standalone = True
     settings.networking.connect_timeout = 5.0
     settings.networking.request_timeout = 60.0
+    settings.queueing.idle_timeout = IDLE_S
+    settings.watching.chunk_size = PAGE
     settings.process.ultimate_exiting_timeout = None
     return settings
 

@@ -95,6 +95,19 @@ def test_only_served_namespaces_are_asked_for_and_neither_namespaces_nor_crds(ap
     assert listed == {f"{path}/namespaces/shop/{plural}" for path, plural in WATCHED.values()}
 
 
+def test_what_is_there_is_listed_in_pages(api, watches, index, eventually, monkeypatch):
+    monkeypatch.setattr(handlers, "PAGE", 2)
+    for number in range(5):
+        api.put("workerpools", worker_pool(f"pool-{number}"))
+
+    watches.start()
+
+    eventually(lambda: len(index.pools()) == 5)
+    path, plural = WATCHED["WorkerPool"]
+    lists = [path_ for path_, _ in api.sent("GET") if path_ == f"{path}/namespaces/shop/{plural}"]
+    assert len(lists) >= 3
+
+
 def test_watches_that_break_off_go_on_where_they_were(api, watches, index, eventually):
     api.put("workerpools", worker_pool("one"))
     watches.start()

@@ -325,3 +325,37 @@ def _a_deployment(*, replicas=2, **metadata):
 def _a_pod(name="mails-1", *, ready=True, **metadata):
     owner = {"metadata": {"uid": "r", "name": "mails-r1"}, "kind": "ReplicaSet"}
     return _stored(pod(name, owner=owner, ready=ready), name, **metadata)
+
+
+def test_what_is_read_again_as_it_was_is_not_held_anew():
+    index, owner = ClusterIndex(), _stored(deployment(), "d1")
+    index.put("Deployment", owner)
+    index.put("Pod", _stored(pod("mails-1", owner=owner), "p1"))
+    before = index.workload(("Deployment", "shop", "mails"))
+    held, trace = index.pods(before), index.trace(("Deployment", "shop", "mails"))
+
+    assert index.put("Deployment", _stored(deployment(), "d1")) == frozenset()
+    assert index.put("Pod", _stored(pod("mails-1", owner=owner), "p1")) == frozenset()
+
+    assert index.workload(("Deployment", "shop", "mails")) is before
+    assert index.pods(before)[0] is held[0]
+    assert index.trace(("Deployment", "shop", "mails")) == trace
+
+
+@pytest.mark.parametrize(
+    ("brought", "shared"),
+    [
+        pytest.param({"replicas": 2, "history": [{"to": 2}]}, True, id="as we wrote it"),
+        pytest.param({"replicas": 3, "history": [{"to": 2}]}, False, id="another's"),
+        pytest.param(None, False, id="none"),
+    ],
+)
+def test_of_a_status_that_we_wrote_one_copy_is_held(brought, shared):
+    index, ours = ClusterIndex(), {"replicas": 2, "history": [{"to": 2}]}
+    index.put("WorkerPool", _stored(worker_pool(), "w1"))
+    index.wrote_status("w1", ours)
+    index.put("WorkerPool", _stored(worker_pool() | {"status": brought}, "w1", resourceVersion="2"))
+
+    held = index.pool("w1").record.status
+    assert held == (brought or {})
+    assert (held is ours) is shared

@@ -52,6 +52,7 @@ class ClusterIndex:
         self._workloads: dict[str, Workload] = {}
         self._pods: dict[str, Pod] = {}
         self._versions: dict[str, tuple[str, str, str]] = {}  # uid -> (kind, namespace, resourceVersion)
+        self._told: dict[str, Mapping[str, Any]] = {}  # pool's uid -> the status that we wrote last
         self._workload_uids: dict[TargetKey, str] = {}
         self._owned: defaultdict[str, set[str]] = defaultdict(set)  # owner's uid -> uids of ReplicaSets and pods
         self._pools_of: defaultdict[TargetKey, set[str]] = defaultdict(set)
@@ -65,14 +66,20 @@ class ClusterIndex:
     def put(self, kind: str, body: Mapping[str, Any]) -> frozenset[PoolKey]:
         """Take in an object as it is now. The pools to look at because of it: none if nothing of note changed.
 
-        A pool's own status is not of note (we wrote it), nor is a workload's or a pod's resourceVersion.
+        A pool's own status is not of note (we wrote it), nor is a workload's or a pod's resourceVersion. What is as it was is
+        kept as it is: the watches list again what `Sweep.fill` has read, and a second copy would lie scattered in memory that
+        is free but for it.
         """
         metadata = body["metadata"]
         uid = str(metadata["uid"])
         with self._lock:
             self._last_event_at = time.monotonic()
-            self._versions[uid] = (kind, metadata["namespace"], str(metadata.get("resourceVersion", "")))
+            version = (kind, metadata["namespace"], str(metadata.get("resourceVersion", "")))
+            if self._versions.get(uid) != version:
+                self._versions[uid] = version
             if kind == KIND:
+                told = self._told.get(uid)
+                body = {**body, "status": told} if told is not None and told == body.get("status") else body
                 return self._put_pool(uid, pool_of(body, self._pools.get(uid)))
             if kind == "Pod":
                 return self._put_pod(uid, pod_of(body))
@@ -83,6 +90,7 @@ class ClusterIndex:
         with self._lock:
             self._last_event_at = time.monotonic()
             self._versions.pop(uid, None)
+            self._told.pop(uid, None)
             if pool := self._pools.pop(uid, None):
                 self._disown(self._pools_of, pool.target, uid)
                 return frozenset({pool.record.key})
@@ -107,6 +115,12 @@ class ClusterIndex:
             if workload := self._workloads.get(uid):
                 self._workloads[uid] = replace(workload, replicas=replicas, resource_version=resource_version)
                 self._turned(uid)
+
+    def wrote_status(self, uid: str, status: Mapping[str, Any]) -> None:
+        """Say that this status is about to be written: when the watch brings it back, one copy is kept, not two."""
+        with self._lock:
+            if uid in self._pools:
+                self._told[uid] = status
 
     # -- read by the loops ---------------------------------------------------------------------------------------------
 
@@ -159,6 +173,8 @@ class ClusterIndex:
 
     def _put_pool(self, uid: str, pool: Pool) -> frozenset[PoolKey]:
         before = self._pools.get(uid)
+        if before == pool:
+            return frozenset()
         if before and before.target != pool.target:
             self._disown(self._pools_of, before.target, uid)
         self._pools[uid] = pool
@@ -169,17 +185,20 @@ class ClusterIndex:
 
     def _put_pod(self, uid: str, pod: Pod) -> frozenset[PoolKey]:
         before = self._pods.get(uid)
+        if before == pod:
+            return frozenset()
         if before and before.owner != pod.owner:
             self._disown(self._owned, before.owner, uid)
         self._pods[uid] = pod
-        if before != pod:
-            self._turned(pod.owner)
+        self._turned(pod.owner)
         if pod.owner:
             self._owned[pod.owner].add(uid)
         return self._served(pod.owner) if not before or _noted(before.record) != _noted(pod.record) else frozenset()
 
     def _put_workload(self, uid: str, workload: Workload) -> frozenset[PoolKey]:
         before = self._workloads.get(uid)
+        if before == workload:
+            return frozenset()
         if before and before.owner != workload.owner:
             self._disown(self._owned, before.owner, uid)
         self._workloads[uid] = workload

@@ -198,6 +198,7 @@ class KubeCluster:
             {"op": "add", "path": "/status", "value": status},
         ]
         path = f"/apis/{API_VERSION}/namespaces/{pool.namespace}/{PLURAL}/{pool.name}/status"
+        self._index.wrote_status(pool.uid, status)
         self._client.patch(path, body, content_type=JSON_PATCH)
 
     def event(self, pool: PoolRecord, kind: str, reason: str, message: str) -> None:

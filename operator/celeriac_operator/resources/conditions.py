@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 #: A condition as decided: True, False or None for unknown; a reason in CamelCase; a sentence.
@@ -39,6 +40,7 @@ def merged(
     return list(conditions.values())
 
 
+@cache  # of the few reasons there are: every pool has a dozen of them
 def _words(reason: str) -> str:
     """NotStalled -> "not stalled"."""
     return re.sub(r"(?<!^)(?=[A-Z])", " ", reason).lower()
