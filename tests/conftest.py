@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
-from databases import MariaServer, PostgresServer, SqlServer
+from databases import MariaServer, PostgresServer
 from missing import give_up
 from servers import Missing, RabbitServer, RedisServer, ValkeyServer
 from sites import Site
 
-KindT = TypeVar("KindT", bound=SqlServer)
+#: A server that tests start.
+KindT = TypeVar("KindT", RedisServer, ValkeyServer, RabbitServer, PostgresServer, MariaServer)
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def valkey_server() -> Iterator[ValkeyServer]:
     yield from _serve(ValkeyServer)
 
 
-def _serve(kind: type[RedisServer]) -> Iterator[RedisServer]:
+def _serve(kind: type[KindT]) -> Iterator[KindT]:
     try:
         server = kind()
     except Missing as missing:
@@ -45,39 +46,19 @@ def _serve(kind: type[RedisServer]) -> Iterator[RedisServer]:
 @pytest.fixture(scope="session")
 def rabbitmq_node() -> Iterator[RabbitServer]:
     """The run's one RabbitMQ node. Tests take `rabbitmq`, a virtual host in it."""
-    try:
-        node = RabbitServer()
-    except Missing as missing:
-        give_up(str(missing))
-    try:
-        node.start()
-        yield node
-    finally:
-        node.close()
+    yield from _serve(RabbitServer)
 
 
 @pytest.fixture(scope="session")
 def postgres_node() -> Iterator[PostgresServer]:
     """The run's one PostgreSQL. Tests make a database of their own in it."""
-    yield from _serve_database(PostgresServer)
+    yield from _serve(PostgresServer)
 
 
 @pytest.fixture(scope="session")
 def mariadb_node() -> Iterator[MariaServer]:
     """The run's one MariaDB. Tests make a database of their own in it."""
-    yield from _serve_database(MariaServer)
-
-
-def _serve_database(kind: type[KindT]) -> Iterator[KindT]:
-    try:
-        server = kind()
-    except Missing as missing:
-        give_up(str(missing))
-    try:
-        server.start()
-        yield server
-    finally:
-        server.close()
+    yield from _serve(MariaServer)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
