@@ -5,7 +5,6 @@ One request a tick reads all queues of the virtual host. The figures are those o
 """
 
 import base64
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,8 +15,6 @@ import urllib3
 
 from celeriac.broker.depth import QueueDepth
 from celeriac.exceptions import ImproperlyConfigured
-
-log = logging.getLogger("celeriac_operator.fleet")
 
 #: Seconds to connect and to wait for the answer: a tick should not hang on figures that it can do without.
 TIMEOUT_S = 3.0

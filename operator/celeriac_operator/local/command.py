@@ -33,8 +33,6 @@ from celeriac_operator.loop import OperatorLoop
 from celeriac_operator.metrics import OperatorMetrics
 from celeriac_operator.resources.spec import WorkerPoolSpec
 
-log = logging.getLogger("celeriac_operator.local")
-
 #: Seconds between two looks of the main thread, and so between two pictures.
 PICTURE_S = 0.25
 #: Seconds without any work, after --run has ended well, that count as "there was none".

@@ -449,7 +449,7 @@ class Celeriac:
         """What a handle asks before it waits. Raises RuntimeError inside a task."""
         no_waiting()
 
-    @property
+    @cached_property
     def GroupResult(self) -> Any:  # noqa: N802 - Celery's name
         """The class of group handles, with `restore(id)` from this app's result store."""
         return type("GroupResult", (GroupResult,), {"bound": self})

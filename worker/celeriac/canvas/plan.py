@@ -182,9 +182,8 @@ def _chord(
         body.link(callback)
     for errback in listed(options.pop("link_error", None)):
         body.link_error(errback)
-    if isinstance(
-        body, chain
-    ):  # what follows its first step as an option of that one: Celery's workers fail it with its body
+    if isinstance(body, chain):
+        # What follows its first step becomes an option of that one: Celery's workers fail it with its body.
         body, *following = linked(body.unchain_tasks())
         if following and member is not None:
             following[-1], member = placed(following[-1], member), None

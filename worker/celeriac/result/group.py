@@ -1,6 +1,5 @@
 """Several handles, read together: what a group gives back, and any set of them."""
 
-import logging
 import queue
 import threading
 import time
@@ -13,8 +12,6 @@ from celeriac.backends.base import ResultBackend
 from celeriac.exceptions import TimeoutError  # noqa: A004 - ours is the builtin's child
 from celeriac.result.handle import AsyncResult, ResultBase, apps, as_read
 from celeriac.wire.result import ResultMeta
-
-log = logging.getLogger(__name__)
 
 #: Seconds that one member of several is waited for alone; then all that are left are listened to, so that a failure is heard of at once.
 ALONE_S = 1.0

@@ -576,11 +576,6 @@ class Intake:
         """Revoked ids, with the seconds since the epoch until which they are."""
         return self._revokes.ids.copy()
 
-    @property
-    def revoked_stamps(self) -> dict[str, set[str]]:
-        """Revoked stamps: name -> values."""
-        return self._revokes.stamps
-
     # -- questions of other threads
 
     def unstarted(self) -> list[Job]:

@@ -3,7 +3,6 @@
 Composed, not yet published: what follows is sent together with the acknowledgement of what it follows from.
 """
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -18,8 +17,6 @@ from celeriac.canvas.plan import Member, Plan, compose
 from celeriac.canvas.signature import Signature, listed, maybe_signature
 from celeriac.wire.message import ERRBACK, TaskMessage
 from celeriac.wire.result import exception_to_wire
-
-log = logging.getLogger(__name__)
 
 
 def after_success(app: Celeriac, request: Request, value: Any) -> Plan:
