@@ -139,6 +139,17 @@ def test_an_error_callback_of_a_body_is_told_of_its_chord(world: World, tmp_path
     assert lines(path, 1) == [answer["id"]]
 
 
+@pytest.mark.parametrize("members", ["same.s(), same.s()", "chain(same.s(), same.s()), group(same.s(), same.s())"])
+def test_an_error_callback_of_a_body_that_is_a_group_is_told_of_each_member(
+    world: World, members: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "told"
+
+    world.client.run(f"chord([fails.s(), same.s(1)], group({members}).on_error(told.s({str(path)!r})))")
+
+    assert len(set(lines(path, 1 + members.count(", same")))) == 1 + members.count(", same")
+
+
 def test_an_error_callback_of_three_arguments_is_told_all(world: World, tmp_path: Path) -> None:
     path = tmp_path / "told"
 

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import amqp
+import kombu
 import pytest
 from amqp.exceptions import NotFound
 from kombu.transport.virtual import Channel
@@ -34,3 +36,31 @@ def test_depth_of_a_queue_that_rabbitmq_does_not_find(
 
     assert (depth == QueueDepth(consumers=0)) is (error == "")
     assert error in depth.error
+
+
+def test_a_place_of_dead_letters_that_rabbitmq_does_not_have_is_not_asked_for_each_time(
+    rabbitmq: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with kombu.Connection(rabbitmq.url) as connection, connection.channel() as channel:
+        for name in ("mails", "mails.dead", "bulk"):
+            channel.queue_declare(name, durable=True, auto_delete=False)
+        for name in ("mails", "mails.dead", "mails.dead"):
+            channel.basic_publish(amqp.Message(b"x"), routing_key=name)
+        probe = DepthProbe(rabbitmq.url)
+        queues = {"mails": 1.0, "bulk": 1.0, "nowhere": 1.0}
+        asked: list[str] = []
+        declare = amqp.Channel.queue_declare
+        monkeypatch.setattr(
+            amqp.Channel,
+            "queue_declare",
+            lambda self, queue, **more: asked.append(queue) or declare(self, queue, **more),
+        )
+
+        first = probe.probe(queues)
+        asked.clear()
+        again = probe.probe(queues)
+        probe.close()
+
+    assert first == again
+    assert (first["mails"].ready, first["mails"].dead, first["bulk"].dead, first["nowhere"].ready) == (1, 2, 0, 0)
+    assert asked == ["mails", "mails.dead", "bulk", "nowhere"]

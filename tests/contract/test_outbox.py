@@ -4,7 +4,10 @@ import importlib
 import os
 import subprocess
 import sys
+import threading
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,11 +17,12 @@ import pytest
 import sqlalchemy as sa
 from brokers import Broker, claim
 from processes import Child, wait_until
-from servers import RedisServer
+from servers import RedisServer, free_port
 from sqlalchemy.orm import Session
 
 from celeriac.broker.consumer import Settled
 from celeriac.contrib.outbox import Relay
+from celeriac.contrib.outbox_probes import liveness, readiness
 from celeriac.contrib.sqlalchemy import Outbox, apply_async_on_commit, delay_on_commit
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, ImproperlyConfigured, NotSupported
 
@@ -366,3 +370,100 @@ def test_a_database_that_is_away_says_so(shop: Any) -> None:
 def test_an_app_has_one_outbox(shop: Any) -> None:
     with pytest.raises(ImproperlyConfigured, match="has an outbox already"):
         Outbox(shop.app, sa.MetaData(), shop.engine)
+
+
+# -- what a relay tells
+
+
+def probed(port: int, path: str) -> tuple[int, str]:
+    """(status, text); (0, "") while nobody listens."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except urllib.error.URLError:
+        return 0, ""
+
+
+@pytest.fixture
+def probes(environment: dict[str, str], tmp_path: Path) -> Iterator[Any]:
+    """Starts `celeriac outbox` with probes; (the process, its port)."""
+    children = []
+
+    def start(**variables: str) -> tuple[Child, int]:
+        port = free_port()
+        env = {"CELERIAC_OUTBOX_HTTP_PORT": str(port), "CELERIAC_WORKER_HTTP_HOST": "127.0.0.1"}
+        child = Child(
+            [sys.executable, "-m", "celeriac", "-A", "shopdb:app", "outbox", "--poll", "0.1"],
+            log=tmp_path / f"relay{len(children)}.log", env={**environment, **env, **variables},
+        )  # fmt: skip
+        children.append(child)
+        return child, port
+
+    yield start
+    for child in children:
+        child.kill()
+
+
+def test_a_relay_tells_that_it_lives_is_ready_and_what_it_has_published(shop: Any, queue: Broker, probes: Any) -> None:
+    with Session(shop.engine) as session:
+        for number in range(3):
+            shop.outbox.delay(session, shop.index, number)
+        session.commit()
+    running, port = probes()
+
+    wait_until(lambda: "celeriac_outbox_published_total 3.0" in probed(port, "metrics")[1], what="three published")
+
+    assert probed(port, "livez") == (200, "alive\n")
+    assert probed(port, "readyz") == (200, "running\n")
+    wait_until(lambda: "celeriac_outbox_waiting 0.0" in probed(port, "metrics")[1], what="a count")
+    assert "celeriac_outbox_up 1.0" in probed(port, "metrics")[1]
+    second, _ = probes(CELERIAC_OUTBOX_HTTP_PORT=str(port))
+    assert second.wait() == 1
+    assert "Set outbox_http_port to a free port" in second.text()
+    assert running.terminate() == 0
+
+
+def test_a_relay_whose_database_is_away_lives_and_is_not_ready(probes: Any) -> None:
+    running, port = probes(DATABASE="sqlite:////no/such/folder/shop.db")
+
+    running.wait_for("the outbox waits")
+
+    assert probed(port, "readyz") == (503, "starting\n")
+    assert probed(port, "livez") == (200, "alive\n")
+    assert "celeriac_outbox_up 0.0" in probed(port, "metrics")[1]
+
+
+def test_a_relay_whose_database_hangs_is_not_alive_until_it_answers(shop: Any) -> None:
+    answers, stop = threading.Event(), threading.Event()
+    take = shop.outbox.take
+
+    class Hanging:
+        """The outbox's rows, once they answer."""
+
+        waiting = staticmethod(shop.outbox.waiting)
+
+        def take(self, most: int, taken_s: float) -> Any:
+            answers.wait(20)
+            return take(most, taken_s)
+
+    relay = Relay(shop.app, Hanging(), poll_s=0.01)  # type: ignore[arg-type]
+    running = threading.Thread(target=relay.run, args=(stop,))
+    running.start()
+    try:
+        assert readiness(relay) == (False, "starting")
+        assert liveness(relay, 60.0, time.monotonic() + 59.0) == (True, "alive")
+        alive, why = liveness(relay, 60.0, time.monotonic() + 61.0)
+        assert (alive, why) == (False, "no progress for 61 s: the database or the broker does not answer")
+
+        answers.set()
+
+        before = time.monotonic()
+        wait_until(lambda: relay.moved_at > before and relay.waiting == (0, None))
+        assert readiness(relay) == (True, "running")
+    finally:
+        stop.set()
+        answers.set()
+        running.join(10)

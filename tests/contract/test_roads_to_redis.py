@@ -28,20 +28,12 @@ class Behind(RedisServer):
         super().__init__(lasting=False)
         self.options = options.split()
 
-    def start(self) -> None:
-        flags = [
-            "--port",
-            str(self.port),
-            "--bind",
-            "127.0.0.1",
-            "--dir",
-            str(self.directory),
-            "--save",
-            "",
-            *self.options,
-        ]
-        self.child = Child([self.program, *flags], log=self.directory / "log")
-        self.child.wait_for("Ready to accept connections")
+    def _command(self) -> list[str]:
+        flags = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.directory), "--save", ""]
+        return [self.program, *flags, *self.options]
+
+    def _answers(self) -> bool:
+        return self.child is not None and "Ready to accept connections" in self.child.text()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import copy
 import json
 import re
 import socket
+import ssl
 import threading
 import time
 import uuid
@@ -67,9 +68,13 @@ class Fault:
 
 
 class ApiServer:
-    """The server and its objects. `token`: when set, requests need it as a bearer token."""
+    """The server and its objects. `token`: when set, requests need it as a bearer token.
 
-    def __init__(self) -> None:
+    port   0: a free one.
+    tls    with the server's certificate; None: plain HTTP.
+    """
+
+    def __init__(self, *, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.token = ""
         self.requests: list[tuple[str, str, dict[str, Any] | None]] = []
         self.faults: list[Fault] = []
@@ -84,9 +89,11 @@ class ApiServer:
         self._changed = threading.Condition()
         self._closing = False
         self._epoch = 0
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (_Handler,), {"api": self}))
+        self._http = ThreadingHTTPServer(("127.0.0.1", port), type("Bound", (_Handler,), {"api": self}))
         self._http.daemon_threads = False  # server_close waits for every answer, so that no thread is left
-        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+        self.port = int(self._http.server_address[1])
+        self.tls = tls
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
 
     def __enter__(self) -> "ApiServer":
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.05})
@@ -283,12 +290,23 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # head and body go out apart: each answer would wait 40 ms for an ACK
 
     def setup(self) -> None:
+        if self.api.tls:  # here, so that a slow client holds up its own thread alone
+            self.request = self.api.tls.wrap_socket(self.request, server_side=True, do_handshake_on_connect=False)
         super().setup()
         self.api.connections.add(self.connection)
+
+    def handle(self) -> None:
+        try:
+            if isinstance(self.connection, ssl.SSLSocket):
+                self.connection.do_handshake()
+        except OSError:
+            return  # a client that does not trust us, or does not speak TLS
+        super().handle()
 
     def finish(self) -> None:
         self.api.connections.discard(self.connection)
         super().finish()
+        self.connection.close()
 
     def log_message(self, *_: object) -> None:
         """Quiet."""
@@ -311,7 +329,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self._route(url.path.rstrip("/"), query, body)
         except Refused as refused:
             self._answer(refused.status, _status(refused.status, str(refused)))
-        except (BrokenPipeError, ConnectionResetError):
+        except (BrokenPipeError, ConnectionResetError, ssl.SSLError):
             self.close_connection = True
 
     def _faulty(self, path: str) -> bool:

@@ -2,6 +2,7 @@
 
 import functools
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,7 +28,10 @@ def identity(
     folder: Path, name: str, *, days: tuple[float, float] = (-1, 1), password: str = "", store: Path | None = None, serial: int = 0,
     names: tuple[str, ...] = (),
 ) -> Identity:  # fmt: skip
-    """Somebody's key and certificate, valid from and until so many days from now; the certificate in `store`, too."""
+    """Somebody's key and certificate, valid from and until so many days from now; the certificate in `store`, too.
+
+    names   of the server that shows it: host names and addresses.
+    """
     key, now = _key(name), datetime.now(UTC)
     who = x509.Name([x509.NameAttribute(NameOID.COUNTRY_NAME, "DE"), x509.NameAttribute(NameOID.COMMON_NAME, name)])
     builder = (
@@ -40,7 +44,7 @@ def identity(
         .not_valid_after(now + timedelta(days=days[1]))
     )
     if names:
-        builder = builder.add_extension(x509.SubjectAlternativeName(list(map(x509.DNSName, names))), critical=False)
+        builder = builder.add_extension(x509.SubjectAlternativeName(list(map(_named, names))), critical=False)
     certificate = builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     secret = serialization.BestAvailableEncryption(password.encode()) if password else serialization.NoEncryption()
     folder.mkdir(parents=True, exist_ok=True)
@@ -51,3 +55,10 @@ def identity(
         store.mkdir(parents=True, exist_ok=True)
         (store / f"{name}.pem").write_bytes(certificate)
     return found
+
+
+def _named(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(name))
+    except ValueError:
+        return x509.DNSName(name)

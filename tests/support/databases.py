@@ -15,12 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from processes import Child, wait_until
 from servers import Missing, Server
 
 
 class SqlServer(Server):
     """A database server without a password, for this machine alone."""
+
+    every_s = 0.05
 
     def __init__(self) -> None:
         super().__init__()
@@ -36,10 +37,6 @@ class SqlServer(Server):
         """Fill the data directory."""
 
     @abstractmethod
-    def _command(self) -> list[str]:
-        """What runs in the foreground."""
-
-    @abstractmethod
     def database_url(self, name: str) -> str:
         """The database's URL as result_backend has it."""
 
@@ -53,27 +50,16 @@ class SqlServer(Server):
             cursor.execute(statement)
             return list(cursor.fetchall()) if cursor.description else []
 
-    def start(self) -> None:
-        assert not self.running
+    def _prepare(self) -> dict[str, str]:
         if not self._made:
             self._make()
             self._made = True
-        self.child = child = Child(self._command(), log=self.directory / "log")
-        wait_until(
-            lambda: child.returncode is not None or self._answers(),
-            timeout_s=60,
-            what=f"{self.name} on port {self.port}",
-            every_s=0.05,
-        )
-        if child.returncode is not None:
-            raise RuntimeError(f"{self.name} ended at once:\n{child.text()[-3000:]}")
+        return {}
 
     @contextlib.contextmanager
     def database(self) -> Iterator[str]:
         """The URL of a new database; the server is started again first if a test left it down."""
-        if not self.running:
-            self.start()
-        self.resume()
+        self.revive()
         name = f"test{next(self._numbers)}"
         self.run(f"CREATE DATABASE {name}")
         yield self.database_url(name)

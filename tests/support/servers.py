@@ -8,6 +8,7 @@ import base64
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -16,7 +17,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,17 +30,20 @@ class Missing(Exception):
 
 
 def free_port() -> int:
-    """A TCP port of 127.0.0.1 that nobody listened on a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of 127.0.0.1 that nobody listened on a moment ago, and that no outgoing connection is given (32768 and up)."""
+    while True:
+        port = random.randint(10_240, 32_767)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Server(ABC):
     """A process with a data directory of its own and a fixed port; the subclasses say which."""
 
     name = ""
+    #: Between two looks whether it answers.
+    every_s = 0.02
 
     def __init__(self) -> None:
         self.port = free_port()
@@ -56,8 +60,37 @@ class Server(ABC):
         return self.child is not None and self.child.returncode is None
 
     @abstractmethod
+    def _command(self) -> Sequence[str]:
+        """What runs it in the foreground."""
+
+    @abstractmethod
+    def _answers(self) -> bool:
+        """Whether it can be used."""
+
+    def _prepare(self) -> dict[str, str]:
+        """Make what it needs before each start; the variables of its environment."""
+        return {}
+
     def start(self) -> None:
-        """Start it, or start it again with the data it had, and return once it answers."""
+        """Start it, or start it again with the data it had, and return once it answers. Raises RuntimeError with what it says when it ends."""
+        assert not self.running
+        env = self._prepare()
+        # Its own folder is a place for crash dumps, too.
+        self.child = child = Child(self._command(), log=self.directory / "log", env=env, cwd=self.directory)
+        wait_until(
+            lambda: child.returncode is not None or self._answers(),
+            timeout_s=60,
+            what=f"{self.name} on port {self.port}",
+            every_s=self.every_s,
+        )
+        if child.returncode is not None:
+            raise RuntimeError(f"{self.name} ended at once:\n{child.text()[-3000:]}")
+
+    def revive(self) -> None:
+        """Start it again, or wake it, if a test has left it so."""
+        if not self.running:
+            self.start()
+        self.resume()
 
     def stop(self) -> None:
         """End it in an orderly way; its data stays."""
@@ -113,8 +146,7 @@ class RedisServer(Server):
         """A new client that gives text; close it."""
         return redis.Redis(port=self.port, decode_responses=True, socket_timeout=5)
 
-    def start(self) -> None:
-        assert not self.running
+    def _command(self) -> list[str]:
         options = {
             "port": str(self.port),
             "bind": "127.0.0.1",
@@ -126,21 +158,15 @@ class RedisServer(Server):
             "daemonize": "no",
         }
         flags = [part for name, value in options.items() for part in (f"--{name}", value)]
-        self.child = child = Child([self.program, *flags], log=self.directory / "log")
-        with self.client() as client:
-            wait_until(
-                lambda: child.returncode is not None or _answers(client), what=f"{self.name} on port {self.port}"
-            )
-        if child.returncode is not None:
-            raise RuntimeError(f"{self.program} ended at once:\n{child.text()[-2000:]}")
+        return [self.program, *flags]
 
-
-def _answers(client: "redis.Redis") -> bool:
-    # BusyLoadingError, while it reads its append-only file, is a ConnectionError too.
-    try:
-        return bool(client.ping())
-    except redis.ConnectionError:
-        return False
+    def _answers(self) -> bool:
+        # BusyLoadingError, while it reads its append-only file, is a ConnectionError too.
+        try:
+            with self.client() as client:
+                return bool(client.ping())
+        except redis.ConnectionError:
+            return False
 
 
 class ValkeyServer(RedisServer):
@@ -167,6 +193,7 @@ class RabbitServer(Server):
     """
 
     name = "rabbitmq"
+    every_s = 0.1
 
     #: The real script first: Debian's wrapper on PATH would run as another user, with the system's files.
     PROGRAMS = ("/usr/lib/rabbitmq/bin/rabbitmq-server", "rabbitmq-server")
@@ -198,10 +225,18 @@ class RabbitServer(Server):
     def vhost_url(self, vhost: str) -> str:
         return f"amqp://guest:guest@127.0.0.1:{self.port}/{'/' if vhost == '/' else vhost}"
 
-    def start(self) -> None:
-        assert not self.running
+    def _command(self) -> list[str]:
+        return [self.program]
+
+    def _prepare(self) -> dict[str, str]:
         self._write_configuration()
-        env = {
+        if self.epmd is None or self.epmd.returncode is not None:
+            # Ours in the foreground: the one that Erlang would start by itself stays behind.
+            self.epmd = Child(
+                [self.epmd_program, "-port", str(self.epmd_port), "-address", "127.0.0.1"],
+                log=self.directory / "epmd.log",
+            )
+        return {
             **self._node,
             "ERL_EPMD_ADDRESS": "127.0.0.1",
             "RABBITMQ_DIST_PORT": str(self.distribution_port),
@@ -216,22 +251,6 @@ class RabbitServer(Server):
             "NOTIFY_SOCKET": str(self.directory / "nobody"),
             "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1} +S 1:1 +sbwt none",
         }
-        if self.epmd is None or self.epmd.returncode is not None:
-            # Ours in the foreground: the one that Erlang would start by itself stays behind.
-            self.epmd = Child(
-                [self.epmd_program, "-port", str(self.epmd_port), "-address", "127.0.0.1"],
-                log=self.directory / "epmd.log",
-            )
-        # A directory that Erlang may fill with crash dumps.
-        self.child = child = Child([self.program], log=self.directory / "log", env=env, cwd=self.directory)
-        wait_until(
-            lambda: child.returncode is not None or self._ready(),
-            timeout_s=60,
-            what=f"{self.name} on port {self.port}",
-            every_s=0.1,
-        )
-        if child.returncode is not None:
-            raise RuntimeError(f"{self.program} ended at once:\n{child.text()[-3000:]}")
 
     def close(self) -> None:
         self.kill()
@@ -242,9 +261,7 @@ class RabbitServer(Server):
     @contextlib.contextmanager
     def vhost(self) -> Iterator[str]:
         """The URL of a new virtual host, gone afterwards; the node is started again first if a test left it down."""
-        if not self.running:
-            self.start()
-        self.resume()
+        self.revive()
         self.vhosts += 1
         name = f"test{self.vhosts}"
         self.api("PUT", f"vhosts/{name}")
@@ -277,7 +294,7 @@ class RabbitServer(Server):
             text = answer.read()
         return json.loads(text) if text else None
 
-    def _ready(self) -> bool:
+    def _answers(self) -> bool:
         # The listener opens last of all, after the plug-ins and the recovery of durable queues.
         try:
             self.api("GET", "overview")

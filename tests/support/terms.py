@@ -230,11 +230,9 @@ def tell_watchers(body: Term, notes: Notes) -> None:
     match unwrapped(body):
         case (("chain" | "pipe"), parts):
             tell_watchers(stepwise(parts)[0], notes)
-        case "group", parts:  # a callback that several members share is one callback of the group
-            told = Notes()
+        case "group", parts:  # once for each member, as Celery does
             for part in spliced(parts):
-                tell_watchers(part, told)
-            notes.ran.update(told.ran.keys())
+                tell_watchers(part, notes)
         case "chord", _, inner:
             tell_watchers(inner, notes)
         case "watched", inner, number:

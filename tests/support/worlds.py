@@ -1,17 +1,20 @@
-"""A world in memory for the operator's own tick: workers that heed marks, a ReplicaSet that takes pods as Kubernetes does, a broker
-that may be down, and an operator that may die at any of its writes and be made anew.
+"""A world in memory for the operator's own tick: workers that heed marks, a ReplicaSet or StatefulSet that takes pods as Kubernetes
+does, if late, a broker that may be down, and an operator that may die at any of its writes and be made anew.
 """
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+import pytest
 
 from celeriac.broker.depth import QueueDepth
 from celeriac.exceptions import BrokerUnavailable
 from celeriac.policy import drain as heeding
 from celeriac.wire.control import Command
 from celeriac.wire.event import DrainState, Heartbeat, QueueTotals, heartbeat_to_wire
+from celeriac_operator import clock
 from celeriac_operator.fleet.brokers import BrokerSide
 from celeriac_operator.loop.broker import BrokerLoop
 from celeriac_operator.loop.members import Changes, Member, PoolState
@@ -32,6 +35,12 @@ SPEC: dict[str, Any] = {
 }
 
 
+def keep_time(monkeypatch: pytest.MonkeyPatch, world: "World") -> None:
+    """The operator's clocks show the world's time."""
+    monkeypatch.setattr(clock, "now", lambda: world.now)
+    monkeypatch.setattr(clock, "skew_s", lambda: 0.0)
+
+
 class Killed(BaseException):
     """The operator died at this moment; nothing of it may catch this."""
 
@@ -46,6 +55,11 @@ class Pod:
     cost: int = 0
     deleting: bool = False
     done: int = 0
+
+    @property
+    def uid(self) -> str:
+        """A StatefulSet's pod comes back under its name."""
+        return f"{self.name}@{self.created_at:.0f}"
 
     def started(self, now: float) -> bool:
         return now >= self.created_at + 5.0
@@ -75,6 +89,8 @@ class World:
         self.dead = False
         self.broker_down = False
         self.version = 1
+        self.late_s = 0.0  # how long controllers take to see the next number that is written
+        self.late_until = START
 
     # -- time
 
@@ -85,8 +101,9 @@ class World:
             pod.tasks = [end for end in pod.tasks if end > self.now]
         self.pods = [pod for pod in self.pods if not (pod.deleting and not pod.tasks)]
         self.roll()
-        self.reconcile()
-        for pod in self.pods:
+        if self.now >= self.late_until:
+            self.reconcile()
+        for pod in reversed(self.pods):
             free = pod.started(self.now) and not pod.deleting and pod.mark(self.now) is None
             while free and self.waiting and len(pod.tasks) < SLOTS:
                 pod.tasks.append(self.now + self.waiting.pop(0))
@@ -136,11 +153,13 @@ class World:
             assert resource_version == str(self.version)
             self.version += 1
             self.scaled.append(replicas)
+            self.late_until, self.late_s = max(self.late_until, self.now + self.late_s), 0.0
             self.replicas = replicas
 
-    def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> None:
+    def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> Mapping[str, Any]:
         with self.write("status"):
             self.status = status
+        return status
 
     def event(self, pool: PoolRecord, kind: str, reason: str, message: str) -> None:
         with self.write("event"):
@@ -168,7 +187,7 @@ class World:
     def seen(self, pool: PoolRecord, spec: WorkerPoolSpec) -> Sequence[PodRecord]:
         return [
             PodRecord(
-                name=pod.name, uid=pod.name, phase="Running", ready=pod.ready(self.now), deleting=pod.deleting,
+                name=pod.name, uid=pod.uid, phase="Running", ready=pod.ready(self.now), deleting=pod.deleting,
                 created_at=pod.created_at, ready_at=pod.created_at + 5.0, revision=pod.revision, running=True,
             )
             for pod in self.pods
@@ -176,6 +195,9 @@ class World:
 
     def may_act(self) -> bool:
         return True
+
+    def term(self) -> int:
+        return 0
 
     def _reach_broker(self) -> None:
         if self.broker_down:
@@ -208,11 +230,58 @@ class World:
         totals = QueueTotals(started=pod.done + len(pod.tasks), succeeded=pod.done, busy_s=8.0 * pod.done)
         return heartbeat_to_wire(
             Heartbeat(
-                hostname=f"celeriac@{pod.name}", timestamp=self.now, incarnation=pod.name, pod=pod.name, pod_uid=pod.name,
+                hostname=f"celeriac@{pod.name}", timestamp=self.now, incarnation=pod.uid, pod=pod.name, pod_uid=pod.uid,
                 namespace="shop", slots=SLOTS, busy=len(pod.tasks), queues=("q",), started_at=pod.created_at, drain=echo,
                 state="stopping" if pod.deleting else "running", queue_totals={"q": totals},
             )
         )  # fmt: skip
+
+
+class StatefulWorld(World):
+    """The same with a StatefulSet, as Kubernetes' own controller treats one (pkg/controller/statefulset/stateful_set_control.go,
+    processReplica and processCondemned). It sees readiness as late as a probe tells it: a step behind.
+    """
+
+    def __init__(self, *, pods: int = FIRST, parallel: bool = False) -> None:
+        super().__init__(pods=pods)
+        self.parallel = parallel
+        self.shown_ready: dict[str, bool] = {}
+
+    def pass_time(self, seconds: float) -> None:
+        self.shown_ready = {pod.uid: pod.ready(self.now) for pod in self.pods}
+        super().pass_time(seconds)
+
+    def target(self, pool: PoolRecord, spec: WorkerPoolSpec) -> TargetSample:
+        found = super().target(pool, spec)
+        # It counts the pods that end, too.
+        return replace(found, kind="StatefulSet", ordered=not self.parallel, existing=len(self.pods))
+
+    def roll(self) -> None:
+        """Its rolling updates go the way of its scale-in; there are none here."""
+
+    def reconcile(self) -> None:
+        """In order: nothing while a pod that stays is not ready. Then the highest of the others, unless it ends already, or is
+        not ready and not the lowest such pod. In parallel: all at once.
+        """
+        pods = {int(pod.name.removeprefix("w-")): pod for pod in self.pods}
+        for ordinal in range(self.replicas):
+            if ordinal not in pods:
+                self.pods.append(Pod(f"w-{ordinal}", self.revision, self.now))
+            if not self.parallel and (ordinal not in pods or not self._stands(pods[ordinal])):
+                return
+        condemned = [pods[ordinal] for ordinal in sorted(pods) if ordinal >= self.replicas]
+        lowest = next((pod for pod in condemned if not self._stands(pod)), None)
+        for pod in reversed(condemned):
+            if not self.parallel and (pod.deleting or not (self._stands(pod) or pod is lowest)):
+                return
+            if not pod.deleting:
+                self.cut_off += len(pod.tasks)
+                pod.deleting = True
+            if not self.parallel:
+                return
+
+    def _stands(self, pod: Pod) -> bool:
+        return self.shown_ready.get(pod.uid, False) and not pod.deleting
 
 
 @dataclass
@@ -234,17 +303,22 @@ class Step:
 
 
 class Operator:
-    """One life of it: it knows what the pool's status tells, and nothing else."""
+    """One life of it: it knows what the pool's status tells, and nothing else. Fields of its spec are SPEC's, or given."""
 
-    def __init__(self, world: World, epoch: int) -> None:
+    def __init__(self, world: World, epoch: int, **spec: Any) -> None:
         cluster: Any = _Facade(world)
-        record = PoolRecord(namespace="shop", name="w", uid="u", generation=1, spec=SPEC, status=world.status)
-        self.member = Member(record=record, spec=WorkerPoolSpec.parse(SPEC), state=PoolState())
+        raw = {**SPEC, **spec}
+        record = PoolRecord(namespace="shop", name="w", uid="u", generation=1, spec=raw, status=world.status)
+        self.member = Member(record=record, spec=WorkerPoolSpec.parse(raw), state=PoolState())
         self.loop = BrokerLoop(
             "broker", cluster=cluster, side=BrokerSide(probe=world, receiver=world, post=world),
             members=lambda: [self.member], epoch=lambda: epoch, metrics=OperatorMetrics(version=""), changes=Changes(),
         )  # fmt: skip
         self._began_at = world.now
+
+    def told(self, **spec: Any) -> None:
+        """Somebody changed these fields of the spec."""
+        self.member = replace(self.member, spec=WorkerPoolSpec.parse({**SPEC, **spec}))
 
     def tick(self, world: World) -> None:
         if world.broker_down:

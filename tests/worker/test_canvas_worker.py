@@ -350,6 +350,39 @@ def test_error_callbacks_of_a_chord(shop: Shop, on_header: bool) -> None:
     assert shop.seen == [("told",)] * (3 if on_header else 1)
 
 
+@pytest.mark.parametrize("eager", [False, True], ids=["", "eager"])
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        pytest.param(lambda s, t: group(s.note.s(), s.note.s()).on_error(t), [0, 1], id="of a group"),
+        pytest.param(lambda s, t: group(s.note.s().on_error(t), s.note.s()), [0], id="of one member"),
+        pytest.param(lambda s, t: group(s.note.s().on_error(t), s.note.s().on_error(t)), [0, 1], id="of each member"),
+        pytest.param(lambda s, t: group(group(s.note.s(), s.note.s()), s.note.s()).on_error(t), [0, 1, 2], id="of a group in a group"),
+        pytest.param(lambda s, t: s.note.s().on_error(t), [0], id="of a call"),
+    ],
+)  # fmt: skip
+def test_an_error_callback_of_a_body_is_told_once_of_each_call_in_it(
+    shop: Shop, make: Any, expected: list[int], eager: bool
+) -> None:
+    """As with Celery 5.7, measured: also when all members have the same one."""
+
+    @shop.app.task(name="told")
+    def told(failed_id: str) -> None:
+        shop.seen.append(failed_id)
+
+    sig = chord([shop.fail.s(), shop.add.s(1, 1)], make(shop, told.s()))
+
+    result = sig.apply() if eager else shop.worker.until_ready(sig.apply_async())
+
+    ids = [leaf.id for leaf in leaves(result)]
+    assert shop.seen == [ids[place] for place in expected]
+
+
+def leaves(result: Any) -> list[Any]:
+    """The handles of the calls in a handle."""
+    return [leaf for one in result.results for leaf in leaves(one)] if hasattr(result, "results") else [result]
+
+
 def test_an_error_callback_of_one_argument_gets_the_failed_calls_id(shop: Shop) -> None:
     @shop.app.task(name="old")
     def old(failed_id: str) -> None:

@@ -94,6 +94,26 @@ def test_the_version_is_the_librarys() -> None:
         pytest.param(["call", "t", "-k", "[]"], "--kwargs must be a JSON object", id="kwargs that are no object"),
         pytest.param(["call", "t", "--countdown", "soon"], "soon", id="a countdown that is no number"),
         pytest.param(["--workdir", "/no/such/folder", "status"], "/no/such/folder", id="a folder that is not there"),
+        pytest.param(["worker", "-D"], "systemd, a Deployment", id="a daemon"),
+        pytest.param(["worker", "--uid", "0"], "User= of a systemd unit, runAsUser of a pod", id="another user"),
+        pytest.param(
+            ["worker", "--pool-start-method", "spawn"], "worker_process_init", id="children that are not forked"
+        ),
+        pytest.param(
+            ["worker", "-B", "--scheduler", "django"], "--scheduler django: there is one", id="another scheduler"
+        ),
+        pytest.param(["beat", "-n", "b1"], "the setting beat_http_port", id="remote control of a beat"),
+        pytest.param(
+            ["multi", "start", "3", "-A", "shop"], "there is no celeriac multi: a command is one worker", id="multi"
+        ),
+        pytest.param(["events", "--dump"], "there is no celeriac events: watch with Flower", id="events"),
+        pytest.param(["purge", "-Q", "a,b", "-X", "b,a"], "no queue is left to empty", id="nothing to purge"),
+        pytest.param(["call", "t", "--eta", "soon"], "'soon' is not a time in ISO 8601", id="a time that is none"),
+        pytest.param(
+            ["call", "t", "--expires", "soon"],
+            "not a number of seconds or a time in ISO 8601",
+            id="an end that is none",
+        ),
     ],
 )
 def test_wrong_use_is_said_and_exits_with_2(arguments: list[str], said: str, folder: Path) -> None:
@@ -197,6 +217,32 @@ def test_an_app_that_is_not_found_is_said_with_what_was_looked_for(
     assert said in result.output
 
 
+# -- report
+
+
+def test_a_report_may_be_json_and_keeps_secrets_to_itself(folder: Path) -> None:
+    (folder / "told_shop.py").write_text(
+        "from datetime import timedelta\nfrom celeriac import Celeriac\n"
+        "app = Celeriac('x', broker='redis://me:secret@h/0', result_expires=timedelta(days=2), task_routes=print,"
+        " worker_state_db='f', task_annotations={'*': {'rate_limit': '1/s'}}, shop_prices={('pear', 1): 2})\n"
+    )
+
+    text, found = (
+        celeriac("-A", "told_shop", "report"),
+        json.loads(celeriac("-A", "told_shop", "report", "--json").stdout),
+    )
+
+    assert "secret" not in text.output + json.dumps(found)
+    assert found["software"].keys() == {"celeriac", "kombu", "redis", "amqp", "py"}
+    assert f"celeriac:{found['software']['celeriac']} kombu:{found['software']['kombu']}" in text.output
+    assert (found["broker"], found["profile"]) == ("redis://me:**@h/0", "celery")
+    assert found["settings"]["task_annotations"] == {"*": {"rate_limit": "1/s"}}
+    assert found["settings"]["task_routes"] == "<built-in function print>"  # what JSON cannot say
+    assert found["settings"]["shop_prices"] == {"('pear', 1)": 2}
+    [note] = found["notes"]
+    assert "worker_state_db has no effect" in note
+
+
 # -- call, result, purge
 
 
@@ -215,6 +261,35 @@ def test_a_call_is_sent_with_all_it_was_given_and_its_id_printed(url: str) -> No
     assert claimed.step == 6
     assert claimed.headers["expires"]
     assert json.loads(celeriac("call", "shop.add", "--json").output).keys() == {"id"}
+
+
+def test_a_call_takes_celerys_words_for_when_and_where(url: str) -> None:
+    consumer = Broker(kind="valkey", url=url, queue="q").consumer()  # declares queue and exchange
+
+    result = celeriac(
+        "call", "shop.add", "--eta", "2020-01-31T12:00:00Z", "--expires", "2090-01-31T12:00:00Z", "--serializer", "yaml",
+        "--exchange", "q", "--routing-key", "q",
+    )  # fmt: skip
+
+    [claimed] = consumer.claim(1)
+    assert (claimed.headers["id"], claimed.content_type) == (result.output.strip(), "application/x-yaml")
+    assert (claimed.headers["eta"], claimed.headers["expires"]) == ("2020-01-31T12:00:00+00:00", "2090-01-31T12:00:00+00:00")  # fmt: skip
+
+
+def test_a_result_of_a_task_with_a_store_of_its_own_is_found_by_the_tasks_name(
+    url: str, folder: Path, tmp_path: Path
+) -> None:
+    own = f"db+sqlite:///{tmp_path}/own.db"
+    (folder / "own_store.py").write_text(
+        f"from celeriac import Celeriac\napp = Celeriac('x')\n@app.task(name='own', backend={own!r})\ndef own(): ...\n"
+    )
+    with Celeriac("y", set_as_current=False) as app:
+        task = app.task(backend=own)(print)
+        assert task.backend.store([(ResultMeta("a1", "SUCCESS", 7, None), None)]) == [None]
+
+    assert celeriac("-A", "own_store", "result", "a1").output.strip() == "a1 is PENDING"
+    assert celeriac("-A", "own_store", "result", "a1", "--task", "own").output.strip() == "7"
+    assert "no task 'owm'" in celeriac("-A", "own_store", "result", "a1", "--task", "owm").output
 
 
 def test_a_call_that_waits_in_vain_exits_with_1(url: str) -> None:
@@ -267,6 +342,9 @@ def test_purge_asks_first_and_then_deletes_what_waits(url: str) -> None:
 
         assert celeriac("purge", input="y\n").exit_code == 0
         assert (broker.depth().ready, broker.depth("other").ready) == (0, 1)
+        assert json.loads(celeriac("purge", "-f", "-Q", "celery, other", "-X", "other", "--json").output) == {
+            "celery": 0
+        }
         assert json.loads(celeriac("purge", "-f", "-Q", "celery, other", "--json").output) == {"celery": 0, "other": 1}
 
 
@@ -313,6 +391,7 @@ def test_a_worker_is_called_asked_and_ended_from_the_command_line(worker: Child)
     ping = celeriac("inspect", "ping")
     one = celeriac("inspect", "registered", "-d", "w1@here", "--json")
     status = celeriac("status")
+    another = celeriac("status", "-d", "w2@here", "-t", "0.2")
     code = worker.terminate()
 
     assert (added.exit_code, added.output.strip()) == (0, "5")
@@ -321,6 +400,7 @@ def test_a_worker_is_called_asked_and_ended_from_the_command_line(worker: Child)
     assert (ping.exit_code, ping.output.strip()) == (0, "w1@here: pong")
     assert json.loads(one.output) == {"w1@here": ["shop.add", "shop.fail"]}
     assert (status.exit_code, status.output.strip()) == (0, "w1@here: OK")
+    assert another.exit_code == 69
     assert code == 0
     text = worker.text()
     assert "queues celery, pool threads with 2 slot(s), 2 task type(s)" in text
@@ -336,14 +416,16 @@ def test_a_solo_worker_whose_body_does_not_end_ends_with_its_grace_and_its_task_
         SHOP + '\n@app.task(name="shop.nap")\ndef nap():\n    print("napping", flush=True)\n    time.sleep(60)\n'
     )
     child = Child(
-        [sys.executable, "-m", "celeriac", "-A", "shop", "worker", "-P", "solo", "-l", "info"],
+        [sys.executable, "-m", "celeriac", "-A", "shop", "worker", "-P", "solo", "-l", "info", "--pidfile", "worker.pid"],
         log=tmp_path / "log", cwd=tmp_path, env={"CELERIAC_WORKER_SHUTDOWN_GRACE_S": "0.3"},
     )  # fmt: skip
     client = Celeriac("client", broker=url, backend=url, set_as_current=False)
     try:
         called = client.send_task("shop.nap")
         child.wait_for("napping")
+        assert (tmp_path / "worker.pid").read_text() == f"{child.pid}\n"
         assert child.terminate(timeout_s=3) == 0
+        assert not (tmp_path / "worker.pid").exists()  # although it did not wait for the body
         with pytest.raises(WorkerLostError, match="cut off by the shutdown"):
             called.get(timeout=2)
     finally:

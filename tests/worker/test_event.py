@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from celeriac.wire.event import (
     OWN_FIELDS,
+    WAIT_BUCKETS_S,
     DrainState,
     Heartbeat,
     QueueTotals,
@@ -34,9 +35,10 @@ heartbeats = st.builds(
     incarnation=names, namespace=names, pod=names, pod_uid=names, slots=counts, busy=counts, reserved=counts, held=counts,
     queues=st.lists(names, max_size=3).map(tuple), state=st.sampled_from(["running", "draining", "drained", "stopping"]),
     drain=st.none() | st.builds(DrainState, id=names, epoch=counts, state=names, expires_in_s=seconds),
-    longest_running_s=seconds, started_at=seconds, queue_totals=st.dictionaries(names, queue_totals, max_size=2),
+    longest_running_s=seconds, started_at=seconds, commands=names, queue_totals=st.dictionaries(names, queue_totals, max_size=2),
     task_totals=st.dictionaries(names, task_totals, max_size=2),
     limits=st.lists(st.builds(RateLimit, task=names, per_s=seconds, scope=st.sampled_from(["worker", "cluster"])), max_size=2).map(tuple),
+    queue_waits=st.dictionaries(names, st.lists(counts, max_size=16).map(tuple), max_size=2),
 )  # fmt: skip
 
 
@@ -87,6 +89,41 @@ def test_fields_of_a_newer_worker_are_passed_over() -> None:
 
 
 @pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        pytest.param({}, {}, id="an older worker tells none"),
+        pytest.param({"queue_waits": None}, {}, id="null is none"),
+        pytest.param({"queue_waits": {"q": []}}, {"q": ()}, id="no counts"),
+        pytest.param({"queue_waits": {"q": [3, 0, 7]}}, {"q": (3, 0, 7)}, id="zeros at the end left out"),
+        pytest.param({"queue_waits": {"q": [1] * 16}}, {"q": (1,) * 16}, id="every bucket, and what is beyond"),
+        pytest.param({"queue_waits": {"q": [3.0, 2]}}, {"q": (3, 2)}, id="whole numbers as JSON of another language may have them"),
+    ],
+)  # fmt: skip
+def test_counts_of_waits_are_read_by_queue(own: dict[str, Any], expected: dict[str, tuple[int, ...]]) -> None:
+    assert heartbeat_from_wire({"hostname": "a", "timestamp": 1.0, OWN_FIELDS: own}).queue_waits == expected
+
+
+def test_the_bounds_of_waits_are_those_that_every_worker_and_operator_has_ever_used() -> None:
+    assert WAIT_BUCKETS_S == (
+        0.05,
+        0.1,
+        0.25,
+        0.5,
+        1.0,
+        2.5,
+        5.0,
+        10.0,
+        30.0,
+        60.0,
+        120.0,
+        300.0,
+        600.0,
+        1800.0,
+        7200.0,
+    )
+
+
+@pytest.mark.parametrize(
     "change",
     [
         pytest.param({"hostname": ...}, id="no hostname"),
@@ -113,6 +150,17 @@ def test_fields_of_a_newer_worker_are_passed_over() -> None:
         pytest.param({OWN_FIELDS: {"queue_totals": {"q": {"started": "7"}}}}, id="a total that is text"),
         pytest.param({OWN_FIELDS: {"queue_totals": {"q": {"busy_s": -1.0}}}}, id="a total below zero"),
         pytest.param({OWN_FIELDS: {"task_totals": {"t": {"queue": None}}}}, id="a task without a queue"),
+        pytest.param({OWN_FIELDS: {"queue_waits": [1]}}, id="waits that are a list"),
+        pytest.param({OWN_FIELDS: {"queue_waits": {"q": 7}}}, id="waits of a queue that are a number"),
+        pytest.param({OWN_FIELDS: {"queue_waits": {"q": "12"}}}, id="waits of a queue that are text"),
+        pytest.param({OWN_FIELDS: {"queue_waits": {"q": {"0.05": 1}}}}, id="waits of a queue by name"),
+        pytest.param({OWN_FIELDS: {"queue_waits": {"q": [1] * 17}}}, id="more counts of waits than buckets"),
+        pytest.param({OWN_FIELDS: {"queue_waits": {"q": [1, -1]}}}, id="a count of waits below zero"),
+        pytest.param({OWN_FIELDS: {"queue_waits": {"q": [1, "1"]}}}, id="a count of waits that is text"),
+        pytest.param({OWN_FIELDS: {"queue_waits": {"q": [1, True]}}}, id="a count of waits that is a truth"),
+        pytest.param({OWN_FIELDS: {"queue_waits": {"q": [1, None]}}}, id="a count of waits that is null"),
+        pytest.param({OWN_FIELDS: {"queue_waits": {"q": [float("nan")]}}}, id="a count of waits that is no number"),
+        pytest.param({OWN_FIELDS: {"queue_waits": {"q": [float("inf")]}}}, id="waits without end"),
         pytest.param({OWN_FIELDS: {"limits": [{"task": "t", "per_s": "10/s"}]}}, id="a rate that is text"),
         pytest.param({OWN_FIELDS: {"limits": [{"task": "t", "per_s": -1}]}}, id="a rate below zero"),
         pytest.param(

@@ -4,7 +4,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from celeriac.telemetry.metrics import NAMES, STATES, WorkerState, renderer
-from celeriac.telemetry.totals import RUN_BUCKETS_S, WAIT_BUCKETS_S, Observation, Totals
+from celeriac.telemetry.totals import RUN_BUCKETS_S, Observation, Totals
+from celeriac.wire.event import WAIT_BUCKETS_S
 
 GAUGES = {
     "celeriac_worker_slots": 8.0, "celeriac_worker_slots_busy": 2.0, "celeriac_worker_reserved": 1.0, "celeriac_worker_draining": 0.0,

@@ -10,6 +10,7 @@ from typing import Any
 
 import kombu
 import pytest
+import redis
 from brokers import Broker, claim, number_of, numbers
 from processes import wait_until
 
@@ -354,6 +355,32 @@ def test_a_queue_whose_name_belongs_to_something_else_is_told_alone(place: Place
     assert depths["odd"].ready == 0
     assert "the queue odd cannot be read" in depths["odd"].error
     assert "WRONGTYPE" in depths["odd"].error
+
+
+def test_the_queues_of_a_broker_are_read_and_released_in_a_round_trip_each(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    producer = RedisProducer(place.broker.address, park=True)
+    place.broker.closing.callback(producer.close)
+    for n in range(20):
+        producer.publish(place.broker.message(n, queue=f"q{n}", eta=datetime.fromtimestamp(time.time() - 1, UTC)))
+    probe = DepthProbe(place.broker.url)
+    names = [f"q{n}" for n in range(20)]
+    probe.release_due(["warm"])  # the scripts are known after that
+    probe.probe({"warm": 1.0})
+    sent: list[Any] = []
+    send = redis.Connection.send_packed_command
+    monkeypatch.setattr(
+        redis.Connection, "send_packed_command", lambda self, *a, **k: sent.append(a) or send(self, *a, **k)
+    )
+
+    released = probe.release_due(names)
+    trips = len(sent)
+    depths = probe.probe(dict.fromkeys(names, 1.0))
+    probe.close()
+
+    assert (released, [depth.ready for depth in depths.values()]) == (20, [1] * 20)
+    assert (trips, len(sent) - trips) == (2, 1)  # whether the script is there, and all of them
 
 
 def test_a_queue_that_the_user_may_not_read_is_told_alone(place: Place) -> None:

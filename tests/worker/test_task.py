@@ -9,7 +9,7 @@ import pytest
 
 from celeriac import Celeriac, Task
 from celeriac.app.context import Request, current
-from celeriac.app.task import again_with
+from celeriac.app.retrying import again_with
 from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Reject, Retry
 from celeriac.result import EagerResult
 from celeriac.wire.message import TaskMessage

@@ -10,7 +10,7 @@ import pytest
 from processes import wait_until
 
 from celeriac import Celeriac, registry, shared_task
-from celeriac.app.task import registers_itself
+from celeriac.app.definition import registers_itself
 from celeriac.broker.deadletters import dead_letters
 from celeriac.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured, NotRegistered
 from celeriac.task import Task

@@ -252,10 +252,68 @@ def test_of_a_session(celery_session_app, celery_session_worker):
 """
 
 
+#: A session's worker lives on beside those of single tests, on queues of the same names.
+USERS_WORKERS = """
+from celeriac import current_app, shared_task
+
+@shared_task
+def double(x):
+    return 2 * x
+
+def own(app, worker):
+    @app.task(name=f"{app.main}.own{id(app)}")
+    def own(x):
+        return x + 1
+    worker.reload()
+    assert own.send_many([(n,) for n in range(20)])[-1].get(timeout=10) == 20
+    assert [own.delay(n).get(timeout=10) for n in range(20)] == list(range(1, 21))
+
+def test_of_the_session(celery_session_app, celery_session_worker):
+    own(celery_session_app, celery_session_worker)
+
+def test_of_a_test(celery_app, celery_worker):
+    own(celery_app, celery_worker)
+    assert [double.delay(n).get(timeout=10) for n in range(20)] == list(range(0, 40, 2))
+
+def test_of_both(celery_session_app, celery_session_worker, celery_app, celery_worker):
+    own(celery_app, celery_worker)
+    own(celery_session_app, celery_session_worker)
+
+def test_an_app_of_a_test_with_the_worker_of_the_session(celery_app, celery_session_worker):
+    assert current_app() is celery_app
+    assert double.delay(4).get(timeout=10) == 8
+    assert celery_app.AsyncResult(double.delay(5).id).get(timeout=10) == 10
+
+def test_an_app_without_a_worker(celery_app):
+    assert double.delay(4).ready() is False
+
+def test_of_a_test_again(celery_app, celery_worker):
+    own(celery_app, celery_worker)
+
+def test_of_the_session_again(celery_session_app, celery_session_worker):
+    own(celery_session_app, celery_session_worker)
+"""
+
+
 def test_the_fixtures_of_celery_are_there_and_leave_nothing(tmp_path: Path) -> None:
     (tmp_path / "conftest.py").write_text(USERS_CONFTEST)
     (tmp_path / "test_shop.py").write_text(USERS_TESTS)
     (tmp_path / "test_trap.py").write_text(USERS_TRAP)
+
+    assert "7 passed" in passed(tmp_path)
+
+
+@pytest.mark.parametrize("named", ["", '"broker_url": "memory://", "result_backend": "cache+memory://"'])
+def test_workers_of_a_session_and_of_single_tests_do_not_take_each_others_calls(tmp_path: Path, named: str) -> None:
+    config = USERS_CONFTEST.replace('{"task_default_queue": "tests"}', f"{{{named}}}")
+    (tmp_path / "conftest.py").write_text(config)
+    (tmp_path / "test_workers.py").write_text(USERS_WORKERS)
+
+    assert "7 passed" in passed(tmp_path)
+
+
+def passed(folder: Path) -> str:
+    """What pytest says of the tests in the folder, all of which pass."""
     command = [
         sys.executable,
         "-m",
@@ -270,12 +328,25 @@ def test_the_fixtures_of_celery_are_there_and_leave_nothing(tmp_path: Path) -> N
         "no:cacheprovider",
     ]
 
-    run = subprocess.run(
-        command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False, timeout=120
-    )
-
+    run = subprocess.run(command, cwd=folder, env=os.environ, capture_output=True, text=True, check=False, timeout=120)
     assert run.returncode == 0, run.stdout + run.stderr
-    assert "7 passed" in run.stdout
+    return run.stdout
+
+
+def test_brokers_and_stores_of_this_process_that_have_a_name_are_apart_and_shared_by_it() -> None:
+    apps = [
+        Celeriac(f"app{number}", broker=f"memory:///{name}", backend=f"cache+memory:///{name}", set_as_current=False)
+        for number, name in enumerate(["one", "one", "two"])
+    ]
+    for app in apps:
+        app.task(name="whose")(lambda main=app.main: main)
+
+    with start_worker(apps[0]), start_worker(apps[2]):
+        called = [apps[place].send_task("whose") for place in (1, 2, 1, 2)]
+
+        assert [handle.get(timeout=10) for handle in called] == ["app0", "app2", "app0", "app2"]
+    for app in apps:
+        app.close()
 
 
 def test_the_ping_of_the_kit_and_the_built_in_one_are_no_two_tasks_to_warn_of() -> None:

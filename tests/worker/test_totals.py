@@ -51,6 +51,20 @@ def test_time_that_running_bodies_have_spent_so_far_is_included() -> None:
     assert totals.queue_totals()["q"].busy_s == 0.5
 
 
+def test_waits_are_counted_by_bucket_for_each_queue_that_has_any() -> None:
+    totals = Totals()
+    totals.known(["q", "r", "idle"], ["t"])
+
+    totals.settled([seen("succeeded", wait_s=wait_s) for wait_s in (0.0, 0.05, 0.2, 0.25, 0.25)])
+    totals.settled(
+        [seen("succeeded", queue="r", wait_s=9_999.0), seen("revoked", run_s=None), seen("failed", wait_s=None)]
+    )
+
+    waits = totals.queue_waits()
+    assert waits == {"q": (2, 0, 3), "r": (0,) * 15 + (1,)}
+    assert {queue: sum(counts) for queue, counts in waits.items()} == {"q": totals.queue_totals()["q"].waits, "r": 1}
+
+
 def test_what_is_known_starts_at_zero() -> None:
     totals = Totals()
 

@@ -7,16 +7,16 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, tzinfo
-from functools import cached_property, partial
+from functools import cached_property
 from types import new_class
 from typing import Any
 
 from celeriac import config, signals
-from celeriac.app import addresses, bulk, calls, modules, periodic, security
+from celeriac.app import addresses, bulk, calls, configuration, modules, periodic, security
 from celeriac.app.addresses import DEFAULT_BROKER
 from celeriac.app.calls import no_waiting
 from celeriac.app.context import current
-from celeriac.app.modules import imported, main_module, settings_at
+from celeriac.app.modules import imported, main_module
 from celeriac.app.options import CALL_OPTIONS, check_options
 from celeriac.app.registry import Registry
 from celeriac.app.stores import open_store
@@ -27,13 +27,10 @@ from celeriac.backends.custom import check_methods
 from celeriac.backends.watching import stop_watching
 from celeriac.broker.connection import BrokerAddress, unopened
 from celeriac.broker.coordination import Coordination, coordination_address
-from celeriac.broker.eventbus import SentEvents
 from celeriac.broker.plan import QueuePlan
 from celeriac.broker.producer import Producer, open_producer
 from celeriac.canvas.signature import signature
 from celeriac.exceptions import ImproperlyConfigured, NotRegistered
-from celeriac.policy import errormail
-from celeriac.policy.ratelimit import parse_rate
 from celeriac.policy.routing import Router
 from celeriac.result import AsyncResult, GroupResult, ResultSet
 from celeriac.wire.message import TaskMessage, Terms
@@ -109,7 +106,7 @@ class Celeriac:
         self.on_after_configure = signals.Signal("app.on_after_configure")
         self.on_after_finalize = signals.Signal("app.on_after_finalize")
         #: Where monitors are told of calls, if they are to be; made with the producer.
-        self._sent_events: SentEvents | None = None
+        self._sent_events: Any = None
         #: Queue -> its way, of messages that name no routing key.
         self._ways: dict[str, tuple[str, str, str, str]] = {}
         #: task_routes as they were set, and as `route` wants them.
@@ -188,9 +185,9 @@ class Celeriac:
         except KeyError:
             raise NotRegistered(name) from None
 
-    def import_tasks(self) -> None:
-        """Import the modules of `imports` and `include`, so that their tasks register."""
-        modules.import_tasks(self)
+    def import_tasks(self, more: Iterable[str] = ()) -> None:
+        """Import the modules of `imports` and `include`, and more, so that their tasks register."""
+        modules.import_tasks(self, more)
 
     def autodiscover_tasks(
         self, packages: Iterable[str] | Callable[[], Iterable[str]] | None = None, related_name: str | None = "tasks", force: bool = False
@@ -251,99 +248,23 @@ class Celeriac:
 
     # -- settings
 
-    @cached_property
-    def conf(self) -> config.Settings:
-        """The settings. Sources that config_from_object was given by name are read now. Raises ImproperlyConfigured."""
-        with self._reading:  # two threads may ask first
-            while self._sources:
-                source = self._sources.pop(0)
-                try:
-                    source()
-                except BaseException:
-                    self._sources.insert(0, source)  # whoever asks next is told, too
-                    raise
-            with self._lock:
-                for task in self._registry.tasks.values():
-                    self._registry.annotate(type(task))
-            schedule = self._settings.beat_schedule
-            if (
-                not self._entries.keys() <= schedule.keys()
-            ):  # it was set anew: what tasks and code have added is no part of that
-                self._settings.beat_schedule = {**self._entries, **schedule}
-        return self._settings
+    # Methods as they stand there. `conf` is made anew after `_look_again`.
+
+    conf = cached_property(configuration.read_settings)
+    config_from_object = configuration.config_from_object
+    config_from_envvar = configuration.config_from_envvar
+    add_defaults = configuration.add_defaults
+    check_settings = configuration.check_settings
 
     def _look_again(self) -> None:
         """What hangs on the settings is worked out when they are read the next time."""
         self.__dict__.pop("conf", None)
-
-    def config_from_object(
-        self, source: Any, silent: bool = False, force: bool = False, namespace: str | None = None
-    ) -> None:
-        """Take settings from a mapping, an object, or the dotted path of a module, an object in one (`proj.settings:Shop`) or a class.
-
-        What is named by a path is imported when a setting is read for the first time, so it may import this app; force: now. silent: a
-        path that cannot be imported is no error. namespace: only names that begin with it count, without it.
-        """
-        if not isinstance(source, str):
-            self._take(source, silent, namespace)
-            return
-        self._later(partial(self._take, source, silent, namespace))
-        if force:
-            _ = self.conf
-
-    def config_from_envvar(self, variable: str, silent: bool = False, force: bool = False) -> None:
-        """Take settings from the module that an environment variable names."""
-        module = os.environ.get(variable)
-        if module:
-            self.config_from_object(module, silent=silent, force=force)
-        elif not silent:
-            raise ImproperlyConfigured(
-                f"the environment variable {variable} is not set; it should name the settings module"
-            )
-
-    def add_defaults(self, defaults: Mapping[str, Any] | Callable[[], Mapping[str, Any]]) -> None:
-        """Values that hold where nothing is set; a function is asked for them when a setting is read for the first time."""
-        if callable(defaults):
-            self._later(lambda: self._settings.add_defaults(defaults()))
-        else:
-            self._settings.add_defaults(defaults)
-
-    def _later(self, source: Callable[[], None]) -> None:
-        self._sources.append(source)
-        self._look_again()
-
-    def _take(self, source: Any, silent: bool, namespace: str | None) -> None:
-        if isinstance(source, str):
-            try:
-                source = settings_at(source)
-            except (ImportError, AttributeError) as error:
-                if silent:
-                    return
-                raise ImproperlyConfigured(f"cannot read settings from {source!r}: {error}") from error
-        self._settings.update(config.from_object(source, namespace))
-        self._settings.update(self._given)
 
     def bugreport(self) -> str:
         """Versions, the platform, and the settings that were changed, without secrets: what `celeriac report` prints."""
         from celeriac.app.report import report  # only for who asks
 
         return report(self)
-
-    def check_settings(self) -> None:
-        """Raise ImproperlyConfigured for settings, and CELERIAC_ variables, that do not exist; before the first message and at a worker's start."""
-        conf = self.conf
-        conf.check()
-        try:
-            parse_rate(conf.task_default_rate_limit)
-            errormail.listed(conf.task_error_whitelist)
-        except ValueError as error:
-            raise ImproperlyConfigured(
-                f"setting task_default_rate_limit or task_error_whitelist cannot be used: {error}"
-            ) from None
-        wrong = config.misspelt_variables(os.environ)
-        if wrong:
-            raise ImproperlyConfigured(f"the environment sets no setting with {', nor with '.join(wrong)}")
-        security.check(conf, signs=self.signs)
 
     def setup_security(
         self, allowed_serializers: Iterable[str] | None = None, key: str | None = None, key_password: str | bytes | None = None,
@@ -426,7 +347,9 @@ class Celeriac:
         """The EagerResult of a call that runs here; see Task.apply."""
         return runners[-1](self, task, args, kwargs, **options)
 
-    def _monitors(self, address: BrokerAddress) -> SentEvents:
+    def _monitors(self, address: BrokerAddress) -> Any:
+        from celeriac.broker.eventbus import SentEvents  # only for who tells monitors of calls
+
         return SentEvents(address, self._origin or self._name_origin())
 
     @cached_property

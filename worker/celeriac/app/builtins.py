@@ -65,9 +65,21 @@ def accumulate(*args: Any, **kwargs: Any) -> Any:
 
 def _called(app: Any, signature: Mapping[str, Any], args: tuple[Any, ...]) -> Any:
     """What the task of a signature returns when it is called here. Raises NotRegistered, and what the body raises."""
-    from celeriac.app.task import awaited
-
     task = app.find(signature["task"])
     own = tuple(signature.get("args") or ())
     value = task(*(own if signature.get("immutable") else (*args, *own)), **(signature.get("kwargs") or {}))
-    return awaited(value) if inspect.iscoroutine(value) else value
+    return _awaited(value) if inspect.iscoroutine(value) else value
+
+
+def _awaited(coroutine: Any) -> Any:
+    """What a coroutine returns, when there is nobody to await it: in a loop of its own, beside one that runs here."""
+    import asyncio  # only for who has coroutines: a client is light
+    from concurrent.futures import ThreadPoolExecutor
+    from contextvars import copy_context
+
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return asyncio.run(coroutine)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(copy_context().run, asyncio.run, coroutine).result()

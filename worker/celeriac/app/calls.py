@@ -10,8 +10,8 @@ from celeriac import signals
 from celeriac.app.context import current
 from celeriac.app.modules import imported
 from celeriac.app.once import check_alone, publish_once
-from celeriac.app.options import embedded
-from celeriac.app.task import Task, moment
+from celeriac.app.options import embedded, moment
+from celeriac.app.task import Task
 from celeriac.broker.producer import Producer, lent_producer
 from celeriac.exceptions import ImproperlyConfigured, NotRoutable, NotSupported
 from celeriac.ids import new_id

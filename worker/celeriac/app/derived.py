@@ -32,6 +32,15 @@ class Derived:
         return self._read(conf)
 
 
+class OwnStore:
+    """`task.backend`: the store where the task's results are, the app's unless its class says another one by a URL, or a store, of this name."""
+
+    __slots__ = ()
+
+    def __get__(self, task: Any, kind: Any = None) -> Any:
+        return None if task is None else task.app.store_of(task)
+
+
 def derived(read: Callable[[Any], Any]) -> Any:
     """What a class attribute is set to, to be what the settings say."""
     return Derived(read)

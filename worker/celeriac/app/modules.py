@@ -14,17 +14,17 @@ if TYPE_CHECKING:
     from celeriac.app.base import Celeriac
 
 
-def import_tasks(app: "Celeriac") -> None:
-    """Import the modules of `imports` and `include`; then the app's own signals are told, once."""
+def import_tasks(app: "Celeriac", more: Iterable[str] = ()) -> None:
+    """Import the modules of `imports` and `include`, and more; then the app's own signals are told, once. Raises ImproperlyConfigured."""
     for _, answer in signals.import_modules.send(sender=app):
         if isinstance(answer, Exception):  # say a Django project that cannot be set up: nothing good would follow
             raise answer
-    for module in [*app.conf.imports, *app.conf.include]:
+    for module in [*app.conf.imports, *app.conf.include, *more]:
         try:
             importlib.import_module(module)
         except ImportError as error:
             raise ImproperlyConfigured(
-                f"cannot import {module!r} (of the settings imports or include): {error}"
+                f"cannot import {module!r} (of the settings imports or include, or of -I): {error}"
             ) from error
     _announce(app)
 

@@ -1,10 +1,9 @@
-"""What a call may be asked for: the names of options, those that name other calls, and a word for who has mistyped one."""
+"""What a call may be asked for: the names of options, what their values mean, and a word for who has mistyped one."""
 
-import difflib
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from celeriac.app.task import listed
 from celeriac.exceptions import NotSupported
 from celeriac.policy.calling import OPTIONS
 
@@ -53,5 +52,28 @@ def embedded(name: str, options: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def _with_nearest(option: str) -> str:
+    import difflib  # only for who has mistyped one
+
     near = difflib.get_close_matches(option, _NAMES, n=1)
     return f"{option} (did you mean {near[0]}?)" if near else option
+
+
+def listed(value: Any) -> list[Any] | None:
+    """Signatures, one or several, as a message holds them; None for none."""
+    return None if not value else list(value) if isinstance(value, list | tuple) else [value]
+
+
+def moment(value: Any, now: datetime) -> datetime | None:
+    """An aware datetime out of one (naive means UTC), its ISO 8601 text, a timedelta, or seconds from now. Raises ValueError."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        value = datetime.fromisoformat(value)
+    if isinstance(value, datetime):
+        return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
+    if isinstance(value, timedelta):
+        return now + value
+    try:
+        return now + timedelta(seconds=float(value))
+    except OverflowError as error:
+        raise ValueError(f"{value!r} seconds from now is beyond the year 9999") from error

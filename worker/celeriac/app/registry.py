@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from celeriac.app.annotations import annotate, put_back
 from celeriac.app.builtins import define_builtins
+from celeriac.app.definition import task_class
 from celeriac.app.models import models_into
 from celeriac.app.modules import imported
-from celeriac.app.task import Task, task_class
+from celeriac.app.task import Task
 from celeriac.exceptions import DuplicateTaskNameWarning, ImproperlyConfigured
 
 if TYPE_CHECKING:

@@ -7,14 +7,29 @@ from typing import Any
 from celeriac.config.secret import redacted
 
 
+def facts(app: Any) -> dict[str, Any]:
+    """software and platform: name -> version; broker: its URL; profile; settings: those that differ from their defaults. No secrets."""
+    return {
+        "software": {
+            **{name: _version(name) for name in ("celeriac", "kombu", "redis", "amqp")},
+            "py": platform.python_version(),
+        },
+        "platform": {"system": platform.system(), "arch": platform.machine(), "kernel": platform.release()},
+        "broker": redacted(app.broker_address().url),
+        "profile": app.conf.profile,
+        "settings": app.conf.table(),
+    }
+
+
 def report(app: Any) -> str:
-    """The text, a line for each setting that differs from its default."""
-    conf = app.conf
+    """The same as text, a line for each setting."""
+    found = facts(app)
+    software, system = (
+        " ".join(f"{name}:{value}" for name, value in found[part].items()) for part in ("software", "platform")
+    )
     return (
-        f"software -> celeriac:{_version('celeriac')} kombu:{_version('kombu')} redis:{_version('redis')} amqp:{_version('amqp')}"
-        f" py:{platform.python_version()}\n"
-        f"platform -> system:{platform.system()} arch:{platform.machine()} kernel:{platform.release()}\n"
-        f"broker -> {redacted(app.broker_address().url)}  profile -> {conf.profile}\n\n{conf.humanize()}"
+        f"software -> {software}\nplatform -> {system}\n"
+        f"broker -> {found['broker']}  profile -> {found['profile']}\n\n{app.conf.humanize()}"
     )
 
 

@@ -1,30 +1,24 @@
-"""Task: a function and its execution options; how it is called, and how it asks to run again."""
+"""Task: a function and its execution options; how it is called, and what it may ask and say while it runs."""
 
 import inspect
 import logging
-import random
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol
-from uuid import NAMESPACE_OID, uuid5
 
-from celeriac import signals, states
+from celeriac import states
+from celeriac.app import definition, retrying, workflow
 from celeriac.app.context import IDLE, REQUEST_FIELDS, Request, current, task_logger
-from celeriac.app.derived import derived, explicit, let_settings_decide
+from celeriac.app.derived import OwnStore, derived
 from celeriac.app.models import Models
 from celeriac.canvas.forms import chunks, xmap, xstarmap
-from celeriac.canvas.joining import ends_in_group
-from celeriac.canvas.signature import Signature, signature
-from celeriac.exceptions import Ignore, ImproperlyConfigured, MaxRetriesExceededError, Retry
+from celeriac.canvas.signature import Signature
+from celeriac.exceptions import MaxRetriesExceededError
 from celeriac.policy import errormail, throttle
-from celeriac.policy.calling import URGENCIES, check_priority, type_terms
-from celeriac.policy.retry import backoff_s, exhausted
 from celeriac.policy.throttle import KeySpec
-from celeriac.policy.unique import Unique, unique_of
+from celeriac.policy.unique import Unique
 from celeriac.result import AsyncResult, EagerResult, R
-from celeriac.wire.message import CONCURRENCY_KEY, RATE_KEY
 
 if TYPE_CHECKING:  # as in celeriac.result: `Task` alone means any arguments
     from typing_extensions import ParamSpec
@@ -34,36 +28,6 @@ else:
     from typing import ParamSpec
 
     P = ParamSpec("P")
-
-#: What a retry may change besides its arguments and its time.
-RETRY_OPTIONS = frozenset(
-    [
-        "queue",
-        "priority",
-        "expires",
-        "serializer",
-        "compression",
-        "headers",
-        "time_limit",
-        "soft_time_limit",
-        "reply_to",
-        "routing_key",
-        "shadow",
-        "ignore_result",
-        "link",
-        "link_error",
-    ]
-)
-#: What Celery's clients say of the publish itself: a worker publishes a retry together with its acknowledgement, and gives up neither.
-_OF_PUBLISHING = frozenset(["retry", "retry_policy", "connection", "producer", "timeout", "add_to_parent"])
-
-
-class Replaced(Ignore):
-    """Raised by Task.replace: `sig` runs instead, under the same id."""
-
-    def __init__(self, sig: Signature) -> None:
-        super().__init__("replaced by another task")
-        self.sig = sig
 
 
 class Sender(Protocol):
@@ -80,13 +44,6 @@ class Sender(Protocol):
 
 #: Told of each class that may be a task and names no app: `compat` finds it one.
 defined: list[Callable[[type["Task"]], None]] = []
-
-
-class _Backend:
-    """`task.backend`: the store where the task's results are. A class says another one than the app's by a URL, or a store, of this name."""
-
-    def __get__(self, task: Any, kind: Any = None) -> Any:
-        return None if task is None else task.app.store_of(task)
 
 
 class Task(Generic[P, R]):
@@ -136,7 +93,7 @@ class Task(Generic[P, R]):
     track_started: bool | None = derived(attrgetter("task_track_started"))
     send_error_emails: bool | None = derived(attrgetter("task_send_error_emails"))
     error_whitelist: Any = derived(lambda conf: errormail.listed(conf.task_error_whitelist))
-    backend: Any = _Backend()
+    backend: Any = OwnStore()
     serializer: str | None = derived(attrgetter("task_serializer"))
     compression: str | None = derived(attrgetter("task_compression"))
     queue: str | None = None
@@ -168,7 +125,7 @@ class Task(Generic[P, R]):
             cls.abstract = False
         if "name" not in own:
             cls.name = None
-        if "__wrapped__" in own or not registers_itself(cls):  # what a decorator makes, it registers
+        if "__wrapped__" in own or not definition.registers_itself(cls):  # what a decorator makes, it registers
             return
         if cls.app is not None:
             cls.app.adopt(cls)
@@ -347,6 +304,8 @@ class Task(Generic[P, R]):
         """Calls of n each, at once."""
         return chunks(self, it, n, app=self.app)
 
+    # -- what its arguments must be
+
     def check_arguments(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         """Raise TypeError, naming the task, when the body could not be called with these."""
         if self._signature is None or (not kwargs and len(args) in self._fitting):
@@ -387,132 +346,6 @@ class Task(Generic[P, R]):
         request = current.get()
         current.set(request._outer if request is not None else None)
 
-    def retry(
-        self, args: Sequence[Any] | None = None, kwargs: Mapping[str, Any] | None = None, exc: BaseException | None = None, throw: bool = True,
-        eta: datetime | None = None, countdown: float | None = None, max_retries: int | None = None, **options: Any,
-    ) -> Retry:  # fmt: skip
-        """Ask to run again: the same id, `retries` one higher. `raise self.retry(exc=error)`.
-
-        countdown   seconds, default_retry_delay unless given. max_retries: this task's, for this time. throw=False returns the
-                    exception instead of raising it; the retry happens all the same.
-
-        options: queue (or routing_key), priority, expires, serializer, compression, headers, time_limit, soft_time_limit, reply_to, shadow,
-        ignore_result, link, link_error. args without kwargs, or the other way round: what they leave open stays as it was.
-
-        Raises Retry; or, when the retries are used up, `exc` if given, else MaxRetriesExceededError. TypeError for an unknown option.
-        """
-        unknown = options.keys() - RETRY_OPTIONS - _OF_PUBLISHING
-        if unknown:
-            raise TypeError(
-                f"{self.name}.retry() does not know {', '.join(sorted(unknown))}; it takes {', '.join(sorted(RETRY_OPTIONS))}"
-            )
-        request = self.request
-        limit = self.max_retries if max_retries is None else max_retries
-        if exc is None:
-            active = sys.exc_info()[1]
-            exc = active if isinstance(active, Exception) else None
-        if request.called_directly:
-            raise exc if exc is not None else Retry("Task can be retried", None)
-        if exhausted(request.retries, limit):
-            if exc is not None:
-                raise exc
-            raise MaxRetriesExceededError(
-                f"Can't retry {self.name}[{request.id}] args:{request.args} kwargs:{request.kwargs}",
-                task_args=request.args,
-                task_kwargs=request.kwargs,
-            )
-        wait_s = self.default_retry_delay if countdown is None and eta is None else countdown
-        now = datetime.now(UTC)
-        due = moment(eta if eta is not None else wait_s or 0.0, now) or now
-        options = {name: value for name, value in options.items() if name not in _OF_PUBLISHING}
-        if options.get("expires") is not None:
-            options["expires"] = moment(options["expires"], now)
-        key = options.pop("routing_key", None)
-        if key and not options.get("queue"):
-            options["queue"] = key
-        linked = {
-            field: listed(options.pop(option))
-            for option, field in (("link", "callbacks"), ("link_error", "errbacks"))
-            if option in options
-        }
-        if linked:
-            options["embed"] = {**request.embed, **linked}
-        if (args is None) != (kwargs is None):
-            args, kwargs = again_with(self.run, request.args, request.kwargs, args, kwargs)
-        if self._models is not None:
-            args, kwargs = self._models.dumped(
-                request.args if args is None else args, request.kwargs if kwargs is None else kwargs, self.serializer
-            )
-        again = (
-            tuple(request.args) if args is None else tuple(args),
-            dict(request.kwargs) if kwargs is None else dict(kwargs),
-            due.timestamp(),
-            options,
-        )
-        asked = Retry(exc=exc, when=eta if eta is not None else wait_s, is_eager=request.is_eager, sig=again)
-        request.retry_asked = asked
-        if throw:
-            raise asked from exc
-        return asked
-
-    def replace(self, sig: Any) -> Any:
-        """Run this signature instead: `return self.replace(other.s(1))`. It has this call's id, group, chord and successors.
-
-        Does not return but where it runs eagerly: then what the other returned. Raises ImproperlyConfigured for a signature that
-        cannot take its place.
-        """
-        sig = signature(sig, app=self.app)
-        if sig["options"].get("chord"):
-            raise ImproperlyConfigured(f"task {self.name}: a signature that is in a chord already cannot replace it")
-        if sig["subtask_type"] == "chain" and not sig["kwargs"].get("tasks"):
-            raise ImproperlyConfigured(f"task {self.name}: an empty chain cannot replace it")
-        return self.on_replace(sig)
-
-    def on_replace(self, sig: Any) -> Any:
-        """What `replace` does. Raises Ignore, for the worker to send the signature together with its acknowledgement."""
-        if self.request.is_eager or self.request.called_directly:
-            return sig.apply().get()
-        raise Replaced(sig)
-
-    def add_to_chord(self, sig: Any, lazy: bool = False) -> Any:
-        """Send one more member of the chord whose header this call is in; its handle. lazy: return the signature, to be sent later.
-
-        Delivered again after a crash, the call adds the same members under the same ids, and they count once.
-
-        Raises ValueError where this call is in no chord, or for a group, which is not one member.
-        """
-        request = self.request
-        if not request.chord:
-            raise ValueError(f"task {self.name}: this call is a member of no chord, nothing can be added to it")
-        sig = signature(sig, app=self.app)
-        if ends_in_group(sig):
-            raise ValueError(f"task {self.name}: {sig!r:.200} is not one member: add those of a group one by one")
-        own_id = sig["options"].get("task_id") or str(
-            uuid5(NAMESPACE_OID, f"{request.id}/{request.retries}/{request.added}")
-        )
-        request.added += 1
-        self.app.backend.widen_chord(request.group, own_id)
-        sig.freeze(own_id, group_id=request.group, chord=request.chord, root_id=request.root_id)
-        sig["options"].setdefault("group_index", request.group_index)
-        return sig if lazy else sig.delay()
-
-    def signature_from_request(
-        self, request: Any = None, args: Any = None, kwargs: Any = None, **options: Any
-    ) -> Signature:
-        """The call that is running, as a signature, with other arguments or options."""
-        request = self.request if request is None else request
-        own = {
-            "task_id": request.id, "link": request.callbacks, "link_error": request.errbacks, "group_id": request.group,
-            "group_index": request.group_index, "chord": request.chord, "chain": request.chain, "reply_to": request.reply_to,
-            "queue": request.delivery_info.get("queue"),
-        }  # fmt: skip
-        kept = {name: value for name, value in own.items() if value}
-        return self.signature(
-            request.args if args is None else args, request.kwargs if kwargs is None else kwargs, {**kept, **options}
-        )
-
-    subtask_from_request = signature_from_request
-
     def update_state(self, task_id: str | None = None, state: str | None = None, meta: Any = None) -> None:
         """Store a state of your own, e.g. PROGRESS with `meta={"current": 3, "total": 9}`."""
         task_id = task_id or self.request.id
@@ -523,21 +356,14 @@ class Task(Generic[P, R]):
             return
         self._sender().store_state(task_id, state or states.PENDING, meta)
 
-    def autoretry(self, error: BaseException) -> None:
-        """Turn an error of `autoretry_for` into a retry; called by the worker. Raises Retry, or the error itself."""
-        if (
-            not self.autoretry_for
-            or not isinstance(error, self.autoretry_for)
-            or isinstance(error, self.dont_autoretry_for)
-        ):
-            return
-        named = dict(self.retry_kwargs)
-        if self.retry_backoff:
-            dice = random.randrange if self.retry_jitter else None
-            named["countdown"] = backoff_s(
-                float(self.retry_backoff), self.request.retries, self.retry_backoff_max, dice
-            )
-        self.retry(exc=error, **named)
+    # What it may ask for: methods as they stand in those files.
+
+    retry = retrying.retry
+    autoretry = retrying.autoretry
+    replace = workflow.replace
+    on_replace = workflow.on_replace
+    add_to_chord = workflow.add_to_chord
+    signature_from_request = subtask_from_request = workflow.signature_from_request
 
     # -- hooks
 
@@ -585,75 +411,7 @@ class Task(Generic[P, R]):
     @classmethod
     def prepare(cls) -> None:
         """Check its options, and work out of them what each call needs. Again, when they have changed. Raises ImproperlyConfigured."""
-        let_settings_decide(cls, Task)
-        declared = inspect.getattr_static(cls, "backend")
-        if not isinstance(declared, _Backend):
-            cls._own_backend, cls.backend = declared, _Backend()
-            cls.app.check_store(cls)
-        for name in ("default_retry_delay", "retry_backoff_max", "time_limit", "soft_time_limit"):
-            value = getattr(cls, name)
-            if isinstance(value, timedelta):
-                setattr(cls, name, value.total_seconds())
-        if cls.acks_on_failure_or_timeout is not None:
-            for name in ("acks_on_failure", "acks_on_timeout"):
-                if explicit(cls, name) is None:
-                    setattr(cls, name, cls.acks_on_failure_or_timeout)
-        for name in (
-            "autoretry_for",
-            "dont_autoretry_for",
-            "throws",
-        ):  # one class or a list will do; `except` wants a tuple
-            kinds = getattr(cls, name) or ()
-            setattr(cls, name, (kinds,) if isinstance(kinds, type) else tuple(kinds))
-        try:
-            whitelist = explicit(cls, "error_whitelist")
-            if whitelist is not None:
-                cls.error_whitelist = errormail.listed(whitelist)
-            throttle.check({name: explicit(cls, name) for name in throttle.OPTIONS})
-            cls._unique = unique_of(cls)
-        except ValueError as error:
-            raise ImproperlyConfigured(f"task {cls.name}: {error}") from None
-        cls._check_terms()
-        #: Whether the worker must call hooks: looked up once a type, never once a task.
-        hooks = ("before_start", "on_success", "on_retry", "on_failure", "after_return")
-        cls._hooked = frozenset(hook for hook in hooks if getattr(cls, hook) is not getattr(Task, hook))
-        cls._overrides_call = cls.__call__ is not Task.__call__
-        cls._overrides_execute = cls.execute is not Task.execute
-        cls._shadows = cls.shadow_name is not Task.shadow_name
-        body = cls.__call__ if cls._overrides_call else getattr(cls, "run", None)
-        cls._is_async = inspect.iscoroutinefunction(body)
-        keys = {RATE_KEY: cls.rate_limit_key, CONCURRENCY_KEY: cls.concurrency_key}
-        cls._keys = {header: spec for header, spec in keys.items() if spec is not None}
-        if (cls.typing or cls._keys or cls._unique) and hasattr(cls, "run"):
-            try:
-                signature = inspect.signature(cls.run)
-            except ValueError:  # some builtins tell nothing of their arguments: then they are not checked
-                return
-            if not isinstance(inspect.getattr_static(cls, "run"), staticmethod):  # without `self`
-                signature = signature.replace(parameters=list(signature.parameters.values())[1:])
-            if cls.typing:
-                cls._signature = signature
-                cls._fitting = _fitting(signature)
-            cls._key_signature = signature
-
-    @classmethod
-    def _check_terms(cls) -> None:
-        """What its calls ask of their publish means something. Raises ImproperlyConfigured, NotSupported for `immediate`."""
-        name = cls.name or ""
-        try:
-            type_terms(name, cls)
-            if cls.priority is not None:
-                check_priority(name, cls.priority)
-        except (TypeError, ValueError) as error:
-            raise ImproperlyConfigured(str(error)) from None
-        if cls.urgency is not None and cls.urgency not in URGENCIES:
-            raise ImproperlyConfigured(
-                f"task {name}: urgency {cls.urgency!r} is none of {', '.join(map(repr, URGENCIES))}"
-            )
-        if cls.urgency is not None and cls.priority is not None:
-            raise ImproperlyConfigured(
-                f"task {name}: set priority (the broker's own number) or urgency (a word), not both"
-            )
+        definition.prepare(cls, Task)
 
     #: Its models (pydantic=True).
     _models: ClassVar[Models | None] = None
@@ -692,116 +450,4 @@ def _first_set(value: bool | None, otherwise: bool | None) -> bool:
     return (value if value is not None else otherwise) is not False
 
 
-def registers_itself(kind: type[Task]) -> bool:
-    """Whether a class is a task by itself: it has a body, is not abstract, and is made without arguments."""
-    if vars(kind).get("abstract") or not callable(getattr(kind, "run", None)):
-        return False
-    if kind.__init__ is object.__init__:
-        return True
-    wanted = list(inspect.signature(kind.__init__).parameters.values())[1:]
-    optional = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    return all(each.default is not inspect.Parameter.empty or each.kind in optional for each in wanted)
-
-
-def task_class(
-    app: Any, base: type[Task], function: Callable[..., Any], name: str, *, bind: bool, options: Mapping[str, Any],
-    body: Callable[..., Any] | None = None,
-) -> type[Task]:  # fmt: skip
-    """The class of a decorated function: made once a task type. body: what runs in its place."""
-    body = body or function
-    run = body if bind else staticmethod(body)
-    return type(
-        function.__name__,
-        (base,),
-        {
-            "name": name, "run": run, "abstract": False, "__name__": function.__name__,
-            "__module__": function.__module__, "__doc__": function.__doc__,
-            "__wrapped__": staticmethod(function), "__qualname__": getattr(function, "__qualname__", function.__name__), **options,
-        },
-    )  # fmt: skip
-
-
-def awaited(coroutine: Any) -> Any:
-    """What a coroutine returns, when there is nobody to await it: in a loop of its own, beside one that runs here."""
-    import asyncio  # only for who has coroutines: a client is light
-    from concurrent.futures import ThreadPoolExecutor
-    from contextvars import copy_context
-
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return asyncio.run(coroutine)
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(copy_context().run, asyncio.run, coroutine).result()
-
-
-def _fitting(signature: inspect.Signature) -> range:
-    """How many arguments a call may have that names none: what `bind` would accept, known beforehand."""
-    least = most = 0
-    for each in signature.parameters.values():
-        if each.kind is each.KEYWORD_ONLY and each.default is each.empty:
-            return range(0)
-        if each.kind is each.VAR_POSITIONAL:
-            most = sys.maxsize - 1
-        elif each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD):
-            most += 1
-            least += each.default is each.empty
-    return range(least, most + 1)
-
-
-def again_with(
-    body: Callable[..., Any], own_args: Sequence[Any], own_kwargs: Mapping[str, Any], args: Sequence[Any] | None, kwargs: Mapping[str, Any] | None
-) -> tuple[Sequence[Any], Mapping[str, Any]]:  # fmt: skip
-    """The arguments of a next run that is given either args or kwargs: no argument twice, and those not given as they were."""
-    try:
-        positional = [  # a place that has no name is left as it is
-            each.name if each.kind is each.POSITIONAL_OR_KEYWORD else ""
-            for each in inspect.signature(body).parameters.values()
-            if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-        ]
-    except ValueError:  # a builtin that tells nothing of its arguments
-        positional = []
-    if args is not None:
-        given = set(positional[: len(args)])
-        return args, {name: value for name, value in own_kwargs.items() if name not in given}
-    kwargs = dict(kwargs or {})
-    places = {name: place for place, name in enumerate(positional[: len(own_args)])}
-    args = [*own_args]
-    for name in places.keys() & kwargs.keys():
-        args[places[name]] = kwargs.pop(name)
-    return args, kwargs
-
-
-def listed(value: Any) -> list[Any] | None:
-    """Signatures, one or several, as a message holds them; None for none."""
-    return None if not value else list(value) if isinstance(value, list | tuple) else [value]
-
-
-def moment(value: Any, now: datetime) -> datetime | None:
-    """An aware datetime out of one (naive means UTC), its ISO 8601 text, a timedelta, or seconds from now. Raises ValueError."""
-    if value is None:
-        return None
-    if isinstance(value, str):
-        value = datetime.fromisoformat(value)
-    if isinstance(value, datetime):
-        return value if value.tzinfo is not None else value.replace(tzinfo=UTC)
-    if isinstance(value, timedelta):
-        return now + value
-    try:
-        return now + timedelta(seconds=float(value))
-    except OverflowError as error:
-        raise ValueError(f"{value!r} seconds from now is beyond the year 9999") from error
-
-
-__all__ = [
-    "Sender",
-    "Task",
-    "again_with",
-    "awaited",
-    "defined",
-    "listed",
-    "moment",
-    "registers_itself",
-    "signals",
-    "task_class",
-]
+__all__ = ["P", "Sender", "Task", "defined"]

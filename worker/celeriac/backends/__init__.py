@@ -55,10 +55,10 @@ def open_backend(
         return RedisBackend(
             url, options=options or {}, expires_s=expires_s, serializer=serializer, accept=accept, compression=compression
         )  # fmt: skip
-    if url in {"cache+memory://", "memory://"}:
-        from celeriac.backends.memory import MemoryBackend
+    if url.startswith(("cache+memory://", "memory://")) and not urlsplit(url).netloc:
+        from celeriac.backends.memory import open_memory
 
-        return MemoryBackend()
+        return open_memory(urlsplit(url).path.strip("/"))
     if scheme.startswith(("db+", "sqla+")):
         try:
             from celeriac.backends.sql import SqlBackend

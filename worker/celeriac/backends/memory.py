@@ -26,6 +26,11 @@ class _Chord:
     done: bool = False
 
 
+def open_memory(name: str) -> "MemoryBackend":
+    """The store of that name, one in the process; without a name a new one."""
+    return _named.setdefault(name, MemoryBackend()) if name else MemoryBackend()
+
+
 class MemoryBackend:
     """See ResultBackend. Values go through JSON, so that tests meet what production meets."""
 
@@ -145,3 +150,7 @@ class MemoryBackend:
 
 def _read(encoded: bytes) -> Any:
     return decode(encoded, JSON, "utf-8", {JSON})
+
+
+#: Stores that several apps share: cache+memory:///name.
+_named: dict[str, MemoryBackend] = {}

@@ -64,9 +64,9 @@ def _close(app: Celeriac) -> None:
 class EmbeddedBeat:
     """A beat in a thread of a worker's process. Made before the worker forks, so that entries that cannot work end it; started after."""
 
-    def __init__(self, app: Celeriac) -> None:
+    def __init__(self, app: Celeriac, filename: str | None = None) -> None:
         _check_scheduler(app.conf.beat_scheduler)
-        self._service = Service(app)
+        self._service = Service(app, filename=filename)
         self.failed = False
         self._thread = threading.Thread(target=self._run, name="celeriac-beat", daemon=True)
 

@@ -72,7 +72,7 @@ class BrokerAddress:
 
     @property
     def is_memory(self) -> bool:
-        """In this process: for tests."""
+        """In this process: for tests. `memory:///name` is a broker of its own, `memory://` is kombu's, which the whole process shares."""
         return self.scheme in MEMORY_SCHEMES
 
 
@@ -112,6 +112,10 @@ def unopened(address: BrokerAddress) -> kombu.Connection:
     """A kombu connection that connects when it is used. Raises ImproperlyConfigured when what it needs is not installed."""
     check_installed("broker URL", address.url)
     options = dict(address.transport_options)
+    if address.is_memory and (name := urlsplit(address.url).path.strip("/")):
+        from celeriac.broker.transport.memory import Transport  # for tests: no client waits for its import
+
+        return kombu.Connection(transport=Transport, virtual_host=name, transport_options=options)
     if address.is_redis:
         options.setdefault("socket_connect_timeout", address.connect_timeout_s)
         options.setdefault("socket_timeout", max(10.0, address.connect_timeout_s))

@@ -25,8 +25,8 @@ return 1
 class DeadLetter:
     """A message that ended without being done.
 
-    id, task   None where the message has none. reason: unknown_task, malformed, content_disallowed, unsupported, too_many_starts or
-               rejected. detail: the error as text. at: seconds since the epoch. by: the worker. starts: runs that lost theirs.
+    id, task   None where the message has none. reason: unknown_task, malformed, content_disallowed, unsupported, too_many_starts,
+               rejected, result_refused … detail: the error as text. at: seconds since the epoch. by: the worker. starts: runs that lost theirs.
     """
 
     queue: str

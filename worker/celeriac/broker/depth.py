@@ -1,6 +1,8 @@
 """How many messages are where: one round trip for all queues of a broker, kind by kind, never one number."""
 
 import logging
+import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +15,9 @@ from celeriac.exceptions import BrokerUnavailable
 from celeriac.wire.message import SENT_AT, parse_time
 
 log = logging.getLogger(__name__)
+
+#: Seconds for which RabbitMQ is not asked again for a queue of dead letters that was not there.
+ASK_AGAIN_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,6 +58,9 @@ class DepthProbe:
             options.setdefault("socket_timeout", timeout_s)
         self._connection: Any = None
         self._queues: Any = None
+        self._channel: Any = None
+        #: Queues that do not exist -> until when (monotonic) they are not asked for again: each such answer closes the channel.
+        self._missing: dict[str, float] = {}
 
     def probe(self, queues: Mapping[str, float]) -> dict[str, QueueDepth]:
         """Depth of each queue; the mapping gives each its horizon in seconds for due_soon. Raises BrokerUnavailable.
@@ -75,16 +83,17 @@ class DepthProbe:
         """
         try:
             with broker_errors(self._address):
-                if not self._open():
+                names = list(queues)
+                if not self._open() or not names:
                     return 0
-                return sum(self._released(name) for name in queues)
+                return self._released(names)
         except BrokerUnavailable:
             self.close()
             raise
 
     def close(self) -> None:
         """Disconnect; the next probe connects again."""
-        connection, self._connection, self._queues = self._connection, None, None
+        connection, self._connection, self._queues, self._channel = self._connection, None, None, None
         if connection is not None:
             try:
                 connection.release()
@@ -118,38 +127,54 @@ class DepthProbe:
                 depths[name] = QueueDepth(error=_unreadable(name, error))
         return depths
 
-    def _released(self, name: str) -> int:
-        try:
-            moved: int = self._queues.release_due(name)[0]
-            return moved
-        except recoverable() as error:
-            if not _of_a_queue(error):
-                raise
-            log.debug("delayed messages of the queue %s stay where they are: %s", name, error)
-            return 0
+    def _released(self, names: list[str]) -> int:
+        moved = 0
+        for name, answer in self._queues.release_due_of(names).items():
+            if isinstance(answer, int):
+                moved += answer
+            elif _of_a_queue(answer):
+                log.debug("delayed messages of the queue %s stay where they are: %s", name, answer)
+            else:
+                raise answer
+        return moved
 
     def _declared(self, name: str) -> QueueDepth:
         """What a passive declare tells: ready messages and consumers; nothing for a queue that does not exist."""
         from amqp.exceptions import ChannelError
 
         try:
-            ready, consumers = self._passive(name)
-            return QueueDepth(ready=ready, consumers=consumers, dead=self._passive(dead_queue_name(name))[0])
+            ready, consumers = self._passive(name) or (0, 0)
+            return QueueDepth(ready=ready, consumers=consumers, dead=self._dead(name))
         except ChannelError as error:
             return QueueDepth(error=_unreadable(name, error))
 
-    def _passive(self, name: str) -> tuple[int, int]:
+    def _dead(self, name: str) -> int:
+        """Dead letters of the queue. Most have no place for them, and what was not there is not asked for at each tick."""
+        place, now = dead_queue_name(name), time.monotonic()
+        if self._missing.get(place, 0.0) > now:
+            return 0
+        found = self._passive(place)
+        if found is None:
+            self._missing[place] = now + ASK_AGAIN_S
+            return 0
+        return found[0]
+
+    def _passive(self, name: str) -> tuple[int, int] | None:
+        """(ready messages, consumers); None of a queue that does not exist."""
         from amqp.exceptions import NotFound
         from kombu.exceptions import ChannelError
 
-        with self._connection.channel() as channel:
-            try:
-                answer = channel.queue_declare(queue=name, passive=True)
-            except (NotFound, ChannelError) as error:
-                if "inaccessible" in str(error):
-                    raise  # its node is down: what waits there is not nothing
-                return 0, 0
-            return int(answer.message_count), int(answer.consumer_count)
+        if self._channel is None:
+            self._channel = self._connection.channel()
+        try:
+            answer = self._channel.queue_declare(
+                queue=name, passive=True
+            )  # a refusal closes the channel, which opens itself again
+        except (NotFound, ChannelError) as error:
+            if "inaccessible" in str(error):
+                raise  # its node is down: what waits there is not nothing
+            return None
+        return int(answer.message_count), int(answer.consumer_count)
 
 
 def _of_a_queue(error: BaseException) -> bool:
@@ -184,4 +209,5 @@ def _sent_at(envelope: bytes) -> float | None:
         sent, due_at = headers.get(SENT_AT), parse_time(headers.get("eta"))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None  # a malformed message has no age; whoever claims it makes a dead letter of it
-    return max((float(at) for at in (sent, due_at) if isinstance(at, int | float)), default=None)
+    times = [float(at) for at in (sent, due_at) if isinstance(at, int | float)]
+    return max((at for at in times if math.isfinite(at) and at > 0), default=None)

@@ -1,20 +1,21 @@
 """Celery's event exchange: sending events, and receiving those of all workers."""
 
-import base64
 import logging
 import os
 import threading
 import time
 import uuid
+from binascii import a2b_base64
 from collections.abc import Mapping, Sequence
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import kombu
 import orjson
 
 from celeriac.broker.connection import BrokerAddress, broker_errors, connect, let_go, recoverable, redacted
 from celeriac.exceptions import BrokerUnavailable
-from celeriac.wire.event import EXCHANGE
+from celeriac.wire.event import EXCHANGE, OWN_FIELDS, Glance, glance_from_wire
 from celeriac.wire.message import TaskMessage
 
 log = logging.getLogger(__name__)
@@ -34,19 +35,22 @@ class EventSender:
     def __init__(self, connection: kombu.Connection) -> None:
         self._producer = kombu.Producer(connection.channel(), exchange=_exchange(connection), serializer="json")
 
-    def send(self, event: Mapping[str, Any]) -> None:
-        """Send one event on its own: worker events, task-sent."""
-        self._publish(event, str(event["type"]).replace("-", "."), event["hostname"])
+    def send(self, event: Mapping[str, Any], glance: list[Any] | None = None) -> None:
+        """Send one event on its own: worker events, task-sent. glance: of a heartbeat, see `celeriac.wire.event.Glance`."""
+        self._publish(
+            event, str(event["type"]).replace("-", "."), event["hostname"], {OWN_FIELDS: glance} if glance else {}
+        )
 
     def send_tasks(self, events: Sequence[Mapping[str, Any]]) -> None:
         """Send task events as one message, as Celery's workers do."""
         if events:
             self._publish(list(events), "task.multi", events[0]["hostname"])
 
-    def _publish(self, body: Any, routing_key: str, hostname: str) -> None:
-        self._producer.publish(
-            body, routing_key=routing_key, headers={"hostname": hostname}, delivery_mode=1, retry=False
-        )
+    def _publish(
+        self, body: Any, routing_key: str, hostname: str, more: Mapping[str, Any] = MappingProxyType({})
+    ) -> None:
+        headers = {"hostname": hostname, **more}
+        self._producer.publish(body, routing_key=routing_key, headers=headers, delivery_mode=1, retry=False)
 
 
 class SentEvents:
@@ -105,6 +109,20 @@ class SentEvents:
                 connection.release()
 
 
+class Unread(NamedTuple):
+    """A heartbeat of which only the header has been read. text: its body, JSON."""
+
+    glance: Glance
+    text: bytes
+
+    def body(self) -> dict[str, Any]:
+        """The event. Raises ValueError when it is none."""
+        body = orjson.loads(self.text)
+        if not isinstance(body, dict):
+            raise ValueError(f"not an event: {self.text!r:.100}")  # noqa: TRY004 - as what is not JSON
+        return body
+
+
 class EventReceiver:
     """All workers' events, on a connection of its own, which it reopens after an error. What is sent meanwhile is not seen.
 
@@ -127,12 +145,15 @@ class EventReceiver:
         self._connection: Any = None
         self._sender: EventSender | None = None
         self._subscription: Any = None
-        self._events: list[dict[str, Any]] = []
+        self._events: list[dict[str, Any] | Unread] = []
         self._heard_at = self._pinged_at = 0.0
         self._unanswered = 0
 
-    def drain(self, timeout_s: float) -> list[dict[str, Any]]:
-        """Event bodies that have come, lists flattened; waits up to timeout_s for the first. Raises BrokerUnavailable."""
+    def drain(self, timeout_s: float) -> list[dict[str, Any] | Unread]:
+        """Events that have come, lists flattened, heartbeats of our workers unread; waits up to timeout_s for the first.
+
+        Raises BrokerUnavailable.
+        """
         try:
             with broker_errors(self._address):
                 if self._connection is None:
@@ -200,7 +221,11 @@ class EventReceiver:
             told = orjson.loads(envelope)
             usual = told["content-type"] == "application/json" and told.get("content-encoding") in ("utf-8", None)
             if usual and told["properties"].get("body_encoding") == "base64" and "compression" not in told["headers"]:
-                body = orjson.loads(base64.b64decode(told["body"]))
+                text = a2b_base64(told["body"])
+                if glance := glance_from_wire(told["headers"].get(OWN_FIELDS)):
+                    self._events.append(Unread(glance, text))
+                    return
+                body = orjson.loads(text)
             else:
                 message = self._channel.message_to_python(told)
                 message.accept = {"application/json"}
@@ -215,6 +240,10 @@ class EventReceiver:
         try:
             # A fleet sends hundreds a second, and kombu's own JSON takes twice as long.
             plain = message.content_type == "application/json" and message.content_encoding in ("utf-8", None)
+            if plain and (glance := glance_from_wire(message.headers.get(OWN_FIELDS))):
+                text = message.body
+                self._events.append(Unread(glance, text.encode() if isinstance(text, str) else bytes(text)))
+                return
             body = orjson.loads(message.body) if plain else message.decode()
         except Exception as error:  # noqa: BLE001 - whatever some client has sent: events are hearsay
             log.warning("an event that cannot be decoded was passed over: %r", error)

@@ -3,17 +3,20 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
-from kombu import pidbox
+from kombu import Producer, pidbox
 from kombu.clocks import LamportClock
+from kombu.matcher import match
 
-from celeriac.broker.codec import SIGNED
 from celeriac.broker.connection import BrokerAddress, broker_errors, connect, recoverable
 from celeriac.broker.eventbus import EventSender
+from celeriac.broker.gate import Gate
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
-from celeriac.wire.control import EXCHANGE, OPERATORS, Command
+from celeriac.wire.control import EXCHANGE, PLAIN, SENT, Command, Sent, sent_to_wire
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +39,9 @@ class Mailbox:
         self._connection: Any = None
         self._lock = threading.Lock()
 
-    def send(self, command: Command) -> None:
-        """Send a command and want no answer. Raises BrokerUnavailable."""
-        self._cast(command, reply=False, timeout_s=None)
+    def send(self, command: Command, *, signed: bool | None = None) -> None:
+        """Send a command and want no answer. signed: this one, other than the rest. Raises BrokerUnavailable."""
+        self._cast(command, reply=False, timeout_s=None, signed=signed)
 
     def ask(self, command: Command, *, timeout_s: float = 1.0) -> dict[str, Any]:
         """{node: answer} of the workers that answered in time. Raises BrokerUnavailable."""
@@ -54,7 +57,8 @@ class Mailbox:
         return self._cast(command, reply=True, timeout_s=timeout_s, limit=limit, heard=heard) or []
 
     def _cast(
-        self, command: Command, *, reply: bool, timeout_s: float | None, limit: int | None = None, heard: Callable[[Any], None] | None = None
+        self, command: Command, *, reply: bool, timeout_s: float | None, limit: int | None = None, heard: Callable[[Any], None] | None = None,
+        signed: bool | None = None,
     ) -> list[dict[str, Any]] | None:  # fmt: skip
         destination = list(command.destination) if command.destination is not None else None
         with self._lock:
@@ -62,7 +66,8 @@ class Mailbox:
                 with broker_errors(self._address):
                     if self._connection is None:
                         self._connection = connect(self._address)
-                    box = _box(signed=self._signed)(self._connection)
+                    signs = self._signed if signed is None else signed
+                    box = _box(signed=signs, kind=_StampingBox if signs else pidbox.Mailbox)(self._connection)
                     answers: list[dict[str, Any]] | None = box._broadcast(
                         command.method, dict(command.arguments), destination, reply=reply, timeout=timeout_s,
                         limit=limit or (len(destination) if destination else None), callback=heard,
@@ -93,7 +98,7 @@ class ControlNode:
     handlers   command name -> function(**arguments) -> answer. A handler that raises answers {"error": repr}.
     tick       called about five times a second with an EventSender: heartbeats and task events go out here. bye: at the end.
     clock      the worker's logical clock: what others' messages say sets it forward.
-    signed     whether commands must be signed, but those that the operator sends.
+    heeds      which commands: `celeriac.wire.control.PLAIN`, SIGNED or EITHER.
     """
 
     def __init__(
@@ -105,10 +110,11 @@ class ControlNode:
         bye: Callable[[EventSender], None],
         clock: LamportClock | None = None,
         *,
-        signed: bool = False,
+        heeds: str = PLAIN,
     ) -> None:
         self._address = address
-        self._signed = signed
+        self._signed = heeds != PLAIN
+        self._gate = Gate(heeds)
         self._clock = clock
         self._node = node
         self._handlers = {name: _stateless(handler) for name, handler in handlers.items()}
@@ -151,7 +157,7 @@ class ControlNode:
                 node = box.Node(self._node, state=None, handlers=self._handlers, channel=channel)
                 node.mailbox = node.mailbox(connection)
                 consumer = node.Consumer(channel=channel, accept=["auth", "json"] if self._signed else ["json"])
-                consumer.on_decode_error = _undecodable
+                consumer.on_decode_error = self._undecodable
                 consumer.register_callback(lambda body, message: self._heard(node, body, message))
                 _consume(consumer, self._node)
                 sender = EventSender(connection)
@@ -169,16 +175,21 @@ class ControlNode:
                 connection.release()
 
     def _heard(self, node: Any, body: Any, message: Any) -> None:
-        method = body.get("method") if isinstance(body, dict) else None
-        if self._signed and message.content_type != SIGNED and method not in OPERATORS:
-            log.error("remote control: the command %.100r is not signed, and was passed over", method)
-            return
         try:
-            node.handle_message(body, message)
+            if not _addressed(body, self._node) or self._gate.passes(body, message.content_type):
+                node.handle_message(body, message)
         except recoverable():
             raise
         except Exception as error:  # noqa: BLE001 - a stranger's command, or one whose answer cannot be written
             log.error("remote control: the command %.200r failed: %r", body, error)
+
+    def _undecodable(self, message: Any, error: Exception) -> None:
+        self._gate.undecodable(error, message.content_type)
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """How many commands to this worker were passed over, by reason."""
+        return self._gate.refused
 
     @property
     def alive(self) -> bool:
@@ -198,8 +209,34 @@ def _consume(consumer: Any, node: str) -> None:
         ) from error
 
 
-def _box(clock: LamportClock | None = None, *, signed: bool = False) -> Any:
-    return pidbox.Mailbox(
+def _addressed(body: Any, node: str) -> bool:
+    """Whether a command is for this node, as kombu's own node finds out."""
+    if body.get("destination"):
+        return node in body["destination"]
+    if body.get("pattern") and body.get("matcher"):
+        return bool(match(node, body["pattern"], body["matcher"]))
+    return True
+
+
+class _Stamping(Producer):  # type: ignore[misc]
+    """Writes into a command when it was sent: signed with the rest, so that nobody can send it again later."""
+
+    def publish(self, body: Mapping[str, Any], **options: Any) -> Any:
+        sent = Sent(time.time(), uuid.uuid4().hex)
+        return super().publish({**body, SENT: sent_to_wire(sent)}, **options)
+
+
+class _StampingBox(pidbox.Mailbox):  # type: ignore[misc]
+    """The sender's side of signed commands."""
+
+    @contextmanager
+    def producer_or_acquire(self, producer: Any = None, channel: Any = None) -> Iterator[Producer]:
+        """What commands are sent with."""
+        yield _Stamping(channel, auto_declare=False)
+
+
+def _box(clock: LamportClock | None = None, *, signed: bool = False, kind: type[Any] = pidbox.Mailbox) -> Any:
+    return kind(
         EXCHANGE,
         clock=clock,
         type="fanout",
@@ -218,7 +255,3 @@ def _stateless(handler: Handler) -> Handler:
         return handler(**arguments)
 
     return call
-
-
-def _undecodable(message: Any, error: Exception) -> None:
-    log.error("remote control: a command that cannot be decoded was passed over: %s", error)

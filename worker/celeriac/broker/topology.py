@@ -1,6 +1,8 @@
 """Names of queues to kombu's exchanges and queues, declared as Celery declares them, so that neither side meets a 406."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import kombu
@@ -55,40 +57,42 @@ def declare_queue(channel: Any, name: str, plan: QueuePlan = USUAL_PLAN) -> komb
 
 def queue_exists(connection: Any, name: str) -> bool:
     """Whether a queue is there, on an AMQP connection."""
-    probe = connection.channel()
-    try:
-        probe.queue_declare(queue=name, passive=True)
+    with _probe(connection) as probe:
+        try:
+            probe.queue_declare(queue=name, passive=True)
+        except _refused():
+            return False
         return True
-    except _refused():
-        return False
-    finally:
-        if probe.is_open:
-            probe.close()
 
 
 def consumer_count(connection: Any, name: str) -> int:
     """How many consume a queue, on an AMQP connection; 0 when it is not there."""
-    probe = connection.channel()
-    try:
-        return int(probe.queue_declare(queue=name, passive=True).consumer_count)
-    except _refused():
-        return 0
-    finally:
-        if probe.is_open:
-            probe.close()
+    with _probe(connection) as probe:
+        try:
+            return int(probe.queue_declare(queue=name, passive=True).consumer_count)
+        except _refused():
+            return 0
 
 
 def exchange_exists(connection: Any, name: str) -> bool:
     """Whether an exchange is there, on an AMQP connection."""
-    probe = connection.channel()
-    try:
-        probe.exchange_declare(name, "topic", passive=True)
+    with _probe(connection) as probe:
+        try:
+            probe.exchange_declare(name, "topic", passive=True)
+        except _refused():
+            return False
         return True
-    except _refused():
-        return False
+
+
+@contextmanager
+def _probe(connection: Any) -> Iterator[Any]:
+    """A channel for one question: the broker closes the one on which it refuses."""
+    channel = connection.channel()
+    try:
+        yield channel
     finally:
-        if probe.is_open:
-            probe.close()
+        if channel.is_open:
+            channel.close()
 
 
 def _refused() -> tuple[type[BaseException], ...]:

@@ -1,6 +1,7 @@
 """Error callbacks: which of them belong to a body that cannot run, and how many arguments one of them wants."""
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from celeriac.canvas.forms import chain, chord, group
@@ -8,19 +9,23 @@ from celeriac.canvas.signature import Signature, listed
 from celeriac.exceptions import NotRegistered
 
 
-def errbacks_within(sig: Signature) -> list[tuple[Any, Signature]]:
-    """The error callbacks of what would run first of a signature, and of a chord's body, each once; with what they are linked to."""
-    found = [(errback, sig) for errback in listed(sig["options"].get("link_error"))]
-    inner: list[Signature] = []
-    if isinstance(sig, chain):
-        inner = sig.tasks[:1]
-    elif isinstance(sig, group):
-        inner = sig.tasks
-    elif isinstance(sig, chord):
-        inner = [sig.body]
-    for one in inner:
-        known = [errback for errback, _ in found]
-        found += [(errback, owner) for errback, owner in errbacks_within(one) if errback not in known]
+def errbacks_within(sig: Signature, around: Sequence[Any] = ()) -> list[tuple[Any, Signature]]:
+    """The error callbacks of a signature that cannot run, each with the call that it is told of. around: those of what it stands in.
+
+    Those of a call itself, of what would run first of a chain, and of a chord's body. Each is told once of a call; of a group, as with
+    Celery, once of each member.
+    """
+    own: list[Any] = []
+    for errback in (*listed(sig["options"].get("link_error")), *around):
+        if errback not in own:
+            own.append(errback)
+    if isinstance(sig, group):
+        return [told for member in sig.tasks for told in errbacks_within(member, own)]
+    if isinstance(sig, chord):
+        return errbacks_within(sig.body, own)
+    found = [(errback, sig) for errback in own]
+    if isinstance(sig, chain) and sig.tasks:
+        found += [(errback, first) for errback, first in errbacks_within(sig.tasks[0]) if errback not in own]
     return found
 
 

@@ -27,7 +27,10 @@ from celeriac.telemetry.logs import set_up
 @click.option("-l", "--loglevel", default="warning", show_default=True, help="debug, info, warning, error or critical.")
 @click.pass_obj
 def outbox(given: Given, batch: int, poll_s: float, once: bool, status: bool, loglevel: str) -> None:
-    """Publish what transactions have left in the app's outbox. Runs until SIGTERM; any number may run."""
+    """Publish what transactions have left in the app's outbox. Runs until SIGTERM; any number may run.
+
+    The setting outbox_http_port (CELERIAC_OUTBOX_HTTP_PORT) is the port of its /livez, /readyz and /metrics.
+    """
     from celeriac.contrib.outbox import Relay, outbox_of  # only for who has one
 
     set_up(loglevel)
@@ -48,5 +51,15 @@ def outbox(given: Given, batch: int, poll_s: float, once: bool, status: bool, lo
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    relay.run(stop)
-    app.close()
+    probes = None
+    if app.conf.outbox_http_port:
+        from celeriac.contrib.outbox_probes import endpoint  # prometheus_client, only where it is served
+
+        probes = endpoint(app, relay, poll_s=poll_s)
+        probes.start()
+    try:
+        relay.run(stop)
+    finally:
+        if probes is not None:
+            probes.stop()
+        app.close()

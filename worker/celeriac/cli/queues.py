@@ -8,24 +8,24 @@ from typing import Any
 
 import click
 
-from celeriac.cli.root import Given, main
+from celeriac.cli.root import Given, main, names_in
 
 
 @main.command()
 @click.option("-f", "--force", is_flag=True, help="Do not ask.")
 @click.option("-Q", "--queues", metavar="A,B", help="Queues to empty. [task_queues, else the app's default queue]")
+@click.option("-X", "--exclude-queues", metavar="A,B", help="Queues of these to leave as they are.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_obj
-def purge(given: Given, force: bool, queues: str | None, as_json: bool) -> None:
+def purge(given: Given, force: bool, queues: str | None, exclude_queues: str | None, as_json: bool) -> None:
     """Delete all waiting messages. They cannot be brought back."""
     from celeriac.broker.purge import purge as empty
 
     app = given.app()
-    names = (
-        [part.strip() for part in queues.split(",") if part.strip()]
-        if queues
-        else list(app.broker_address().plan.named)
-    )
+    left_out = set(names_in(exclude_queues))
+    names = [name for name in names_in(queues) or app.broker_address().plan.named if name not in left_out]
+    if not names:
+        raise click.UsageError("no queue is left to empty: -X leaves out all that -Q or task_queues name")
     if not force:
         click.confirm(f"Delete every message waiting in {', '.join(names)}?", abort=True)
     counts = empty(app.broker_address(), names)

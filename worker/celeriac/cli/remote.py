@@ -125,10 +125,11 @@ def control(
 
 
 @main.command()
+@_destination
 @_timeout
 @_as_json
 @click.pass_obj
-def status(given: Given, timeout_s: float, as_json: bool) -> None:
+def status(given: Given, destination: str | None, timeout_s: float, as_json: bool) -> None:
     """List the workers that answer."""
-    answers = _ask(given, "ping", None, timeout_s)
+    answers = _ask(given, "ping", destination, timeout_s)
     _show({node: {"ok": "OK"} for node in answers}, as_json)

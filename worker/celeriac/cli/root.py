@@ -16,6 +16,7 @@ from click.core import ParameterSource
 
 from celeriac import __version__
 from celeriac.app.base import Celeriac
+from celeriac.cli import celerys
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, CeleriacError
 
 EXIT_UNAVAILABLE = 69
@@ -39,7 +40,7 @@ class _Commands(click.Group):
                 return command
             except ImportError as error:
                 return _missing(name, error)
-        return None
+        return celerys.command(name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -89,11 +90,18 @@ def _missing(name: str, error: ImportError) -> click.Command:
     "--result-backend", envvar="CELERIAC_RESULT_BACKEND", metavar="URL", help="Result store URL, before the app's own."
 )
 @click.option("--workdir", type=click.Path(exists=True, file_okay=False), help="Change to this folder first.")
+@click.option("-C", "--no-color", is_flag=True, help="Colour no lines of the log.")
+@click.option("-q", "--quiet", is_flag=True, hidden=True, expose_value=False)
+@celerys.refused("--config", instead="say it in the app's module: app.config_from_object('celeryconfig')")
+@celerys.refused(
+    "--loader", instead="there are no loaders: settings are read with app.config_from_object or app.config_from_envvar"
+)
+@celerys.refused("--skip-checks", is_flag=True, instead="Django's checks run; silence one with SILENCED_SYSTEM_CHECKS")
 @click.version_option(__version__, prog_name="celeriac")
 @click.pass_context
 def main(
-    ctx: click.Context, app_path: str | None, broker: str | None, result_backend: str | None, workdir: str | None
-) -> None:
+    ctx: click.Context, app_path: str | None, broker: str | None, result_backend: str | None, workdir: str | None, no_color: bool
+) -> None:  # fmt: skip
     """A task queue that speaks Celery's protocol, made for Kubernetes."""
     if os.getpid() == 1:
         # A container's first process ignores a signal that it does not handle: a pod removed while its app is still being
@@ -103,7 +111,7 @@ def main(
         os.chdir(workdir)
     typed = broker is not None and ctx.get_parameter_source("broker") is ParameterSource.COMMANDLINE
     own = ctx.obj if isinstance(ctx.obj, Celeriac) else None  # app.start()
-    ctx.obj = Given(app_path, broker, result_backend, only_broker=typed, own=own)
+    ctx.obj = Given(app_path, broker, result_backend, only_broker=typed, own=own, no_color=no_color)
 
 
 class Given:
@@ -111,13 +119,15 @@ class Given:
 
     only_broker  whether that broker is to be read and written, whatever broker_read_url and broker_write_url say.
     own          the app whose own program this is.
+    no_color     whether lines of the log are not coloured, whatever worker_log_color says.
     """
 
     def __init__(
-        self, path: str | None, broker: str | None, backend: str | None, *, only_broker: bool = False, own: Celeriac | None = None
+        self, path: str | None, broker: str | None, backend: str | None, *, only_broker: bool = False, own: Celeriac | None = None,
+        no_color: bool = False,
     ) -> None:  # fmt: skip
         self._path, self._broker, self._backend = path, broker, backend
-        self._only_broker, self._own = only_broker, own
+        self._only_broker, self._own, self._no_color = only_broker, own, no_color
 
     def app(self, *, needed: bool = False) -> Celeriac:
         """The app; without -A a bare one, unless `needed`. Raises click's errors."""
@@ -133,7 +143,14 @@ class Given:
         app.conf.pin({name: value for name, value in given.items() if value})
         if self._only_broker:
             app.conf.pin({"broker_read_url": None, "broker_write_url": None})
+        if self._no_color:
+            app.conf.pin({"worker_log_color": False})
         return app
+
+
+def names_in(text: str | None) -> tuple[str, ...]:
+    """The names of `A,B`."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def find_app(path: str) -> Celeriac:

@@ -1,7 +1,5 @@
 """Which setting a name means, and which one it nearly means."""
 
-import difflib
-
 from celeriac.config.setting import Setting
 from celeriac.config.table import SETTINGS
 from celeriac.config.unsupported import UNSUPPORTED
@@ -41,6 +39,8 @@ def looks_like_ours(name: str) -> bool:
 
 def nearest(name: str, cutoff: float = 0.75) -> str | None:
     """The setting whose name is most like it, in the same spelling, None when there is none."""
+    import difflib  # only for who has mistyped one
+
     capitals = name.isupper() and name.startswith(_OURS_IN_CAPITALS)
     near = difflib.get_close_matches(
         name if capitals else name.lower(), _CAPITALS if capitals else BY_NAME, n=1, cutoff=cutoff

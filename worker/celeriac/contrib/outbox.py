@@ -33,6 +33,8 @@ _FAST_S = 1.0
 _REST_S = 30.0
 #: A message that the broker refuses is tried again after this, and after twice as long each time.
 _FIRST_S, _MOST_S = 5.0, 3600.0
+#: Between two counts of what waits.
+_COUNT_S = 15.0
 
 
 class Row(NamedTuple):
@@ -60,19 +62,35 @@ class Rows(Protocol):
 
 
 class Relay:
-    """Publishes what waits. One a process; as many processes as you like."""
+    """Publishes what waits. One a process; as many processes as you like.
+
+    moved_at   by time.monotonic: when it last took, published or waited. started: whether it has read its table.
+    healthy    whether database and broker answered when last asked. published, refused: messages so far.
+    waiting    what Rows.waiting said when `run` last asked, every 15 s; None: not yet.
+    """
 
     def __init__(self, app: Celeriac, rows: Rows, *, batch: int = 500, poll_s: float = 1.0) -> None:
         self._app, self._rows = app, rows
         self._batch, self._poll_s = batch, poll_s
+        self._count_at = 0.0
+        self.moved_at = time.monotonic()
+        self.started = self.healthy = False
+        self.published = self.refused = 0
+        self.waiting: tuple[int, float | None] | None = None
 
     def run(self, stop: threading.Event) -> None:
         """Until `stop` is set. What the database or the broker does not do now is tried again."""
         while not stop.is_set():
+            self.moved_at = time.monotonic()
             try:
                 published = self.once()
+                if self.moved_at >= self._count_at:
+                    self.waiting = self._rows.waiting()
+                    self._count_at = self.moved_at + _COUNT_S
+                self.healthy = True
             except OperationalError as error:
                 log.error("the outbox waits: %s", error)
+                self.healthy = False
                 published = 0
             if not published:
                 stop.wait(self._poll_s)
@@ -80,6 +98,7 @@ class Relay:
     def once(self) -> int:
         """Publish one batch; how many messages. Raises BackendUnavailable, BrokerUnavailable: what was taken is anybody's again."""
         rows = self._rows.take(self._batch, TAKEN_S)
+        self.started = True
         if not rows:
             return 0
         try:
@@ -88,18 +107,21 @@ class Relay:
         except CeleriacError as error:
             return self._after_trouble(rows, error)
         self._rows.delete(row.place for row in rows)
+        self.published += len(rows)
         return len(rows)
 
     def _after_trouble(self, rows: Sequence[Row], error: CeleriacError) -> int:
         """Some may be published, the others are not: without a broker they wait; with one, each goes on its own."""
         published: frozenset[int] = getattr(error, "published", frozenset())
         self._rows.delete(row.place for place, row in enumerate(rows) if place in published)
+        self.published += len(published)
         left = [row for place, row in enumerate(rows) if place not in published]
         if isinstance(error, BrokerUnavailable):
             self._rows.put_off((row.place for row in left), 0.0)
             raise error
         sent = len(published)
         for row in left:
+            self.moved_at = time.monotonic()
             try:
                 self._app.publish_many([from_text(row.message)])
             except BrokerUnavailable:
@@ -111,8 +133,10 @@ class Relay:
                     "message %d of the outbox is refused, it is tried again in %g s: %s", row.place, wait_s, refusal
                 )
                 self._rows.put_off([row.place], wait_s, str(refusal)[:500])
+                self.refused += 1
             else:
                 self._rows.delete([row.place])
+                self.published += 1
                 sent += 1
         return sent
 

@@ -20,6 +20,11 @@ from celeriac.contrib.testing.worker import TestWorker, start_worker
 
 #: What an app of the fixtures has where nobody says otherwise.
 SETTINGS: Mapping[str, Any] = {"broker_url": "memory://", "result_backend": "cache+memory://"}
+#: The session's own broker and results, in place of these: its worker lives on beside those of single tests.
+_OF_SESSION = {
+    "memory://": "memory:///celeriac-session",
+    "cache+memory://": "cache+memory:///celeriac-session",
+}
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -29,13 +34,15 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @contextmanager
 def _app(
-    config: Mapping[str, Any], parameters: Mapping[str, Any], includes: Sequence[str], *, trap: bool, logs: bool
-) -> Iterator[Celeriac]:
+    config: Mapping[str, Any], parameters: Mapping[str, Any], includes: Sequence[str], *, trap: bool, logs: bool, of_session: bool
+) -> Iterator[Celeriac]:  # fmt: skip
     given = {"set_as_current": False, **parameters}
     app = Celeriac(given.pop("main", "celeriac.tests"), **given)
     for name, value in SETTINGS.items():
         app.conf.setdefault(name, value)
     app.conf.update(config)
+    if of_session:
+        app.conf.update({name: _OF_SESSION.get(app.conf[name], app.conf[name]) for name in SETTINGS})
     if includes:
         app.conf.include = [*app.conf.include, *includes]
     level = logging.getLogger("celeriac").level
@@ -123,8 +130,8 @@ def celery_session_app(
 ) -> Iterator[Celeriac]:  # fmt: skip
     """One app for all tests."""
     with _app(
-        celery_config, celery_parameters, celery_includes, trap=use_celery_app_trap, logs=celery_enable_logging
-    ) as app:
+        celery_config, celery_parameters, celery_includes, trap=use_celery_app_trap, logs=celery_enable_logging, of_session=True
+    ) as app:  # fmt: skip
         yield app
 
 
@@ -145,11 +152,17 @@ def celery_app(
     request: pytest.FixtureRequest, celery_config: Mapping[str, Any], celery_parameters: Mapping[str, Any],
     celery_includes: Sequence[str], celery_enable_logging: bool, use_celery_app_trap: bool,
 ) -> Iterator[Celeriac]:  # fmt: skip
-    """An app for this test; `@pytest.mark.celery(task_always_eager=True)` sets its settings."""
+    """An app for this test; `@pytest.mark.celery(task_always_eager=True)` sets its settings.
+
+    With celery_session_worker and no worker of its own it shares that one's broker and results, where these are in this process.
+    """
     config = dict(celery_config)
     for marker in reversed(list(request.node.iter_markers("celery"))):
         config.update(marker.kwargs)
-    with _app(config, celery_parameters, celery_includes, trap=use_celery_app_trap, logs=celery_enable_logging) as app:
+    of_session = "celery_session_worker" in request.fixturenames and "celery_worker" not in request.fixturenames
+    with _app(
+        config, celery_parameters, celery_includes, trap=use_celery_app_trap, logs=celery_enable_logging, of_session=of_session
+    ) as app:  # fmt: skip
         yield app
 
 

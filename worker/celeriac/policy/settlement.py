@@ -182,6 +182,15 @@ def _lost(
     return Settlement("dead_lettered", DEAD, store=store, publish=follow, death=death, error=error, chords=chords)
 
 
+def untold(
+    found: Settlement, why: str, headers: Mapping[str, Any], *, queue: str, hostname: str, now: float
+) -> Settlement:
+    """The settlement of a call whose end, or what it means for others, no record can tell: its message is a dead letter that does."""
+    if found.then != ACK:
+        return found
+    return found._replace(then=DEAD, death=_death("result_refused", why, headers, queue, hostname, now))
+
+
 def next_run(asked: RetryAsked, headers: Mapping[str, Any], rules: Rules, queue: str, now: float) -> TaskMessage:
     """The same call once more: same id, one retry more; everything that the message carried stays."""
     options = dict(asked.options)
@@ -302,4 +311,16 @@ def _death(
     }
 
 
-__all__ = ["ACK", "AGAIN", "DEAD", "DEATH", "REQUEUE", "Rules", "Settlement", "next_run", "settle", "success_meta"]
+__all__ = [
+    "ACK",
+    "AGAIN",
+    "DEAD",
+    "DEATH",
+    "REQUEUE",
+    "Rules",
+    "Settlement",
+    "next_run",
+    "settle",
+    "success_meta",
+    "untold",
+]

@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
 from prometheus_client.registry import Collector
 
+from celeriac.policy.commands import REASONS
 from celeriac.telemetry.totals import Histogram, Totals
 
 #: Every state a task can end a run in, so that all start at zero.
@@ -29,9 +30,11 @@ NAMES: Mapping[str, str] = {
     "celeriac_worker_draining": "1 while the operator drains this worker.",
     "celeriac_worker_broker_up": "1 while the broker answers.",
     "celeriac_error_mails": "Mails about failed tasks: sent, failed, or left_out (counter).",
+    "celeriac_commands_refused": "Remote control's commands that were passed over: unsigned, untrusted, outdated, undecodable (counter).",
     "celeriac_build": "Version (info).",
 }
 
+_NONE_REFUSED = dict.fromkeys(REASONS, 0)
 _NO_MAILS = {"sent": 0, "failed": 0, "left_out": 0}
 
 
@@ -44,10 +47,12 @@ class WorkerState:
         gauges: Callable[[], Mapping[str, float]],
         limits: Callable[[], Mapping[str, float]],
         mails: Callable[[], Mapping[str, int] | None] = lambda: None,
+        refused: Callable[[], Mapping[str, int]] = lambda: _NONE_REFUSED,
     ) -> None:
         self.running = running
         self.gauges = gauges
         self.mails = mails
+        self.refused = refused
         self.limits = limits
 
 
@@ -113,7 +118,12 @@ class _WorkerCollector(Collector):
         mails = CounterMetricFamily("celeriac_error_mails", NAMES["celeriac_error_mails"], labels=("result",))
         for result, count in (self._state.mails() or _NO_MAILS).items():
             mails.add_metric((result,), count)
-        return [tasks, retries, throttled, redelivered, wait, run, mails]
+        refused = CounterMetricFamily(
+            "celeriac_commands_refused", NAMES["celeriac_commands_refused"], labels=("reason",)
+        )
+        for reason, count in self._state.refused().items():
+            refused.add_metric((reason,), count)
+        return [tasks, retries, throttled, redelivered, wait, run, mails, refused]
 
 
 def _gauge(name: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> GaugeMetricFamily:

@@ -5,13 +5,12 @@ Plain numbers, added to once a batch; Prometheus' types are made at a scrape.
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from celeriac.wire.event import QueueTotals, TaskTotals
+from celeriac.wire.event import WAIT_BUCKETS_S, QueueTotals, TaskTotals
 
-#: Seconds; research of 5.2: the same for all, so that queues can be compared and added.
-WAIT_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 7200.0)
+#: Seconds; the same for all, like those of waits.
 RUN_BUCKETS_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 14400.0)
 #: Exception classes told apart for each task; more are 'other'.
 MAX_REASONS = 20
@@ -147,6 +146,11 @@ class Totals:
                 for name, q in self.queues.items()
             }  # fmt: skip
 
+    def queue_waits(self) -> dict[str, tuple[int, ...]]:
+        """By queue, for the heartbeat: counts of waits by bucket of `WAIT_BUCKETS_S`, zeros at the end cut; no queue without any."""
+        with self._lock:
+            return {name: counts for name, queue in self.queues.items() if (counts := _cut(queue.wait.counts))}
+
     def task_totals(self) -> dict[str, TaskTotals]:
         """By task, for the heartbeat; a task on several queues is named for the one it ran on most."""
         with self._lock:
@@ -175,3 +179,11 @@ class Totals:
             if task is None:
                 task = self.tasks[(queue, name)] = _Task(queue)
         return task
+
+
+def _cut(counts: Sequence[int]) -> tuple[int, ...]:
+    """Without the zeros at the end."""
+    kept = len(counts)
+    while kept and not counts[kept - 1]:
+        kept -= 1
+    return tuple(counts[:kept])

@@ -1,9 +1,11 @@
 """Remote control (pidbox) as values: Celery's request and reply bodies, and our own commands.
 
 Request body `{method, arguments, destination, pattern, matcher, ticket?, reply_to?}`, headers `{clock, expires}`; reply body
-`{node: value}` with headers `{ticket, clock}`. Source: kombu/pidbox.py of 5.7, measured in research/celery.md 3E.
+`{node: value}` with headers `{ticket, clock}`. Source: kombu/pidbox.py of 5.7, measured in research/celery.md 3E. A signed request of
+ours holds one key more, which Celery's workers pass over: when it was sent.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -11,8 +13,21 @@ from typing import Any, NamedTuple
 #: Celery's fanout exchange is `<this>.pidbox`, its reply exchange `reply.<this>.pidbox`.
 EXCHANGE = "celery"
 
-#: What the operator sends, which has no key: heard unsigned, too, by workers whose messages are signed. None of it runs a task.
+#: What the operator sends. None of it runs a task.
 OPERATORS = frozenset({"drain", "undrain", "rate_limit", "shutdown"})
+
+#: Which commands a worker heeds, as its heartbeat tells: plain ones (it reads no signed one), signed ones, or both of the operator's.
+PLAIN, SIGNED, EITHER = "", "signed", "either"
+
+#: The key of our own in a signed request's body: `{"at": epoch seconds, "id": text of its own}`.
+SENT = "celeriac_sent"
+
+
+class Sent(NamedTuple):
+    """When a command was sent, by its sender's clock, in epoch seconds, and what no other one is called."""
+
+    at: float
+    id: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +103,26 @@ COMMANDS: tuple[CommandInfo, ...] = (
     _C("time_limit", "control", "Change a type's soft and hard time limits, in seconds.", (("task_name", str), ("soft", float), ("hard", float))),
     _C("undrain", "control", "Claim again.", (("epoch", int),), ours=True),
 )  # fmt: skip
+
+
+#: Commands that change something, by all their names.
+CHANGING = frozenset(name for info in COMMANDS if info.kind == "control" for name in (info.name, *info.aliases))
+
+
+def sent_to_wire(sent: Sent) -> dict[str, Any]:
+    """What stands under `SENT`."""
+    return sent._asdict()
+
+
+def sent_from_wire(body: Mapping[str, Any]) -> Sent | None:
+    """When this request was sent; None when it does not say, as Celery's do not. Raises ValueError when that cannot be read."""
+    found = body.get(SENT)
+    if found is None:
+        return None
+    match found:
+        case {"at": int() | float() as at, "id": str(id)} if not isinstance(at, bool) and math.isfinite(at) and id:
+            return Sent(float(at), id)
+    raise ValueError(f"its time of sending cannot be read: {found!r:.100}")
 
 
 def arguments_of(info: CommandInfo, words: Sequence[str]) -> dict[str, Any]:

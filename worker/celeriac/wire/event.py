@@ -17,6 +17,11 @@ SW_IDENT = "py-celeriac"
 #: The one key of a worker event under which our own fields travel, so that they can never collide with Celery's.
 OWN_FIELDS = "celeriac"
 
+#: Upper bounds, in seconds, of the buckets in which workers count waits: a wait belongs to the first that is not below it, and one
+#: more bucket holds those beyond the last. The same for all, so that queues can be compared and added. Heartbeats carry counts
+#: alone, hence these never change: other bounds need a field of another name.
+WAIT_BUCKETS_S = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 7200.0)
+
 
 class QueueTotals(NamedTuple):
     """What one worker process has done on one queue since it started. Cumulative, so a lost heartbeat loses nothing.
@@ -95,6 +100,10 @@ class Heartbeat(NamedTuple):
                   held wait in this worker for their time or a rate limit (only where the broker cannot keep them).
     state         running | draining | drained | stopping
     longest_running_s   age of the oldest running task, 0 when idle.
+    commands      which of the operator's commands it heeds: "" plain ones (it reads no signed one), "signed" or "either".
+    queue_waits   queue -> how many started messages waited how long since this process started: cumulative counts by bucket of
+                  `WAIT_BUCKETS_S`, at most one more than there are bounds, zeros at the end left out. A queue that is not there
+                  tells nothing of its waits.
     """
 
     hostname: str
@@ -121,11 +130,13 @@ class Heartbeat(NamedTuple):
     state: str = "running"
     longest_running_s: float = 0.0
     started_at: float = 0.0
+    commands: str = ""
     queues: tuple[str, ...] = ()
     drain: DrainState | None = None
     queue_totals: Mapping[str, QueueTotals] = _NOTHING
     task_totals: Mapping[str, TaskTotals] = _NOTHING
     limits: tuple[RateLimit, ...] = ()
+    queue_waits: Mapping[str, tuple[int, ...]] = _NOTHING
 
     @property
     def ours(self) -> bool:
@@ -146,8 +157,40 @@ def heartbeat_to_wire(beat: Heartbeat, kind: str = "worker-heartbeat") -> dict[s
     own["queue_totals"] = {name: totals._asdict() for name, totals in beat.queue_totals.items()}
     own["task_totals"] = {name: totals._asdict() for name, totals in beat.task_totals.items()}
     own["limits"] = [asdict(limit) for limit in beat.limits]
+    own["queue_waits"] = {name: list(counts) for name, counts in beat.queue_waits.items()}
     body: dict[str, Any] = {name: getattr(beat, name) for name in _CELERY_FIELDS}
     return {"type": kind, **body, "loadavg": list(beat.loadavg), OWN_FIELDS: own}
+
+
+class Glance(NamedTuple):
+    """What of a heartbeat a listener must know at once. It travels in the message's headers under `OWN_FIELDS`, so that the
+    body, which is all about totals, can be read later, or never when a newer one has come by then.
+
+    kind   the event's type. mark: see `mark_of`.
+    """
+
+    kind: str
+    incarnation: str
+    timestamp: float
+    mark: str
+
+
+def glance_to_wire(beat: Heartbeat, kind: str = "worker-heartbeat") -> list[Any]:
+    """The header of that heartbeat."""
+    return [kind, beat.incarnation, beat.timestamp, mark_of(beat)]
+
+
+def mark_of(beat: Heartbeat) -> str:
+    """What a worker is up to, its drain included: equal in all heartbeats between two changes of that."""
+    drain = beat.drain
+    return f"{beat.state}/{drain.id}/{drain.epoch}/{drain.state}" if drain else beat.state
+
+
+def glance_from_wire(header: object) -> Glance | None:
+    """The glance in a message's header; None when there is none, or it is of a form that we do not know."""
+    if not isinstance(header, list) or tuple(map(type, header)) != (str, str, float, str) or not header[1]:
+        return None
+    return Glance._make(header) if math.isfinite(header[2]) else None
 
 
 def heartbeat_from_wire(body: Mapping[str, Any]) -> Heartbeat:
@@ -165,6 +208,7 @@ def heartbeat_from_wire(body: Mapping[str, Any]) -> Heartbeat:
             {_text(name): _totals(_QUEUE, totals) for name, totals in (own.get("queue_totals") or {}).items()},
             {_text(name): _totals(_TASK, totals) for name, totals in (own.get("task_totals") or {}).items()},
             tuple([RateLimit(**_checked(_LIMIT, limit)) for limit in _list(own.get("limits"))]),
+            {_text(name): _waits(counts) for name, counts in (own.get("queue_waits") or {}).items()},
         )
         load = tuple([_number(value, float) for value in body.get("loadavg") or ()])
         theirs, ours = _plain(_CELERY, body), _plain(_OWN, own)
@@ -177,7 +221,7 @@ def heartbeat_from_wire(body: Mapping[str, Any]) -> Heartbeat:
 
 
 #: What is not plain, and ours.
-_PARTS = Heartbeat._fields[-5:]
+_PARTS = Heartbeat._fields[-6:]
 
 #: Numbers that may be below zero: a zone west of Greenwich, and a mark that ran out while its heartbeat was made.
 _SIGNED = frozenset({"utcoffset", "expires_in_s"})
@@ -212,6 +256,8 @@ _CELERY, _OWN = _shape(Heartbeat, _CELERY_FIELDS), _shape(Heartbeat, _OWN_SCALAR
 _QUEUE, _TASK, _LIMIT, _DRAIN = map(_shape, (QueueTotals, TaskTotals, RateLimit, DrainState))
 #: A count beyond this is none: floats are exact up to here.
 _MOST = 2**53
+_BUCKETS = len(WAIT_BUCKETS_S) + 1
+_INT = {int}
 
 
 def _plain(shape: _Shape, values: Mapping[str, Any]) -> Any:
@@ -233,6 +279,22 @@ def _totals(shape: _Shape, values: Mapping[str, Any]) -> Any:
     """Totals of the fields that we know: a newer worker may send more than an older operator reads."""
     found = _plain(shape, values)
     return shape.cls(**_checked(shape, values)) if found is None else shape.cls(*found)
+
+
+def _waits(counts: Any) -> tuple[int, ...]:
+    """Counts by bucket of `WAIT_BUCKETS_S`."""
+    if (
+        type(counts) is list
+        and len(counts) <= _BUCKETS
+        and {*map(type, counts)} == _INT
+        and min(counts) >= 0
+        and sum(counts) <= _MOST
+    ):
+        return tuple(counts)  # nearly all
+    found = tuple([_number(count, int) for count in _list(counts)])
+    if len(found) > _BUCKETS:
+        raise ValueError(f"{len(found)} counts of waits, and there are {_BUCKETS} buckets")
+    return found
 
 
 def _checked(shape: _Shape, values: Mapping[str, Any]) -> dict[str, Any]:

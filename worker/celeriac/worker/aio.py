@@ -7,7 +7,6 @@ import os
 import threading
 import time
 import traceback as tracebacks
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 
@@ -15,8 +14,7 @@ from celeriac.exceptions import NotSupported
 from celeriac.policy.timelimit import UNLIMITED
 from celeriac.worker.executor import Done, Executor, Job
 from celeriac.worker.interrupt import Run
-from celeriac.worker.limited import Limited
-from celeriac.worker.pool import NEVER, Running, ThreadPool, emptied
+from celeriac.worker.pool import NEVER, InProcessPool, Running, ThreadPool
 
 log = logging.getLogger(__name__)
 
@@ -26,22 +24,19 @@ MOST_THREADS = 64
 LEAVE_S = 1.0
 
 
-class AsyncioPool:
+class AsyncioPool(InProcessPool):
     """`slots` coroutines at once; `wake` is called when one is done. A body that does not await holds up all others."""
 
     name = "asyncio"
     in_caller = False
 
     def __init__(self, executor: Executor, slots: int, wake: Callable[[], None]) -> None:
-        self._executor = executor
+        super().__init__(executor)
         self._wake = wake
         self.size = slots
         self._plain = ThreadPool(executor, min(slots, MOST_THREADS), wake)
-        self._jobs: deque[Job] = deque()
-        self._done: deque[Done] = deque()
         self._numbers = itertools.count()
         self._running: dict[int, tuple[Job, Run]] = {}
-        self._limited = Limited(executor)
         self._lost: set[int] = set()
         self._tasks: set[asyncio.Task[Done]] = set()
         self._stopped = False
@@ -125,33 +120,27 @@ class AsyncioPool:
     # -- from elsewhere
 
     def finished(self) -> list[Done]:
-        done = self._done
-        return [done.popleft() for _ in range(len(done))] + self._plain.finished()
+        return super().finished() + self._plain.finished()
 
     def take_back(self) -> list[Job]:
-        return emptied(self._jobs) + self._plain.take_back()
+        return super().take_back() + self._plain.take_back()
 
     def waiting(self) -> int:
-        return len(self._jobs) + self._plain.waiting()
+        return super().waiting() + self._plain.waiting()
 
     def unstarted(self) -> list[Job]:
-        return [*self._jobs.copy(), *self._plain.unstarted()]
+        return super().unstarted() + self._plain.unstarted()
 
     def running(self) -> list[Running]:
         pid = os.getpid()
         return [Running(job, run.started, pid) for job, run in self._running.copy().values()] + self._plain.running()
 
-    def fileno(self) -> int | None:
-        return None
-
     def tend(self, now: float) -> float:
-        if now >= self._limited.look_at:
-            self._limited.enforce(now, self._jobs, self._lose)
-        return min(self._limited.look_at, self._plain.tend(now))
+        return min(super().tend(now), self._plain.tend(now))
 
-    def _lose(self, number: int, done: Done) -> None:
-        del self._running[number]
-        self._lost.add(number)
+    def _lose(self, slot: int, done: Done) -> None:
+        del self._running[slot]
+        self._lost.add(slot)
         self._done.append(done)
 
     def resize(self, slots: int) -> None:
@@ -171,9 +160,6 @@ class AsyncioPool:
                 "the asyncio pool cancels coroutines; a plain function runs in a thread, which only prefork could kill"
             )
         return False
-
-    def pids(self) -> list[int]:
-        return [os.getpid()]
 
     def halt(self) -> None:
         """The process ends now: nothing is cancelled that might run on for a moment and be run again elsewhere."""

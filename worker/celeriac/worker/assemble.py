@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import socket
 import sys
@@ -9,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from celeriac import __version__, signals
 from celeriac.app.base import DEFAULT_BROKER, Celeriac
@@ -20,11 +21,14 @@ from celeriac.broker.connection import BrokerAddress, check_installed, redacted
 from celeriac.broker.consumer import Consumer, open_consumer
 from celeriac.broker.mailbox import ControlNode, logical_clock
 from celeriac.broker.plan import worker_direct
+from celeriac.broker.purge import purge
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, ImproperlyConfigured, NotSupported
+from celeriac.policy.commands import REASONS
 from celeriac.policy.throttle import throttle_of
 from celeriac.telemetry.endpoint import Endpoint
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Totals
+from celeriac.wire.control import EITHER, PLAIN, SIGNED
 from celeriac.worker.aio import AsyncioPool
 from celeriac.worker.autoscale import Autoscaler
 from celeriac.worker.cpus import usable_cpus
@@ -41,7 +45,7 @@ from celeriac.worker.wake import Wake
 
 log = logging.getLogger("celeriac.worker")
 
-#: Pools that need what is not there yet, and what to use instead.
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +61,8 @@ class Options:
     prefetch_multiplier: int | None = None
     #: (most, least) slots; then concurrency says nothing.
     autoscale: tuple[int, int] | None = None
+    disable_prefetch: bool = False
+    heartbeat_interval_s: float | None = None
     max_tasks_per_child: int | None = None
     max_memory_per_child_kib: int | None = None
     time_limit_s: float | None = None
@@ -66,6 +72,12 @@ class Options:
     statedb: str | None = None
     #: What runs in a thread beside the loop: beat. Made once the tasks are imported, started when the worker is ready.
     beside: Callable[[Celeriac], "Beside"] | None = None
+    #: Modules to import beside those of the settings.
+    include: tuple[str, ...] = ()
+    #: Whether what waits in its queues is deleted before it starts.
+    purge: bool = False
+    #: Called before the process is left without coming back to who called, because bodies were cut off.
+    leaving: Callable[[], None] | None = None
 
 
 class Beside(Protocol):
@@ -100,7 +112,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
     worker = Worker(app, hostname)
     asked = {field.name: getattr(options, field.name) for field in fields(options)}
     signals.celeryd_init.send(sender=hostname, instance=worker, conf=conf, options=asked)
-    app.import_tasks()
+    app.import_tasks(options.include)
     app.check_settings()
     for remark in conf.remarks():
         log.warning("%s", remark)
@@ -110,13 +122,14 @@ def run_worker(app: Celeriac, options: Options) -> int:
         )
     if options.prefetch_multiplier is not None:
         conf.pin({"worker_prefetch_multiplier": options.prefetch_multiplier or None})
-    if conf.worker_disable_prefetch:
+    if conf.worker_disable_prefetch or options.disable_prefetch:
         conf.pin({"worker_prefetch_multiplier": None})
     for name, given in (
         ("worker_max_tasks_per_child", options.max_tasks_per_child),
         ("worker_max_memory_per_child", options.max_memory_per_child_kib),
         ("task_time_limit", options.time_limit_s),
         ("task_soft_time_limit", options.soft_time_limit_s),
+        ("worker_heartbeat_interval", options.heartbeat_interval_s),
     ):
         if given is not None:
             conf.pin({name: given})
@@ -159,6 +172,8 @@ def run_worker(app: Celeriac, options: Options) -> int:
         pool = _prefork(app, conf, slots, hostname, accept)  # before there are threads and connections
     attempts = 1 if conf.broker_connection_retry_on_startup is False else conf.broker_connection_max_retries or None
     try:
+        if options.purge:
+            _connected(lambda: _purge(address, queues), stop, wake, attempts)
         consumer = _connected(
             lambda: open_consumer(address, queues, node=hostname, lease_s=conf.task_lease, prefetch=slots), stop, wake, attempts
         )  # fmt: skip
@@ -212,7 +227,8 @@ def run_worker(app: Celeriac, options: Options) -> int:
         log.warning("%s; revokes of before are heard as soon as it is there", error)
 
     # 3. What goes on beside it: the keeper, remote control with heartbeats, the HTTP endpoint.
-    keeper = Keeper(loop=loop, consumer=consumer, pool=pool, lease_s=conf.task_lease)
+    keeper = Keeper(loop=loop, consumer=consumer, pool=pool, lease_s=conf.task_lease, leaving=options.leaving)
+    heeds = _heeds(app)
     heart = Heart(
         loop,
         totals,
@@ -221,6 +237,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
         interval_s=conf.worker_heartbeat_interval,
         environ=os.environ,
         version=__version__,
+        commands=heeds,
     )
     remote = Remote(
         loop, app=app, pool=pool, events=events, clock=clock, beat=heart.soon, incarnation=heart.incarnation
@@ -228,7 +245,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
     control = None
     if conf.worker_enable_remote_control and not options.without_control:
         answers = handlers(Inspection(loop, app=app, pool=pool, clock=clock), remote)
-        control = ControlNode(address, hostname, answers, heart.tick, heart.bye, clock, signed=app.signs)
+        control = ControlNode(address, hostname, answers, heart.tick, heart.bye, clock, heeds=heeds)
     endpoint = _endpoint(conf, loop, keeper, control, totals, beside)
 
     # 4. Run, and end.
@@ -256,7 +273,7 @@ def run_worker(app: Celeriac, options: Options) -> int:
     finally:
         if beside is not None:
             beside.stop()
-        code = _end(app, loop, keeper, control, consumer, pool, endpoint, worker)
+        code = _end(app, loop, keeper, control, consumer, pool, endpoint, worker, options.leaving)
     return code
 
 
@@ -269,6 +286,7 @@ def _end(
     pool: Pool,
     endpoint: Endpoint | None,
     worker: "Worker",
+    leaving: Callable[[], None] | None,
 ) -> int:
     """Let go of everything, in the order that loses nothing."""
     keeper.stop()
@@ -296,6 +314,8 @@ def _end(
         failure = sys.exc_info()[1]
         if failure is not None:
             log.critical("the worker has failed", exc_info=failure)
+        if leaving is not None:
+            leaving()
         logging.shutdown()
         sys.stdout.flush()
         os._exit(0 if failure is None else 1)
@@ -323,13 +343,18 @@ def _queues(app: Celeriac, options: Options, hostname: str) -> list[str]:
     return queues
 
 
-def _connected(connect: Any, stop: list[int], wake: Wake, attempts: int | None = None) -> Consumer | None:
-    """The consumer once the broker is there; None when told to stop before. attempts: after so many raise BrokerUnavailable; None: never."""
+def _purge(address: BrokerAddress, queues: list[str]) -> None:
+    """Delete what waits in these queues, and say how much. Raises BrokerUnavailable."""
+    deleted = ", ".join(f"{name} {count}" for name, count in purge(address, queues).items())
+    log.warning("--purge: messages that waited were deleted: %s", deleted)
+
+
+def _connected(connect: Callable[[], T], stop: list[int], wake: Wake, attempts: int | None = None) -> T | None:
+    """What `connect` gives once the broker is there; None when told to stop before. attempts: after so many raise BrokerUnavailable; None: never."""
     pause_s, made = 0.5, 0
     while not stop:
         try:
-            consumer: Consumer = connect()
-            return consumer
+            return connect()
         except BrokerUnavailable as error:
             made += 1
             if made == attempts:
@@ -424,6 +449,19 @@ def _check_coordination(app: Celeriac, broker: BrokerAddress) -> None:
         )  # fmt: skip
 
 
+def _heeds(app: Celeriac) -> str:
+    """Which commands this worker heeds."""
+    if not app.signs:
+        return PLAIN
+    if app.conf.security_accept_unsigned_operator:
+        log.warning(
+            "security_accept_unsigned_operator is set: whoever may write to the broker may drain and end this worker and change its rates;"
+            " give the operator a key, and take the setting away"
+        )
+        return EITHER
+    return SIGNED
+
+
 def _endpoint(
     conf: Any, loop: Loop, keeper: Keeper, control: ControlNode | None, totals: Totals, beside: Beside | None
 ) -> Endpoint | None:
@@ -446,6 +484,7 @@ def _endpoint(
         gauges=gauges,
         limits=lambda: {name: limit.per_s for name, limit in loop.intake.limits().items()},
         mails=lambda: loop.mails.counts() if loop.mails is not None else None,
+        refused=lambda: control.refused if control is not None else dict.fromkeys(REASONS, 0),
     )
 
     def livez() -> tuple[bool, str]:
@@ -500,6 +539,16 @@ def node_name(given: str | None) -> str:
     if "@" not in name:
         name += "@%h"
     return name.replace("%h", host).replace("%n", short).replace("%d", domain)
+
+
+def node_format(path: str, node: str) -> str:
+    """The path with a node's name in it, as in Celery: %p is all of it, %n the part before @, %h the host, %d its domain, %% a %.
+
+    %i is 0 and %I nothing: the number of a child, which logs where its worker does.
+    """
+    name, _, host = node.partition("@")
+    signs = {"p": node, "n": name, "h": host, "d": host.partition(".")[2], "i": "0", "I": "", "%": "%"}
+    return re.sub("%([pnhdiI%])", lambda match: signs[match[1]], path)
 
 
 def _until_stopped(stop: list[int], wake: Wake) -> None:

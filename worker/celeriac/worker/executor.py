@@ -20,7 +20,9 @@ from celeriac import signals, states
 from celeriac.app.base import Celeriac
 from celeriac.app.context import Request, current
 from celeriac.app.einfo import ExceptionInfo
-from celeriac.app.task import Replaced, Task, moment
+from celeriac.app.options import moment
+from celeriac.app.task import Task
+from celeriac.app.workflow import Replaced
 from celeriac.broker.codec import decode, encode
 from celeriac.broker.consumer import Delivery, payload
 from celeriac.canvas.plan import Plan

@@ -11,7 +11,7 @@ from celeriac import signals
 from celeriac.broker.eventbus import EventSender
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Totals
-from celeriac.wire.event import DrainState, Heartbeat, RateLimit, heartbeat_to_wire
+from celeriac.wire.event import DrainState, Heartbeat, RateLimit, glance_to_wire, heartbeat_to_wire
 from celeriac.worker.loop import Loop
 
 
@@ -28,10 +28,12 @@ class Heart:
         interval_s: float,
         environ: Mapping[str, str],
         version: str,
+        commands: str = "",
     ) -> None:
         self._loop, self._totals, self._events, self._clock = loop, totals, events, clock
         self._interval_s = interval_s
         self._version = version
+        self._commands = commands
         self._pod = {
             name: environ.get(f"CELERIAC_POD_{key}", "")
             for name, key in (("namespace", "NAMESPACE"), ("pod", "NAME"), ("pod_uid", "UID"))
@@ -54,7 +56,7 @@ class Heart:
         drain = self._loop.drain_state()
         said = (self._loop.state, drain[0].id if drain else "")
         if now >= self._next_at or said != self._said or self._now:
-            sender.send(heartbeat_to_wire(self.beat(), "worker-heartbeat" if self._online else "worker-online"))
+            self._send(sender, "worker-heartbeat" if self._online else "worker-online")
             if signals.heartbeat_sent.receivers:
                 signals.heartbeat_sent.send(sender=self)
             self._online, self._said, self._now, self._next_at = True, said, False, now + self._interval_s
@@ -63,7 +65,11 @@ class Heart:
     def bye(self, sender: EventSender) -> None:
         """The last one: totals that no later heartbeat will carry."""
         sender.send_tasks(self._events.take())
-        sender.send(heartbeat_to_wire(self.beat(), "worker-offline"))
+        self._send(sender, "worker-offline")
+
+    def _send(self, sender: EventSender, kind: str) -> None:
+        beat = self.beat()
+        sender.send(heartbeat_to_wire(beat, kind), glance_to_wire(beat, kind))
 
     def beat(self) -> Heartbeat:
         """The worker's state now."""
@@ -95,7 +101,9 @@ class Heart:
             else None,
             longest_running_s=round(max((seconds for _, seconds in running), default=0.0), 3),
             started_at=self._started_at,
+            commands=self._commands,
             queue_totals=self._totals.queue_totals([(job.delivery.queue, seconds) for job, seconds in running]),
+            queue_waits=self._totals.queue_waits(),
             task_totals=self._totals.task_totals(),
             limits=tuple(
                 RateLimit(

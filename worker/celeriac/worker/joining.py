@@ -2,11 +2,15 @@
 
 Runs between storing and publishing, so that a body goes out together with the acknowledgement of the member that completed its chord.
 A crash in between brings that member back, and it finds its claim again: the body is neither lost nor sent twice.
+
+What will never run, since a call before it has failed, is stored as failed here too. A record that the store does not take is written
+again with less in it; what it takes neither of is told by a dead letter.
 """
 
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from celeriac import states
@@ -15,7 +19,7 @@ from celeriac.app.context import Request
 from celeriac.backends.base import ResultBackend
 from celeriac.broker.codec import decode
 from celeriac.broker.consumer import Delivery, payload
-from celeriac.exceptions import BackendUnavailable, ChordError, DecodeError, MessageRefused
+from celeriac.exceptions import BackendUnavailable, ChordError, DecodeError, EncodeError, MessageRefused
 from celeriac.policy.workflow import Unrun, unrun, unrun_after
 from celeriac.wire.chord import ChordPart, Dependency, Joined, collected
 from celeriac.wire.message import TaskMessage, split_body
@@ -39,11 +43,25 @@ class Ended(NamedTuple):
     traceback: str | None
 
 
-class Follows(NamedTuple):
-    """What joining has brought, by a job's identity: messages to publish with it; chords to close once these are published."""
+#: Characters of an error's own text in a chord's part: more is of no use in the words of the chord's error, and might be refused.
+MOST_IN_PART = 10_000
+#: Bytes that stores usually take: below, nothing is refused for its size.
+LARGE_BYTES = 1024 * 1024
 
-    messages: Mapping[int, tuple[TaskMessage, ...]]
-    joined: Mapping[int, Sequence[Joined]]
+
+@dataclass(slots=True, kw_only=True)
+class Follows:
+    """What joining has brought, by a job's identity.
+
+    messages  to publish with it. joined: chords to close once these are published.
+    later     refused by the store for now: nothing of it may be published or acknowledged, and it is to be joined again.
+    untold    why the store takes no record of what will not run because of it, so that nobody who waits for that is told.
+    """
+
+    messages: dict[int, tuple[TaskMessage, ...]] = field(default_factory=dict)
+    joined: dict[int, list[Joined]] = field(default_factory=dict)
+    later: set[int] = field(default_factory=set)
+    untold: dict[int, str] = field(default_factory=dict)
 
 
 class _Part(NamedTuple):
@@ -66,25 +84,42 @@ class Joiner:
         A member that failed brings down what was to follow from it: its chain, and with it the chords that these would have joined.
         Raises BackendUnavailable; then nothing is sent and all of it is tried again.
         """
-        messages: dict[int, tuple[TaskMessage, ...]] = {}
-        closing: dict[int, list[Joined]] = {}
+        found = Follows()
         parts: list[_Part] = []
         for ended in batch:
-            parts += self._parts(ended)
+            parts += self._parts(ended, found)
         while parts:
             owners = {(p.part.group_id, p.part.task_id): p for p in parts}
-            complete = self._backend.join_chords([p.part for p in parts])
+            complete = self._joined([p.part for p in parts])
             parts = []
             for joined in complete:
                 owner = owners[joined.group_id, joined.task_id]
-                more, fallen = self._body(joined, owner)
+                more, fallen = self._body(joined, owner, found)
                 key = id(owner.ended.done.job)
-                closing.setdefault(key, []).append(joined)
-                messages[key] = (*messages.get(key, ()), *more)
+                found.joined.setdefault(key, []).append(joined)
+                found.messages[key] = (*found.messages.get(key, ()), *more)
                 parts += fallen
-        return Follows(messages, closing)
+        return found
 
-    def _parts(self, ended: Ended) -> list[_Part]:
+    def _joined(self, parts: Sequence[ChordPart]) -> list[Joined]:
+        """As ResultBackend.join_chords; a member whose value the store does not take has failed for its chord. Raises BackendUnavailable."""
+        try:
+            return self._backend.join_chords(parts)
+        except BackendUnavailable as error:
+            if sum(len(part.payload) for part in parts) < LARGE_BYTES:
+                raise
+            self._backend.fetch("celeriac-joining")  # raises when it is an outage after all
+            if len(parts) > 1:
+                return [joined for part in parts for joined in self._joined([part])]
+            [part] = parts
+            log.error("the value of %s is too large for its chord, which fails: %s", part.task_id, error)
+        why = EncodeError(
+            f"{len(part.payload)} bytes are too large for the result store: return where the data is kept"
+        )
+        refused = self._backend.encode_part(part.task_id, states.FAILURE, exception_to_wire(why))
+        return self._backend.join_chords([part._replace(payload=refused)])
+
+    def _parts(self, ended: Ended, found: Follows) -> list[_Part]:
         headers = ended.done.job.delivery.headers
         if ended.part is not None:
             return [
@@ -94,31 +129,66 @@ class Joiner:
         parts = []
         error = exception_to_wire(ended.error) if ended.error is not None else None
         if embed.get("chord") and headers.get("group"):
-            payload_ = self._backend.encode_part(headers["id"], ended.state, error)
+            payload_ = self._backend.encode_part(headers["id"], ended.state, _brief(error))
             part = ChordPart(headers["group"], headers["id"], headers.get("group_index"), payload_)
             parts.append(_Part(part, ended, embed["chord"]))
         rest = embed.get("chain")
         if rest:
-            parts += self._bring_down(unrun_after(rest), ended, ended.state, error, ended.traceback)
-        return parts
+            parts += self._bring_down(unrun_after(rest), ended, ended.state, error, ended.traceback, found)
+        return parts if id(ended.done.job) not in found.later else []
 
-    def _bring_down(self, left: Unrun, ended: Ended, state: str, error: Any, traceback: str | None) -> list[_Part]:
+    def _bring_down(
+        self, left: Unrun, ended: Ended, state: str, error: Any, traceback: str | None, found: Follows
+    ) -> list[_Part]:
         """Store the error for calls that will not run; the parts of chords they leave behind."""
         if self._backend.keeps_results:
-            reply_to = ended.done.job.delivery.reply_to
-            records = [(ResultMeta(task_id, state, error, traceback, reply_to=reply_to), None) for task_id in left.ids]
-            for refused in filter(None, self._backend.store(records)):
-                log.error(
-                    "what follows %s will not run, and that cannot be stored: %s",
-                    ended.done.job.delivery.headers.get("id"),
-                    refused,
-                )
+            self._tell(left.ids, ended, state, error, traceback, found)
+        if id(ended.done.job) in found.later:
+            return []
+        brief = _brief(error)
         return [
-            _Part(ChordPart(place.group_id, place.task_id, place.place, self._backend.encode_part(place.task_id, state, error)), ended, place.body)
+            _Part(ChordPart(place.group_id, place.task_id, place.place, self._backend.encode_part(place.task_id, state, brief)), ended, place.body)
             for place in left.places
         ]  # fmt: skip
 
-    def _body(self, joined: Joined, owner: _Part) -> tuple[list[TaskMessage], list[_Part]]:
+    def _tell(
+        self, ids: Sequence[str], ended: Ended, state: str, error: Any, traceback: str | None, found: Follows
+    ) -> None:
+        """Store the error for these calls; a smaller one for those of which the store takes no such record."""
+        key, cause = id(ended.done.job), ended.done.job.delivery.headers.get("id")
+        refused = self._refused(ids, ended, state, error, traceback)
+        too_much = [task_id for task_id, why in refused.items() if isinstance(why, EncodeError)]
+        if too_much:
+            why = refused[too_much[0]]
+            log.warning("what follows %s will not run, and why is stored in few words: %s", cause, why)
+            kind = error.get("exc_type") if isinstance(error, Mapping) else error
+            words = EncodeError(
+                f"{cause} failed with {kind!s:.200}; the result store does not take that error: {why!s:.500}"
+            )
+            others = {task_id: why for task_id, why in refused.items() if task_id not in too_much}
+            refused = others | self._refused(too_much, ended, state, exception_to_wire(words), None)
+        for task_id, why in refused.items():
+            if isinstance(why, EncodeError):
+                log.error(
+                    "%s will not run, for %s has failed, and its record can never be stored: %s", task_id, cause, why
+                )
+                found.untold[key] = f"{task_id} will not run, and the result store takes no record of it: {why}"
+            else:
+                log.error(
+                    "%s will not run, and that is refused for now; the message of %s is kept: %s", task_id, cause, why
+                )
+                found.later.add(key)
+
+    def _refused(
+        self, ids: Sequence[str], ended: Ended, state: str, error: Any, traceback: str | None
+    ) -> dict[str, Exception]:
+        """Write the error as these calls' records; those that the store refused, and why."""
+        reply_to = ended.done.job.delivery.reply_to
+        records = [(ResultMeta(task_id, state, error, traceback, reply_to=reply_to), None) for task_id in ids]
+        answers = zip(ids, self._backend.store(records), strict=True)
+        return {task_id: why for task_id, why in answers if why is not None}
+
+    def _body(self, joined: Joined, owner: _Part, found: Follows) -> tuple[list[TaskMessage], list[_Part]]:
         """The messages of a chord that is complete: its body; or, when a member failed, the error callbacks, and the parts that fail with it."""
         ended = owner.ended
         request = self._request(ended.done)
@@ -142,7 +212,9 @@ class Joiner:
             cause = ChordError(f"Dependency {values.task_id} raised {_shown(values.error)}")
         left = unrun(body)
         record = exception_to_wire(cause)
-        fallen = self._bring_down(left, ended, states.FAILURE, record, None)
+        fallen = self._bring_down(left, ended, states.FAILURE, record, None, found)
+        if id(ended.done.job) in found.later:
+            return [], []
         body_id = left.ids[-1] if left.ids else ""
         try:
             plan = errbacks_of(self._app, body, body_id, cause, request)
@@ -168,6 +240,15 @@ class Joiner:
             return split_body(body)[2]
         except (DecodeError, ValueError, TypeError):  # told when it was to run: nobody can say what should follow it
             return {}
+
+
+def _brief(error: Any) -> Any:
+    """The error as stored, its long texts cut."""
+    message = error.get("exc_message") if isinstance(error, Mapping) else None
+    if not isinstance(message, list | tuple):
+        return error
+    texts = [part if len(shown := str(part)) <= MOST_IN_PART else f"{shown[:MOST_IN_PART]}…" for part in message]
+    return {**error, "exc_message": texts}
 
 
 def _shown(error: Any) -> str:

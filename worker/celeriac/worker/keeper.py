@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 
 from celeriac.broker.consumer import Consumer
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable
@@ -23,10 +24,12 @@ GRACE_S = 0.05
 
 
 class Keeper:
-    """One daemon thread."""
+    """One daemon thread. leaving: called before it ends the process, which a body holds."""
 
-    def __init__(self, *, loop: Loop, consumer: Consumer, pool: Pool, lease_s: float) -> None:
-        self._loop, self._consumer, self._pool = loop, consumer, pool
+    def __init__(
+        self, *, loop: Loop, consumer: Consumer, pool: Pool, lease_s: float, leaving: Callable[[], None] | None
+    ) -> None:
+        self._loop, self._consumer, self._pool, self._leaving = loop, consumer, pool, leaving
         self._renew_s = lease_s / 3 if consumer.leased else 1.0
         self._bodies = loop.bodies
         self._stopped = threading.Event()
@@ -101,6 +104,8 @@ class Keeper:
         if self._loop.overdue(now):
             self._loop.abandon()
             log.warning("the grace is over: ending")
+            if self._leaving is not None:
+                self._leaving()
             logging.shutdown()
             os._exit(0)
         if held_s >= SLICE_S:

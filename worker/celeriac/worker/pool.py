@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
@@ -90,21 +91,56 @@ class Pool(Protocol):
         """End the threads or processes once they are idle; what runs is not waited for."""
 
 
-class SoloPool:
+class InProcessPool(ABC):
+    """What pools have in common whose bodies run in the worker's own process: see Pool."""
+
+    def __init__(self, executor: Executor) -> None:
+        self._executor = executor
+        self._jobs: deque[Job] = deque()
+        self._done: deque[Done] = deque()
+        self._limited = Limited(executor)
+
+    def finished(self) -> list[Done]:
+        done = self._done
+        return [done.popleft() for _ in range(len(done))]
+
+    def take_back(self) -> list[Job]:
+        return emptied(self._jobs)
+
+    def waiting(self) -> int:
+        return len(self._jobs)
+
+    def unstarted(self) -> list[Job]:
+        return list(self._jobs.copy())
+
+    def fileno(self) -> int | None:
+        return None
+
+    def tend(self, now: float) -> float:
+        if now >= self._limited.look_at:
+            self._limited.enforce(now, self._jobs, self._lose)
+        return self._limited.look_at
+
+    def pids(self) -> list[int]:
+        return [os.getpid()]
+
+    @abstractmethod
+    def _lose(self, slot: int, done: Done) -> None:
+        """A body has not come back after its hard limit: it is settled as this, and its slot is lost until it does."""
+
+
+class SoloPool(InProcessPool):
     """One body at a time, in the caller's thread. Another thread tends it."""
 
     name = "solo"
     in_caller = True
 
     def __init__(self, executor: Executor) -> None:
+        super().__init__(executor)
         self.size = self.slots = 1
         self.lost = 0
-        self._executor = executor
         self._execute = executor.execute
-        self._jobs: deque[Job] = deque()
-        self._done: deque[Done] = deque()
         self._current: tuple[Job, float] | None = None
-        self._limited = Limited(executor)
 
     def submit(self, jobs: list[Job]) -> None:
         self._jobs.extend(jobs)
@@ -144,33 +180,11 @@ class SoloPool:
         else:
             self.slots, self.lost = 1, 0
 
-    def finished(self) -> list[Done]:
-        done = self._done
-        return [done.popleft() for _ in range(len(done))]
-
-    def take_back(self) -> list[Job]:
-        return emptied(self._jobs)
-
-    def waiting(self) -> int:
-        return len(self._jobs)
-
-    def unstarted(self) -> list[Job]:
-        return list(self._jobs.copy())
-
     def running(self) -> list[Running]:
         current = self._current
         return [Running(*current, os.getpid())] if current is not None and not self.lost else []
 
-    def fileno(self) -> int | None:
-        return None
-
-    def tend(self, now: float) -> float:
-        if now < self._limited.look_at:
-            return self._limited.look_at
-        self._limited.enforce(now, self._jobs, self._lose)
-        return self._limited.look_at
-
-    def _lose(self, _slot: int, done: Done) -> None:
+    def _lose(self, slot: int, done: Done) -> None:
         self.slots, self.lost = 0, 1
         self._done.append(done)
 
@@ -180,9 +194,6 @@ class SoloPool:
     def terminate(self, task_id: str, signum: int) -> bool:
         raise NotSupported("the solo pool cannot end a body; only prefork can, and asyncio cancels coroutines")
 
-    def pids(self) -> list[int]:
-        return [os.getpid()]
-
     def halt(self) -> None:
         """Nothing that can be cut off."""
 
@@ -190,22 +201,19 @@ class SoloPool:
         self._executor.leave_thread()
 
 
-class ThreadPool:
+class ThreadPool(InProcessPool):
     """Up to `slots` threads that run bodies, started when they are needed; `wake` is called when one is done."""
 
     name = "threads"
     in_caller = False
 
     def __init__(self, executor: Executor, slots: int, wake: Callable[[], None]) -> None:
+        super().__init__(executor)
         self.size = self.slots = slots
         self.lost = 0
-        self._executor = executor
         self._execute = executor.execute
         self._wake = wake
-        self._jobs: deque[Job] = deque()
-        self._done: deque[Done] = deque()
         self._running: dict[int, tuple[Job, float]] = {}
-        self._limited = Limited(executor)
         self._ready = threading.Semaphore(0)
         self._stopped = False
         #: By slot; beyond `size` those that end when their body does. The lock holds it, `slots` and `lost`.
@@ -285,31 +293,9 @@ class ThreadPool:
                 self._lost.discard(slot)
                 self._count()
 
-    def finished(self) -> list[Done]:
-        done = self._done
-        return [done.popleft() for _ in range(len(done))]
-
-    def take_back(self) -> list[Job]:
-        return emptied(self._jobs)
-
-    def waiting(self) -> int:
-        return len(self._jobs)
-
-    def unstarted(self) -> list[Job]:
-        return list(self._jobs.copy())
-
     def running(self) -> list[Running]:
         pid = os.getpid()
         return [Running(*run, pid) for run in self._running.copy().values()]
-
-    def fileno(self) -> int | None:
-        return None
-
-    def tend(self, now: float) -> float:
-        if now < self._limited.look_at:
-            return self._limited.look_at
-        self._limited.enforce(now, self._jobs, self._lose)
-        return self._limited.look_at
 
     def _lose(self, slot: int, done: Done) -> None:
         self._running.pop(slot)
@@ -334,9 +320,6 @@ class ThreadPool:
 
     def terminate(self, task_id: str, signum: int) -> bool:
         raise NotSupported("the threads pool cannot end a body; only prefork can, and asyncio cancels coroutines")
-
-    def pids(self) -> list[int]:
-        return [os.getpid()]
 
     def halt(self) -> None:
         """Threads cannot be cut off."""

@@ -1,8 +1,7 @@
 """The prefork pool: bodies run in child processes, which a time limit, a signal or a crash ends without harm to anything else.
 
-This is the worker's side. A job goes out as one datagram and comes back as one; the worker keeps a copy of each child's own end, so that it
-can take back, atomically, what the child has not read. So of a child that is gone it is known exactly what it ran: the one job that it had
-read and not answered. An answer that lies in the socket counts, however its child ended.
+This is the worker's side: who gets the next job, what has come back, and children that come and go. What one child has and does is in
+process.py. An answer that lies in the socket counts, however its child ended.
 """
 
 import logging
@@ -14,80 +13,25 @@ import sys
 import threading
 import time
 from collections import deque
-from typing import NamedTuple
 
 from celeriac import signals
 from celeriac.broker.codec import JSON
-from celeriac.exceptions import NotSupported, TimeLimitExceeded, WorkerLostError
+from celeriac.exceptions import NotSupported, WorkerLostError
 from celeriac.policy import dispatch, lost
 from celeriac.policy.outcome import Failed, Lost, Outcome, Revoked
-from celeriac.policy.timelimit import HARD, SOFT, UNLIMITED, next_step
+from celeriac.policy.timelimit import UNLIMITED
 from celeriac.worker import template as templates
-from celeriac.worker.board import Place
 from celeriac.worker.child import Child
 from celeriac.worker.executor import Done, Executor, Job
 from celeriac.worker.memory import OutOfMemory, own_events
-from celeriac.worker.parcel import READY, number_of, pack_job, receive, send, taken_back, unpack_done
+from celeriac.worker.parcel import READY, number_of, receive, unpack_done
 from celeriac.worker.pool import NEVER, Running
+from celeriac.worker.process import LOOK_S, Process
 
 log = logging.getLogger(__name__)
 
-#: Between two looks at children that have jobs behind the one they run, or one that may reach its limit.
-LOOK_S = 0.02
-#: A child that a signal has stopped for so long is replaced.
-STOPPED_S = 30.0
-#: A child that does not listen after so long is replaced: a receiver of worker_process_init hangs.
-READY_S = 60.0
 #: How long stop() and halt() wait for children to end.
 END_S = 2.0
-#: Room in a socket, where the system grants it.
-_BUFFER_BYTES = 1_048_576
-
-
-class Ending(NamedTuple):
-    """Why we have ended a child ourselves, by which signal, and its job then."""
-
-    number: int
-    outcome: Outcome
-    signum: int
-
-
-class _Process:
-    """One child, from the request to fork it until it is gone. jobs: sent to it and not answered, by number, in order."""
-
-    __slots__ = (
-        "at", "ending", "failures", "forked_at", "full", "jobs", "late", "leaving", "load_s", "long", "open", "pid", "place", "ready",
-        "road", "stopped_at", "told", "twin",
-    )  # fmt: skip
-
-    def __init__(self, at: int, place: Place, failures: int) -> None:
-        self.at = at
-        self.place = place
-        self.road, self.twin = _road()
-        self.pid: int | None = None
-        self.jobs: dict[int, Job] = {}
-        #: Seconds of work that it has, by what is known of its jobs' types.
-        self.load_s = 0.0
-        #: It takes no further job: full until it answers; long while its body is; leaving when it was told to end, or said so.
-        self.full = self.long = self.leaving = False
-        #: Whether it has begun to listen: receivers of worker_process_init may take their time.
-        self.ready = False
-        self.forked_at = time.monotonic()
-        #: Killed because it did not.
-        self.late = False
-        self.open = True
-        self.ending: Ending | None = None
-        self.told = 0
-        self.stopped_at: float | None = None
-        self.failures = failures
-
-    def load(self) -> float:
-        return self.load_s
-
-    def takes(self) -> bool:
-        if self.full or self.long or self.leaving or not self.ready or self.stopped_at is not None:
-            return False
-        return dispatch.may_follow(self.load_s, len(self.jobs))
 
 
 class PreforkPool:
@@ -115,8 +59,8 @@ class PreforkPool:
         self._epoll.register(self._template, select.EPOLLIN)
         self._board = child.board
         self._places = list(range(child.board.places - 1, -1, -1))
-        self._processes: dict[int, _Process] = {}  # by the descriptor of our end
-        self._by_pid: dict[int, _Process] = {}
+        self._processes: dict[int, Process] = {}  # by the descriptor of our end
+        self._by_pid: dict[int, Process] = {}
         self._backlog: deque[Job] = deque()
         self._done: list[Done] = []
         self._cut: list[Running] = []
@@ -205,7 +149,8 @@ class PreforkPool:
             if process is None:
                 break
             job = backlog[0]
-            if not self._send(process, job):
+            self._numbers += 1
+            if not process.send(self._numbers, job, self._run_s):
                 process.full = True
                 continue
             backlog.popleft()
@@ -215,7 +160,7 @@ class PreforkPool:
             self._look_at = now + LOOK_S
         self._rest(now)
 
-    def _next_process(self) -> "_Process | None":
+    def _next_process(self) -> Process | None:
         """One that is idle, else the one with the least work of those that may have more."""
         best, least = None, dispatch.UNKNOWN
         for process in self._processes.values():
@@ -225,17 +170,6 @@ class PreforkPool:
                 if process.load_s < least:
                     best, least = process, process.load_s
         return best
-
-    def _send(self, process: _Process, job: Job) -> bool:
-        self._numbers = number = self._numbers + 1
-        name = job.delivery.headers["task"]
-        try:
-            send(process.road, pack_job(number, name, job.delivery, job.rules, job.limits))
-        except BlockingIOError:
-            return False
-        process.jobs[number] = job
-        process.load_s += self._run_s.get(name, dispatch.UNKNOWN) + dispatch.OVERHEAD_S
-        return True
 
     def _rest(self, now: float) -> None:
         rest_s = dispatch.rest_s((process.load_s, len(process.jobs)) for process in self._processes.values())
@@ -252,7 +186,7 @@ class PreforkPool:
                 self._heed(now)
         self._dispatch(now)
 
-    def _read(self, process: _Process) -> None:
+    def _read(self, process: Process) -> None:
         """All answers that lie in its socket."""
         jobs, run_s = process.jobs, self._run_s
         while process.open:
@@ -280,31 +214,17 @@ class PreforkPool:
             except (ValueError, EOFError, TypeError) as error:
                 log.error("a child process sent an answer that cannot be read: %r", error)
                 continue
-            del jobs[number]
             name = job.delivery.headers["task"]
-            known_s = run_s.get(name, dispatch.UNKNOWN)
-            run_s[name] = dispatch.learned(known_s, ran_s)
-            process.load_s = process.load_s - known_s - dispatch.OVERHEAD_S if jobs else 0.0
-            if not process.load_s >= 0.0:  # inf - inf, or what was learned meanwhile
-                process.load_s = self._load_of(process)
-            process.full = process.long = False
+            was_s = run_s.get(name, dispatch.UNKNOWN)
+            run_s[name] = dispatch.learned(was_s, ran_s)
+            process.answered(number, run_s, was_s)
             self._done.append(Done(job, outcome, started_at, ran_s, stored))
             if leaving:
                 self._let_go(process)
 
-    def _load_of(self, process: _Process) -> float:
-        return sum(
-            self._run_s.get(job.delivery.headers["task"], dispatch.UNKNOWN) + dispatch.OVERHEAD_S
-            for job in process.jobs.values()
-        )
-
-    def _unread(self, process: _Process) -> None:
+    def _unread(self, process: Process) -> None:
         """What the child has not read goes back to the front of the backlog."""
-        if not process.open:
-            return
-        numbers = taken_back(process.twin)
-        self._backlog.extendleft(process.jobs.pop(number) for number in reversed(numbers) if number in process.jobs)
-        process.load_s = self._load_of(process)
+        self._backlog.extendleft(reversed(process.take_back(self._run_s)))
 
     # -- children come and go
 
@@ -314,22 +234,21 @@ class PreforkPool:
         place.clear()
         if signals.worker_before_create_process.receivers:
             signals.worker_before_create_process.send(sender=self)
-        process = _Process(at, place, failures)
+        process = Process(at, place, failures, self._kill)
         self._processes[process.road.fileno()] = process
         self._epoll.register(process.road, select.EPOLLIN)
-        self._look_at = min(self._look_at, process.forked_at + READY_S)
+        self._look_at = min(self._look_at, process.ready_by())
         try:
             self._template.fork(at, process.twin)
         except OSError:
             self._break()
 
-    def _let_go(self, process: _Process) -> None:
+    def _let_go(self, process: Process) -> None:
         """It takes no more jobs and ends after its body; another takes its place at once."""
         if process.leaving:
             return
-        process.leaving = True
         self._unread(process)
-        process.road.shutdown(socket.SHUT_WR)
+        process.leave()
         self._count()
         self._refill(0)
 
@@ -390,7 +309,7 @@ class PreforkPool:
                             )
                             self._unread(process)
 
-    def _bury(self, process: _Process, exit_code: int | None, peak_bytes: int) -> None:
+    def _bury(self, process: Process, exit_code: int | None, peak_bytes: int) -> None:
         """A child is gone: what it had answered counts, what it had not read goes to another, what it ran is settled."""
         started, last = process.place.begun, process.place.started
         self._read(process)
@@ -411,7 +330,7 @@ class PreforkPool:
         if never_ready and exit_code is not None and not self._halted:
             log.error(
                 "child process %s %s, %d in a row; another is forked in %.2g s", process.pid,
-                lost.how_it_never_began(exit_code, late_s=READY_S if process.late else None), process.failures + 1,
+                lost.how_it_never_began(exit_code, late_s=process.late_s), process.failures + 1,
                 lost.restart_pause_s(process.failures + 1),
             )  # fmt: skip
         elif exit_code and process.ending is None and not self._halted:
@@ -420,7 +339,7 @@ class PreforkPool:
         failed = never_ready or (exit_code != 0 and not started and process.ending is None)  # it had begun nothing
         self._refill(process.failures + 1 if failed else 0)
 
-    def _fate(self, process: _Process, number: int, exit_code: int | None, peak_bytes: int) -> Outcome:
+    def _fate(self, process: Process, number: int, exit_code: int | None, peak_bytes: int) -> Outcome:
         if process.ending is not None and process.ending.number == number:
             return process.ending.outcome
         how = lost.how_it_ended(exit_code, peak_bytes=peak_bytes, out_of_memory=self._memory.killed())
@@ -434,14 +353,12 @@ class PreforkPool:
                 return fate._replace(follow=failed.follow, chords=failed.chords)
         return fate
 
-    def _close(self, process: _Process) -> None:
+    def _close(self, process: Process) -> None:
         if not process.open:
             return
-        process.open = False
         del self._processes[process.road.fileno()]
         self._epoll.unregister(process.road)
-        process.road.close()
-        process.twin.close()
+        process.close()
         self._places.append(process.at)
 
     def _break(self) -> None:
@@ -472,8 +389,10 @@ class PreforkPool:
                 return now
             look_at = NEVER
             for process in list(self._processes.values()):
-                if process.jobs or process.stopped_at is not None or not process.ready:
-                    look_at = min(look_at, self._look_after(process, now))
+                if process.due():
+                    look_at = min(look_at, process.look_after(now))
+                    if process.long and len(process.jobs) > 1:
+                        self._unread(process)
             due = [failures for at, failures in self._later if at <= now]
             self._later = [entry for entry in self._later if entry[0] > now]
             self._look_at = min([look_at, *(at for at, _ in self._later)])
@@ -482,66 +401,6 @@ class PreforkPool:
                     self._fork(failures)
             self._dispatch(now)
         return min(self._look_at, self._rest_until) if self._rest_until > now else self._look_at
-
-    def _look_after(self, process: _Process, now: float) -> float:
-        """Limits, long bodies, and stopped children; when to look again."""
-        if process.stopped_at is not None and now - process.stopped_at >= STOPPED_S:
-            reason = f"the process that ran it (pid {process.pid}) was stopped by a signal for {STOPPED_S:.0f} s and was killed"
-            self._end(process, Lost(reason), signal.SIGKILL)
-            process.stopped_at = None
-            return NEVER
-        look_at = NEVER if process.stopped_at is None else process.stopped_at + STOPPED_S
-        if not process.ready:
-            return min(look_at, self._await_ready(process, now))
-        number, jobs = process.place.begun, process.jobs
-        job = jobs.get(number)
-        if job is None:  # between two
-            limited = any(job.limits is not UNLIMITED for job in jobs.values())
-            return min(look_at, now + LOOK_S) if len(jobs) > 1 or limited else look_at
-        ran_s = now - process.place.started
-        if len(jobs) > 1:
-            if ran_s >= dispatch.LONG_S:
-                process.long = True
-                self._unread(process)
-            else:
-                look_at = min(look_at, now + LOOK_S)
-        if job.limits is not UNLIMITED:
-            look_at = min(look_at, self._limit(process, number, job, ran_s, now))
-        return look_at
-
-    def _await_ready(self, process: _Process, now: float) -> float:
-        if now < process.forked_at + READY_S:
-            return process.forked_at + READY_S
-        if process.pid is not None and not process.late:
-            process.late = True
-            self._kill(process.pid, signal.SIGKILL)
-        return now + READY_S
-
-    def _limit(self, process: _Process, number: int, job: Job, ran_s: float, now: float) -> float:
-        ending = process.ending
-        if ending is not None and ending.signum == signal.SIGKILL:
-            return NEVER
-        step = next_step(job.limits, ran_s=ran_s, told=process.told == number)
-        if step.do == HARD and ending is not None and process.pid is not None:  # it did not heed the other signal
-            process.ending = ending._replace(signum=signal.SIGKILL)
-            self._kill(process.pid, signal.SIGKILL)
-        elif step.do == HARD:
-            hard = job.limits.hard or ran_s
-            self._end(process, Failed(TimeLimitExceeded(hard), _too_long(job, hard)), signal.SIGKILL)
-        elif step.do == SOFT and process.pid is not None:
-            process.told = process.place.soft = number
-            self._kill(process.pid, signal.SIGUSR1)
-        return now + step.wait_s
-
-    def _end(self, process: _Process, outcome: Outcome, signum: int) -> bool:
-        """End a child by a signal, unless it has ended its body meanwhile; what it ran then gets this outcome."""
-        number = process.place.begun
-        # From here on the child begins no other job: the signal cannot hit another body.
-        if process.pid is None or not process.place.finish_after(number):
-            return False
-        process.ending = Ending(number, outcome, signum)
-        self._kill(process.pid, signum)
-        return True
 
     def _kill(self, pid: int, signum: int) -> None:
         try:
@@ -569,11 +428,7 @@ class PreforkPool:
                 number = process.place.begun
                 job = process.jobs.get(number)
                 if job is not None and job.delivery.headers.get("id") == task_id and process.pid is not None:
-                    if signum == signal.SIGUSR1:  # Celery's way to raise SoftTimeLimitExceeded from outside
-                        process.place.soft = number
-                        self._kill(process.pid, signum)
-                        return True
-                    return self._end(process, Revoked("terminated", None, signum), signum)
+                    return process.terminate(number, Revoked("terminated", None, signum), signum)
         return False
 
     def halt(self) -> None:
@@ -593,8 +448,7 @@ class PreforkPool:
             self._rest_until = 0.0
             for process in list(self._processes.values()):
                 if not process.leaving:
-                    process.leaving = True
-                    process.road.shutdown(socket.SHUT_WR)
+                    process.leave()
             if not self._busy():
                 self._await_end()
             if not self._broken:
@@ -611,21 +465,7 @@ class PreforkPool:
             self._heed(time.monotonic())
 
 
-def _road() -> tuple[socket.socket, socket.socket]:
-    """Our end, and the child's."""
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in (ours, theirs):
-        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-    ours.setblocking(False)
-    theirs.setblocking(True)  # the flag is shared with the child
-    return ours, theirs
-
-
 def _since(started: float) -> tuple[float, float]:
     """(seconds since the epoch at which it began, seconds that it took) of a body that began at this monotonic time."""
     ran_s = max(0.0, time.monotonic() - started)
     return time.time() - ran_s, ran_s
-
-
-def _too_long(job: Job, hard: float) -> str:
-    return f"{job.delivery.headers.get('task')} ran for {hard:g} s, its hard time limit, and its process was killed"

@@ -19,7 +19,7 @@ from celeriac.broker.consumer import Consumer, Delivery, Settled, once_more, ret
 from celeriac.broker.topology import dead_queue_name
 from celeriac.exceptions import BrokerUnavailable, EncodeError, MessageRefused
 from celeriac.policy.outcome import Failed, Lost, Outcome, RetryAsked, Revoked, Succeeded, Unreadable
-from celeriac.policy.settlement import ACK, AGAIN, DEAD, DEATH, REQUEUE, Rules, Settlement, settle
+from celeriac.policy.settlement import ACK, AGAIN, DEAD, DEATH, REQUEUE, Rules, Settlement, settle, untold
 from celeriac.telemetry.events import TaskEvents
 from celeriac.telemetry.totals import Observation, Totals
 from celeriac.wire.chord import Joined
@@ -166,14 +166,17 @@ class Settler:
         now = time.time()
         kept = [(done, self._settle(done, now)) for done in batch]
         # 1. store
-        refused = self._store([pair for pair in kept if pair[1].store is not None and not pair[0].stored])
+        refused, unstorable = self._store([pair for pair in kept if pair[1].store is not None and not pair[0].stored])
         if refused:
             out = {id(done.job) for done in refused}
             kept = [pair for pair in kept if id(pair[0].job) not in out]
+        if unstorable:
+            kept = self._untold(kept, unstorable, now)
         joined: Mapping[int, Sequence[Joined]] = {}
         for _, settlement in kept:
             if settlement.chords or settlement.part is not None or settlement.state in FALLEN:
-                kept, joined = self._join(kept)
+                kept, joined, later = self._join(kept, now)
+                refused += later
                 break
         # 2. publish, 3. acknowledge
         late = [
@@ -215,9 +218,9 @@ class Settler:
         self._tell(kept)
         return refused
 
-    def _join(self, kept: list[Pair]) -> tuple[list[Pair], Mapping[int, Sequence[Joined]]]:
+    def _join(self, kept: list[Pair], now: float) -> tuple[list[Pair], Mapping[int, Sequence[Joined]], list[Done]]:
         """Open the chords that begin, count the members that end: what is to be published with whom, and what is to be closed after it, by
-        the identity of the job it is published with."""
+        the identity of the job it is published with; and those whose followers' records the store refuses for now."""
         starts = [start for _, settlement in kept for start in settlement.chords]
         if starts:
             self._backend.open_chords(starts)
@@ -229,7 +232,19 @@ class Settler:
         if follows.messages:
             more = follows.messages
             kept = [(done, s._replace(publish=(*s.publish, *more.get(id(done.job), ())))) for done, s in kept]
-        return kept, follows.joined
+        later = [done for done, _ in kept if id(done.job) in follows.later]
+        kept = [pair for pair in kept if id(pair[0].job) not in follows.later]
+        if follows.untold:
+            kept = self._untold(kept, follows.untold, now)
+        return kept, follows.joined, later
+
+    def _untold(self, kept: list[Pair], reasons: Mapping[int, str], now: float) -> list[Pair]:
+        """The same, where a reason is given, by the job's identity, with the message as a dead letter."""
+        return [
+            (done, untold(s, reasons[id(done.job)], done.job.delivery.headers, queue=done.job.delivery.queue, hostname=self._hostname, now=now))
+            if id(done.job) in reasons else (done, s)
+            for done, s in kept
+        ]  # fmt: skip
 
     def _settle(self, done: Done, now: float) -> Settlement:
         """The settlement; what cannot be settled as it asks to be is a failure of that task alone."""
@@ -248,10 +263,11 @@ class Settler:
             found = found._replace(store=with_call(found.store, delivery, self._accept))
         return found
 
-    def _store(self, storing: Sequence[Pair]) -> list[Done]:
-        """Write the records. Returns those to be tried again: refused for now, or as the failure that a record which cannot be written is."""
+    def _store(self, storing: Sequence[Pair]) -> tuple[list[Done], Mapping[int, str]]:
+        """Write the records. Returns those to be tried again: refused for now, or as the failure that a record which cannot be written is;
+        and why there will be no record of those, by the job's identity, of which not even that can be written."""
         if not storing:
-            return []
+            return [], {}
         if self._app.has_own_stores:
             errors = store_each(
                 self._app,
@@ -270,15 +286,18 @@ class Settler:
                 ]
             errors = self._backend.store(records)
         refused = []
-        for (done, _), error in zip(storing, errors, strict=True):
+        unstorable = {}
+        for (done, settlement), error in zip(storing, errors, strict=True):
             if isinstance(error, EncodeError):
                 log.error("the record of %s[%s] cannot be written: %s", *_named(done), error)
                 if _may_fail(done.outcome):
                     refused.append(done._replace(outcome=Failed(error, f"{type(error).__name__}: {error}")))
+                elif settlement.state != "retried":
+                    unstorable[id(done.job)] = f"the result store takes no record of how it ended: {error}"
             elif error is not None:
                 log.error("the result of %s[%s] was refused, its message is kept: %s", *_named(done), error)
                 refused.append(done)
-        return refused
+        return refused, unstorable
 
     def _unpublishable(self, batch: Mapping[Any, Done] | None = None) -> list[Done]:
         """Those whose next message the broker refuses, as failures. batch: what was settled just now, by claim."""

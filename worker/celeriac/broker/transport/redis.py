@@ -373,6 +373,19 @@ class RedisQueues:
         moved, next_s = self.release_script(keys=keys, args=[most, *self.steps])
         return int(moved), float(next_s) if next_s else None
 
+    def release_due_of(self, queues: Sequence[str], most: int = 500) -> dict[str, int | Exception]:
+        """The same for many queues in one round trip: queue -> messages moved, or why this one alone could not be touched."""
+        with self.client.pipeline(transaction=False) as pipe:
+            for queue in queues:
+                self.release_script(
+                    keys=[self.delayed_key(queue), *self.list_keys(queue)], args=[most, *self.steps], client=pipe
+                )
+            answers = pipe.execute(raise_on_error=False)
+        return {
+            queue: answer if isinstance(answer, Exception) else int(answer[0])
+            for queue, answer in zip(queues, answers, strict=True)
+        }
+
     def depth(self, horizons: Mapping[str, float]) -> dict[str, Sequence[Any]]:
         """For each queue: ready, leased, expired, delayed, due within its horizon, dead, oldest envelope, throttled by task."""
         keys: list[str] = []

@@ -1,0 +1,81 @@
+"""What a relay of the outbox tells over HTTP: whether it lives, whether it is ready, and its Prometheus metrics."""
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
+from prometheus_client.registry import Collector
+
+from celeriac import __version__
+from celeriac.app.base import Celeriac
+from celeriac.contrib.outbox import Relay
+from celeriac.telemetry.endpoint import Endpoint
+
+#: Beyond its longest pause and the time a publish may take, seconds without progress after which the relay is stuck.
+STUCK_S = 60.0
+
+#: Metric names and what they mean.
+NAMES: Mapping[str, str] = {
+    "celeriac_outbox_published": "Messages published by this relay (counter).",
+    "celeriac_outbox_refused": "Times that the broker refused a message of the outbox (counter).",
+    "celeriac_outbox_waiting": "Rows that wait in the table, whoever relays them; as of the last count.",
+    "celeriac_outbox_oldest_seconds": "Age of the oldest of them; 0 without any.",
+    "celeriac_outbox_up": "1 while database and broker answer.",
+    "celeriac_build": "Version (info).",
+}
+
+
+def liveness(relay: Relay, limit_s: float, now: float) -> tuple[bool, str]:
+    """Alive: it has taken, published or waited within the limit. Whether database and broker answer plays no part, as long as they do not hang."""
+    quiet_s = now - relay.moved_at
+    stuck = quiet_s > limit_s
+    return (
+        not stuck,
+        f"no progress for {quiet_s:.0f} s: the database or the broker does not answer" if stuck else "alive",
+    )
+
+
+def readiness(relay: Relay) -> tuple[bool, str]:
+    """Ready: it has read its table."""
+    return relay.started, "running" if relay.started else "starting"
+
+
+def endpoint(app: Celeriac, relay: Relay, *, poll_s: float) -> Endpoint:
+    """The HTTP endpoint at outbox_http_port, not yet started. Raises ImproperlyConfigured for a port that is taken."""
+    limit_s = STUCK_S + poll_s + app.conf.task_publish_timeout
+    return Endpoint(
+        app.conf.worker_http_host,
+        app.conf.outbox_http_port,
+        livez=lambda: liveness(relay, limit_s, time.monotonic()),
+        readyz=lambda: readiness(relay),
+        metrics=renderer(relay),
+        setting="outbox_http_port",
+    )
+
+
+class _RelayCollector(Collector):
+    def __init__(self, relay: Relay) -> None:
+        self._relay = relay
+
+    def collect(self) -> Iterable[Any]:
+        relay = self._relay
+        for name, count in (("celeriac_outbox_published", relay.published), ("celeriac_outbox_refused", relay.refused)):
+            yield CounterMetricFamily(name, NAMES[name], value=count)
+        gauges = [("celeriac_outbox_up", float(relay.healthy))]
+        if relay.waiting is not None:
+            rows, oldest_s = relay.waiting
+            gauges += [("celeriac_outbox_waiting", float(rows)), ("celeriac_outbox_oldest_seconds", oldest_s or 0.0)]
+        for name, value in gauges:
+            yield GaugeMetricFamily(name, NAMES[name], value=value)
+        info = InfoMetricFamily("celeriac_build", NAMES["celeriac_build"])
+        info.add_metric([], {"version": __version__})
+        yield info
+
+
+def renderer(relay: Relay) -> Callable[[], bytes]:
+    """A function that gives /metrics' text."""
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_RelayCollector(relay))
+    return lambda: generate_latest(registry)
