@@ -41,10 +41,11 @@ COPY operator operator
 RUN /opt/celeriac/bin/pip install --no-deps --force-reinstall ".[redis]"
 
 FROM build AS build-operator
-RUN /opt/celeriac/bin/pip install ".[operator]"
+# Without the Kubernetes client: it reads kubeconfigs, and a pod has none. The way of its service account is the operator's own.
+RUN /opt/celeriac/bin/pip install ".[operator-pod,auth]"
 COPY worker worker
 COPY operator operator
-RUN /opt/celeriac/bin/pip install --no-deps --force-reinstall ".[operator]" \
+RUN /opt/celeriac/bin/pip install --no-deps --force-reinstall ".[operator-pod,auth]" \
  && /opt/celeriac/bin/pip uninstall -y pip setuptools
 
 FROM ${BASE_IMAGE} AS runtime

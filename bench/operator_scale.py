@@ -1,7 +1,8 @@
 """What 1,000 pools cost the operator: `python -m bench.operator_scale` prints CPU, memory, API writes and start-up.
 
 A real operator process (`celeriac-operator run --ha`) against a Kubernetes API in another process, and a real Redis with as
-many databases as there are brokers. A third process speaks for the workers: a heartbeat of each every few seconds, with totals
+many databases as there are brokers. It runs as its image has it in a pod: by a service account, over TLS, without the
+`kubernetes` package. A third process speaks for the workers: a heartbeat of each every few seconds, with totals
 that grow as steady traffic makes them grow, and messages that come and go in the queues. CPU is what the operator's process used
 by the kernel's account, so that the load of the machine plays little part.
 """
@@ -17,16 +18,16 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 #: Runs a second of each worker, and seconds of each: constant traffic that the least replicas, which are all there are, can take.
 RATE_PER_S, RUN_S = 3.0, 0.1
+TOKEN = "of-the-operator"
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--measure", type=float, default=60.0, help="seconds of the measurement")
     parser.add_argument("--role", choices=("api", "workers"), help=argparse.SUPPRESS)
     parser.add_argument("--redis-port", type=int, default=0, help=argparse.SUPPRESS)
+    parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     match options.role:
         case "api":
@@ -58,29 +60,24 @@ def names(options: argparse.Namespace) -> list[tuple[str, int]]:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
+    from pods import variables
     from servers import RedisServer, free_port
 
     redis = RedisServer(lasting=False, databases=options.brokers)
-    directory = Path(tempfile.mkdtemp(prefix="celeriac-scale-"))
+    options.directory = directory = Path(tempfile.mkdtemp(prefix="celeriac-scale-"))
     children: list[subprocess.Popen[str]] = []
     try:
         redis.start()
         options.redis_port = redis.port
         api = _child("api", options)
         children.append(api)
-        url = _ask(api, "")["url"]
+        port = _ask(api, "")["port"]
         workers = _child("workers", options)
         children.append(workers)
         _ask(workers, "")
-        kubeconfig = directory / "kubeconfig"
-        cluster = {"name": "c", "cluster": {"server": url}}
-        context = {"name": "c", "context": {"cluster": "c", "user": "u"}}
-        user = {"name": "u", "user": {}}
-        kubeconfig.write_text(
-            yaml.safe_dump({"clusters": [cluster], "contexts": [context], "users": [user], "current-context": "c"})
-        )
         began = time.monotonic()
-        operator = _operator(options, kubeconfig, directory / "operator.log", port=free_port())
+        http_port = free_port()
+        operator = _operator(options, variables(port), directory / "operator.log", port=http_port)
         children.append(operator)
         while (found := _ask(api, "count"))["statuses"] < options.pools:
             if operator.poll() is not None or time.monotonic() - began > 300:
@@ -93,6 +90,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         time.sleep(options.measure)
         after, used_s, took_s = _ask(api, "count"), _cpu_s(operator.pid) - cpu_s, time.monotonic() - at
         rss_mb = _rss_mb(operator.pid)
+        scrape_cpu_s = _scrape_cpu_s(operator.pid, http_port)
+        scraped_mb = _rss_mb(operator.pid)
         ending = time.monotonic()
         operator.terminate()
         try:
@@ -102,6 +101,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             ended = "not within its grace of 30 s"
         writes = {path: n - before["writes"].get(path, 0) for path, n in after["writes"].items()}
         return {
+            "operator": "as in a pod: service account, TLS, no kubernetes package",
             "pools": options.pools,
             "brokers": options.brokers,
             "workers": options.pools * options.workers,
@@ -109,6 +109,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "startup_s": round(started_s, 1),
             "cpu_cores": round(used_s / took_s, 4),
             "rss_mb": rss_mb,
+            "scrape_cpu_s": round(scrape_cpu_s, 2),
+            "rss_after_scrapes_mb": scraped_mb,
             "end_s": ended,
             "writes_while_measured": {path: n for path, n in writes.items() if n},
             "writes_in_all": after["writes"],
@@ -126,8 +128,12 @@ def serve_api(options: argparse.Namespace) -> None:
     """The Kubernetes API with every pool, its Deployment, ReplicaSet and pods; answers `count` on stdin."""
     from apiserver import ApiServer
     from objects import deployment, pod, replica_set, worker_pool
+    from pods import mount, server_identity, server_tls
 
-    with ApiServer() as api:
+    identity = server_identity(options.directory)
+    mount(_account(options), identity, token=TOKEN)
+    with ApiServer(tls=server_tls(identity)) as api:
+        api.token = TOKEN
         api.bookmark_s = 30.0
         for database in range(options.brokers):
             url = f"redis://127.0.0.1:{options.redis_port}/{database}"
@@ -148,7 +154,7 @@ def serve_api(options: argparse.Namespace) -> None:
                     minReplicas=options.workers,
                 ),
             )
-        _say({"url": api.url})
+        _say({"port": api.port})
         for _ in sys.stdin:
             sent = [(method, path) for method, path, _ in list(api.requests) if method != "GET"]
             writes: dict[str, int] = {}
@@ -165,7 +171,7 @@ def speak_for_workers(options: argparse.Namespace) -> None:
 
     from celeriac.broker.connection import BrokerAddress, connect
     from celeriac.broker.eventbus import EventSender
-    from celeriac.wire.event import Heartbeat, QueueTotals, TaskTotals, heartbeat_to_wire
+    from celeriac.wire.event import Heartbeat, QueueTotals, TaskTotals, glance_to_wire, heartbeat_to_wire
 
     url = f"redis://127.0.0.1:{options.redis_port}"
     senders = [EventSender(connect(BrokerAddress(url=f"{url}/{n}"))) for n in range(options.brokers)]
@@ -182,16 +188,18 @@ def speak_for_workers(options: argparse.Namespace) -> None:
                 now = time.time()
                 runs = int((now - born_at) * RATE_PER_S)
                 totals = QueueTotals(
-                    received=runs, started=runs, succeeded=runs, busy_s=runs * RUN_S, wait_s=runs * 0.01, waits=runs
+                    received=runs, started=runs, succeeded=runs, busy_s=runs * RUN_S, wait_s=runs * 0.06, waits=runs
                 )
+                waits = (runs - runs // 2, runs // 2 - runs // 4, runs // 4 - runs // 8, runs // 8)
                 task = TaskTotals(queue=pool, started=runs, succeeded=runs, run_s=runs * RUN_S)
                 name = f"{pool}-r1-{number}"
                 beat = Heartbeat(
                     hostname=f"celeriac@{name}", timestamp=now, freq=options.heartbeat, incarnation=name, namespace="shop",
                     pod=name, slots=1, busy=int(chance.random() < RATE_PER_S * RUN_S), queues=(pool,), started_at=born_at,
-                    queue_totals={pool: totals}, task_totals={"shop.mail": task, "shop.bill": task},
+                    queue_totals={pool: totals}, queue_waits={pool: waits},
+                    task_totals={"shop.mail": task, "shop.bill": task},
                 )  # fmt: skip
-                senders[database].send(heartbeat_to_wire(beat))
+                senders[database].send(heartbeat_to_wire(beat), glance_to_wire(beat))
                 if number == 0:  # two messages wait at the most
                     with clients[database].pipeline(transaction=False) as pipe:
                         pipe.delete(pool)
@@ -204,25 +212,35 @@ def speak_for_workers(options: argparse.Namespace) -> None:
     sys.stdin.read()
 
 
-def _operator(options: argparse.Namespace, kubeconfig: Path, log: Path, *, port: int) -> "subprocess.Popen[str]":
-    run = ["run", "-n", "shop", "--kubeconfig", str(kubeconfig), "--http-host", "127.0.0.1", "--http-port", str(port)]
-    run += ["--ha", "--lease", "shop/celeriac-operator"]
-    program = "from celeriac_operator.cli import main; main()"
+def _operator(
+    options: argparse.Namespace, variables: dict[str, str], log: Path, *, port: int
+) -> "subprocess.Popen[str]":
+    from pods import OPERATOR
+
+    run = ["run", "--ha", "--http-host", "127.0.0.1", "--http-port", str(port)]
+    tuned = {"MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072"}  # as the chart sets them
     with log.open("w") as out:
         return subprocess.Popen(
-            [sys.executable, "-c", program, *run],
+            [sys.executable, "-c", OPERATOR, str(_account(options)), *run],
             stdout=out,
             stderr=subprocess.STDOUT,
             text=True,
             cwd=ROOT,
-            env={**os.environ, "MALLOC_ARENA_MAX": "2", "MALLOC_TRIM_THRESHOLD_": "131072"},  # as the chart sets them
+            env={**os.environ, **variables, **tuned},
         )
+
+
+def _account(options: argparse.Namespace) -> Path:
+    """The service account's folder, as the operator finds it mounted."""
+    found: Path = options.directory / "account"
+    return found
 
 
 def _child(role: str, options: argparse.Namespace) -> "subprocess.Popen[str]":
     flags = [f"--{name}={getattr(options, name)}" for name in ("pools", "brokers", "workers", "heartbeat")]
     return subprocess.Popen(
-        [sys.executable, "-m", "bench.operator_scale", "--role", role, *flags, f"--redis-port={options.redis_port}"],
+        [sys.executable, "-m", "bench.operator_scale", "--role", role, *flags, f"--redis-port={options.redis_port}",
+         f"--directory={options.directory}"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
     )  # fmt: skip
 
@@ -243,6 +261,15 @@ def _cpu_s(pid: int) -> float:
     """CPU seconds, user and system, of a process and all its threads."""
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def _scrape_cpu_s(pid: int, port: int, times: int = 5) -> float:
+    """CPU seconds that one scrape of /metrics costs (what the operator does besides in that time included)."""
+    before = _cpu_s(pid)
+    for _ in range(times):
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as page:
+            page.read()
+    return (_cpu_s(pid) - before) / times
 
 
 def _rss_mb(pid: int) -> float:

@@ -2,6 +2,7 @@
 
     OperatorError
     ├── SetupError          the operator cannot start as it was told to: an option, a kubeconfig
+    ├── CannotSign          workers demand signed commands, and there is no key that holds
     └── ClusterError        the Kubernetes API said no, or nothing
         ├── Unreachable     no answer: refused, timed out, broken off
         ├── Unauthorized    401: the credentials are not accepted
@@ -16,6 +17,8 @@
 `SpecError`, what is wrong with a WorkerPool's spec, lives beside the spec: `resources.spec`.
 """
 
+from collections.abc import Sequence
+
 
 class OperatorError(Exception):
     """The base of all errors below."""
@@ -23,6 +26,14 @@ class OperatorError(Exception):
 
 class SetupError(OperatorError):
     """The operator was told something it cannot start with; the message says which option or file, and what to do."""
+
+
+class CannotSign(OperatorError):
+    """A command was not sent to `nodes`, which heed signed ones only; the message says why, and what to do."""
+
+    def __init__(self, message: str, *, nodes: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.nodes = tuple(nodes)
 
 
 class ClusterError(OperatorError):

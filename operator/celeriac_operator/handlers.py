@@ -62,6 +62,11 @@ class Watches:
         """Whether kopf is up; False between a failure and the next try."""
         return self._running
 
+    @property
+    def alive(self) -> bool:
+        """Whether the watches are up, or are begun again."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         """Begin to watch."""
         self._thread.start()
@@ -186,7 +191,7 @@ async def session_of(client: KubeClient) -> aiohttp.ClientSession:
 
     kopf's own sessions are closed at each change of credentials, which fails every watch that is open at that moment.
     """
-    known = await asyncio.to_thread(client.credentials)  # an exec plug-in may take its time
+    known = await asyncio.to_thread(client.access.endpoint)  # an exec plug-in may take its time
     context = ssl.create_default_context(cafile=known.ca_path)
     if known.certificate_path:
         context.load_cert_chain(known.certificate_path, known.key_path)
@@ -194,27 +199,34 @@ async def session_of(client: KubeClient) -> aiohttp.ClientSession:
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=context), middlewares=(Authorized(client),), proxy=known.proxy_url
+        connector=aiohttp.TCPConnector(limit=0, ssl=context),
+        middlewares=(Authorized(client, known.tls_server_name),),
+        proxy=known.proxy_url,
     )
 
 
 class Authorized:
-    """Puts the client's authorization on each request, as it is at that moment; a 401 is tried again, never passed on."""
+    """Puts the client's authorization on each request, as it is at that moment; a 401 is tried again, never passed on.
 
-    def __init__(self, client: KubeClient) -> None:
+    tls_server_name   what the server's certificate says instead of the host in the URL; None for that.
+    """
+
+    def __init__(self, client: KubeClient, tls_server_name: str | None = None) -> None:
         self._client = client
+        self._tls_server_name = tls_server_name
 
     async def __call__(
         self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
     ) -> aiohttp.ClientResponse:
+        request.server_hostname = self._tls_server_name
         while True:
-            authorization = (await asyncio.to_thread(self._client.credentials)).authorization
-            if authorization:
+            if authorization := await asyncio.to_thread(self._client.access.authorization):
                 request.headers["Authorization"] = authorization
             response = await handler(request)
             if response.status != 401:
                 return response
             response.close()
+            self._client.access.refused()
             log.warning("the Kubernetes API at %s does not accept our credentials", self._client.server)
             await asyncio.sleep(REFUSED_S)
 

@@ -8,6 +8,7 @@ watches       kopf; feeds the index
 sweep         compares the index with the cluster
 """
 
+import gc
 import logging
 import os
 import signal
@@ -18,12 +19,14 @@ from dataclasses import dataclass, field
 
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.telemetry.endpoint import Endpoint
-from celeriac_operator.cluster.client import KubeClient, load_configuration, own_namespace
+from celeriac_operator.cluster.access import load_access, own_namespace
+from celeriac_operator.cluster.client import KubeClient
 from celeriac_operator.cluster.index import ClusterIndex
 from celeriac_operator.cluster.kube import KubeCluster
 from celeriac_operator.cluster.lease import Lease
 from celeriac_operator.cluster.sweep import Sweep
 from celeriac_operator.errors import ClusterError, SetupError
+from celeriac_operator.fleet.signature import KeyFiles, Signature, signing
 from celeriac_operator.handlers import Watches, require_crd
 from celeriac_operator.loop import OperatorLoop
 from celeriac_operator.metrics import OperatorMetrics
@@ -44,6 +47,7 @@ class Options:
     http_port       0: no HTTP.
     lease           (namespace, name) with HA, None without.
     broker_url      for pools that name no broker; may hold a password.
+    key             of commands to workers that demand a signature.
     """
 
     namespaces: tuple[str, ...]
@@ -54,6 +58,7 @@ class Options:
     lease: tuple[str, str] | None = None
     annotate_pods: bool = True
     broker_url: str | None = field(default=None, repr=False)
+    key: KeyFiles | None = None
     version: str = ""
 
 
@@ -63,25 +68,28 @@ def run(options: Options) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
 
-    configuration = load_configuration(kubeconfig=options.kubeconfig, context=options.context)
-    client = KubeClient(configuration)
+    signature = _signature(options.key)
+    access = load_access(kubeconfig=options.kubeconfig, context=options.context)
+    client = KubeClient(access)
     index = ClusterIndex()
     metrics = OperatorMetrics(version=options.version)
     lease = None
     if options.lease:
         connect_s, read_s = LEASE_TIMEOUT_S
         lease = Lease(
-            KubeClient(configuration, connect_timeout_s=connect_s, read_timeout_s=read_s),
+            KubeClient(access, connect_timeout_s=connect_s, read_timeout_s=read_s),
             namespace=options.lease[0],
             name=options.lease[1],
             identity=f"{_instance()}_{uuid.uuid4().hex[:8]}",
         )
     cluster = KubeCluster(client, index, instance=_instance(), lease=lease, annotate_pods=options.annotate_pods)
-    loop = OperatorLoop(cluster, metrics=metrics, default_broker_url=options.broker_url)
+    if signature is not None and signature.until is not None:
+        metrics.signs_until(signature.until)
+    loop = OperatorLoop(cluster, metrics=metrics, default_broker_url=options.broker_url, signature=signature)
     sweep = Sweep(client, index, namespaces=options.namespaces, poke=loop.poke)
     watches = Watches(client, index, namespaces=options.namespaces, poke=loop.poke)
 
-    state = _State(loop=loop, index=index, sweep=sweep, watches=watches, metrics=metrics)
+    state = _State(loop=loop, index=index, sweep=sweep, watches=watches, metrics=metrics, lease=lease)
     http = _endpoint(options, state)
     if http:
         http.start()
@@ -90,13 +98,18 @@ def run(options: Options) -> int:
         log.info("celeriac-operator %s at %s serves %s", options.version, client.server, where)
         if not fill(client, sweep, stop):
             return 0
+        # What has been read stays: the garbage collector need not go through a hundred thousand objects again and again.
+        gc.collect()
+        gc.freeze()
         state.filled = True
         if lease:
             lease.start()
         loop.start()
         watches.start()
         sweep.start()
+        state.serving = True
         stop.wait()
+        state.serving = False
         log.info("stopping")
     finally:
         # The loop first: nothing is decided any more once the Lease is given up.
@@ -110,6 +123,19 @@ def run(options: Options) -> int:
         client.close()
     log.info("stopped")
     return 0
+
+
+def _signature(key: KeyFiles | None) -> Signature | None:
+    """What commands are signed with; None without a key. Raises SetupError."""
+    if key is None:
+        return None
+    signature = signing(key, called=("--signing-key", "--signing-certificate", "--signing-digest"))
+    lack = signature.lack()
+    if lack is not None:
+        log.error("the operator %s; workers that demand signed commands are not drained until then", lack.says)
+    else:
+        log.info("commands to workers that demand it are signed as %s", signature.name)
+    return signature
 
 
 def fill(client: KubeClient, sweep: Sweep, stop: threading.Event) -> bool:
@@ -138,11 +164,17 @@ class _State:
     sweep: Sweep
     watches: Watches
     metrics: OperatorMetrics
+    lease: Lease | None = None
     filled: bool = False
+    serving: bool = False
 
     def livez(self) -> tuple[bool, str]:
         # Waiting for an API server is not a fault of this process: a restart would not help.
-        return self.loop.livez() if self.filled else (True, "waiting for the cluster")
+        if not self.serving:
+            return True, "waiting for the cluster"
+        threads = {"lease": self.lease, "watches": self.watches, "sweep": self.sweep}
+        ended = [name for name, thread in threads.items() if thread is not None and not thread.alive]
+        return (False, f"the thread of {', '.join(ended)} has ended") if ended else self.loop.livez()
 
     def readyz(self) -> tuple[bool, str]:
         if not self.filled:
@@ -154,7 +186,7 @@ class _State:
     def metrics_page(self) -> bytes:
         # A quiet cluster sends no events: a comparison that found nothing missing says as much.
         age_s = min(self.index.last_event_age_s(), self.sweep.age_s())
-        self.metrics.watch_heard(time.time() - age_s)
+        self.metrics.index_known(time.time() - age_s, missed=self.sweep.missed)
         return self.metrics.render()
 
 

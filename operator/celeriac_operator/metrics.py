@@ -1,4 +1,4 @@
-"""The operator's own metrics, rendered from the last tick's values: a scrape costs little, and gone pools vanish.
+"""The operator's own metrics: what the last decisions said, and queues and totals as they are at the scrape.
 
 Names, labels and buckets are the project's set (research 5.6 in the docs): `celeriac_pool_*`, `celeriac_queue_*`,
 `celeriac_broker_*`, `celeriac_operator_*`, and the fleet's totals as `celeriac_fleet_*`, which survive scale-in and are
@@ -7,8 +7,10 @@ never to be added to the `celeriac_*` counters that workers serve themselves. No
 What is told of pools, queues and the fleet is told by the replica that leads, or sums over replicas would be double.
 """
 
+import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, generate_latest
@@ -25,7 +27,9 @@ from prometheus_client.registry import Collector
 from celeriac.wire.event import QueueTotals, TaskTotals
 from celeriac_operator import clock
 from celeriac_operator.scaling.decision import Decision
-from celeriac_operator.scaling.signals import PodSample, Signals
+from celeriac_operator.scaling.signals import PodSample, QueueSample, Signals
+
+log = logging.getLogger("celeriac_operator.metrics")
 
 #: (namespace, name) of a pool.
 Key = tuple[str, str]
@@ -41,15 +45,29 @@ TRIP_BUCKETS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 
 LIMITS = (
     "none", "max", "min", "work", "rate_limit", "step", "schedule", "signal", "paused", "dry_run", "pending_pods",
     "override", "conflict", "drain", "stabilization", "deadband", "rollout", "startup", "failing",
+    "conflict_unknown",
 )  # fmt: skip
+#: Conditions that tell of something wrong while they are True, and those that do while they are not. `Ready` is always shown.
+WRONG_IF_TRUE = frozenset({
+    "Stalled", "Conflict", "AtLimit", "RateLimited", "RateLimitsDiffer", "RateLimitsNotKept", "CommandsNotHeeded",
+    "ScaleUpBlocked", "FallbackActive", "GraceTooShort", "EvictionBlocked", "ReplicasContested",
+})  # fmt: skip
+WRONG_IF_FALSE = frozenset({"BrokerReachable", "SignalsComplete", "ScalingActive"})
+#: Why a pool is not ready that is served, and that no tick has come to yet.
+UNDECIDED = "NotDecidedYet"
 #: Demand terms that are always shown.
 TERMS = ("steady", "headroom", "backlog", "eta")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PoolReading:
-    """One pool's last tick. objective_s: what its objective promises. at: epoch seconds of the decision."""
+    """One pool's last tick. objective_s: what its objective promises. at: epoch seconds of the decision.
 
+    broker             the name of its loop: see `OperatorMetrics.broker_serves`.
+    queue_objectives   queue -> (objective, seconds), where a queue may have one of its own.
+    """
+
+    broker: str
     signals: Signals
     decision: Decision
     min_replicas: int
@@ -57,12 +75,17 @@ class PoolReading:
     objective: str
     objective_s: float
     at: float
+    queue_objectives: Mapping[str, tuple[str, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FleetReading:
-    """The fleet totals of one broker, by pool. Pools are (namespace, name), ("", "") for workers of no pool."""
+class BrokerReading:
+    """One broker's queues, and its fleet's totals by pool. Pools are (namespace, name), ("", "") for workers of no pool.
 
+    samples   queue -> what it holds, as of the last probe.
+    """
+
+    samples: Mapping[str, QueueSample] = field(default_factory=dict)
     queues: Mapping[tuple[Key, str], QueueTotals] = field(default_factory=dict)
     tasks: Mapping[tuple[Key, str, str], TaskTotals] = field(default_factory=dict)
 
@@ -105,7 +128,7 @@ class _BrokerCounts:
     errors: int = 0
     probe_s: _Histogram = field(default_factory=lambda: _Histogram(TRIP_BUCKETS_S))
     tick_s: _Histogram = field(default_factory=lambda: _Histogram(TRIP_BUCKETS_S))
-    fleet: FleetReading = field(default_factory=FleetReading)
+    read: Callable[[], BrokerReading] = BrokerReading
 
 
 class OperatorMetrics(Collector):
@@ -115,11 +138,14 @@ class OperatorMetrics(Collector):
         self._version = version
         self._lock = threading.Lock()
         self._readings: dict[Key, PoolReading] = {}
-        self._pools: dict[Key, _PoolCounts] = {}
+        self._faults: dict[Key, str] = {}
+        self._pools: defaultdict[Key, _PoolCounts] = defaultdict(_PoolCounts)
         self._brokers: dict[str, _BrokerCounts] = {}
         self._errors: dict[str, int] = {}
         self._leader = False
-        self._watch_heard_at: float | None = None
+        self._index_known_at: float | None = None
+        self._missed = 0
+        self._signs_until: float | None = None
         self._registry = CollectorRegistry(auto_describe=False)
         self._registry.register(self)
 
@@ -131,7 +157,7 @@ class OperatorMetrics(Collector):
 
     def pool_decided(self, pool: Key, reading: PoolReading) -> None:
         with self._lock:
-            counts = self._pools.setdefault(pool, _PoolCounts())
+            counts = self._pools[pool]
             last = self._readings.get(pool)
             if last is not None:
                 passed_s = max(0.0, reading.at - last.at)
@@ -139,47 +165,65 @@ class OperatorMetrics(Collector):
                 counts.busy_slot_s += busy * passed_s
                 counts.idle_slot_s += max(0, slots - busy) * passed_s
             self._readings[pool] = reading
+            self._faults.pop(pool, None)
+
+    def pool_served(self, pool: Key) -> None:
+        """A broker's loop has the pool. Until that decides it, it is told as not ready."""
+        with self._lock:
+            if pool not in self._readings:
+                self._faults[pool] = UNDECIDED
+
+    def pool_fault(self, pool: Key, reason: str) -> None:
+        """Nobody can serve the pool, for this reason (CamelCase). What was last decided of it is told no longer."""
+        with self._lock:
+            self._readings.pop(pool, None)
+            self._faults[pool] = reason
 
     def pool_scaled(self, pool: Key, *, direction: str, reason: str) -> None:
         with self._lock:
-            actions = self._pools.setdefault(pool, _PoolCounts()).scale_actions
+            actions = self._pools[pool].scale_actions
             actions[direction, reason] = actions.get((direction, reason), 0) + 1
 
     def pool_drain_ended(self, pool: Key, *, outcome: str, took_s: float) -> None:
         """outcome: idle (finished and removed), undrained, timed_out, lost (its pod went before it was idle)."""
         with self._lock:
-            counts = self._pools.setdefault(pool, _PoolCounts())
+            counts = self._pools[pool]
             counts.drains[outcome] = counts.drains.get(outcome, 0) + 1
             counts.drain_s.observe(took_s)
 
     def pool_pod_started(self, pool: Key, *, cold_start_s: float) -> None:
         with self._lock:
-            self._pools.setdefault(pool, _PoolCounts()).cold_start_s.observe(cold_start_s)
+            self._pools[pool].cold_start_s.observe(cold_start_s)
 
     def pool_gone(self, pool: Key) -> None:
         with self._lock:
             self._readings.pop(pool, None)
+            self._faults.pop(pool, None)
             self._pools.pop(pool, None)
 
     def broker_probed(self, broker: str, *, took_s: float) -> None:
         with self._lock:
-            counts = self._brokers.setdefault(broker, _BrokerCounts())
-            counts.up = True
-            counts.probe_s.observe(took_s)
+            if counts := self._brokers.get(broker):
+                counts.up = True
+                counts.probe_s.observe(took_s)
 
     def broker_failed(self, broker: str) -> None:
         with self._lock:
-            counts = self._brokers.setdefault(broker, _BrokerCounts())
-            counts.up = False
-            counts.errors += 1
+            if counts := self._brokers.get(broker):
+                counts.up = False
+                counts.errors += 1
 
     def broker_ticked(self, broker: str, *, took_s: float) -> None:
         with self._lock:
-            self._brokers.setdefault(broker, _BrokerCounts()).tick_s.observe(took_s)
+            if counts := self._brokers.get(broker):
+                counts.tick_s.observe(took_s)
 
-    def fleet_counted(self, broker: str, fleet: FleetReading) -> None:
+    def broker_serves(self, broker: str, read: Callable[[], BrokerReading]) -> None:
+        """From now on, until `broker_gone`, this broker is told of; `read` tells at each scrape, in the scrape's thread, what its queues
+        and fleet came to.
+        """
         with self._lock:
-            self._brokers.setdefault(broker, _BrokerCounts()).fleet = fleet
+            self._brokers.setdefault(broker, _BrokerCounts()).read = read
 
     def broker_gone(self, broker: str) -> None:
         with self._lock:
@@ -194,18 +238,35 @@ class OperatorMetrics(Collector):
         with self._lock:
             self._leader = leader
 
-    def watch_heard(self, at: float) -> None:
-        """The last event or bookmark of a watch came at this time (epoch seconds)."""
+    def signs_until(self, at: float) -> None:
+        """The certificate that commands are signed with expires at this time (epoch seconds)."""
         with self._lock:
-            self._watch_heard_at = at
+            self._signs_until = at
+
+    def index_known(self, at: float, *, missed: int) -> None:
+        """When the index was last known to be as the cluster is (epoch seconds): by a watch's event, or a comparison.
+
+        missed   changes so far that no watch had told of, and a comparison found.
+        """
+        with self._lock:
+            self._index_known_at, self._missed = at, missed
 
     # -- what a scrape gets
 
     def collect(self) -> Iterable[Metric]:
         with self._lock:
+            readers = {broker: counts.read for broker, counts in self._brokers.items()} if self._leader else {}
+        brokers: dict[str, BrokerReading] = {}
+        for broker, read in readers.items():
+            try:
+                brokers[broker] = read()
+            except Exception:  # one broker must not take the page from the others
+                self.error("bug")
+                log.exception("broker %s cannot be told of: this is a bug in the operator, please report it", broker)
+        with self._lock:
             families = [*self._of_brokers(), *self._of_operator()]
             if self._leader:
-                families += [*self._of_pools(), *self._of_queues(), *self._of_limits(), *self._of_fleet()]
+                families += [*self._of_pools(), *self._of_queues(brokers), *self._of_limits(), *_of_fleet(brokers)]
         return iter(families)
 
     def _of_pools(self) -> Iterator[Metric]:
@@ -247,7 +308,26 @@ class OperatorMetrics(Collector):
             slo.add_metric([*pool, reading.objective], reading.objective_s)
             age.add_metric(pool, max(0.0, now - reading.at))
         yield from (replicas, demand, limited, slots, busy, drain, slo, age)
+        yield self._of_conditions(labels)
         yield from self._of_pool_lives(labels)
+
+    def _of_conditions(self, labels: list[str]) -> Metric:
+        """Ready of every pool, and what else tells of something wrong: a healthy pool has one series."""
+        family = GaugeMetricFamily(
+            "celeriac_pool_condition",
+            "1 when the condition is True, 0 when not: Ready of every pool, others while they tell of something wrong.",
+            labels=[*labels, "condition", "reason"],
+        )
+        for pool, reading in self._readings.items():
+            for name, (truth, reason, _) in reading.decision.conditions.items():
+                wrong = truth is not None and name in (WRONG_IF_TRUE if truth else WRONG_IF_FALSE)
+                if wrong or name == "Ready":
+                    family.add_metric([*pool, name, reason], float(truth is True))
+        for pool, reason in self._faults.items():
+            family.add_metric([*pool, "Ready", reason], 0.0)
+            if reason != UNDECIDED:
+                family.add_metric([*pool, "Stalled", reason], 1.0)
+        return family
 
     def _of_pool_lives(self, labels: list[str]) -> Iterator[Metric]:
         actions = CounterMetricFamily(
@@ -275,7 +355,7 @@ class OperatorMetrics(Collector):
             idle.add_metric(pool, counts.idle_slot_s)
         yield from (actions, drains, drain_s, cold, busy, idle)
 
-    def _of_queues(self) -> Iterator[Metric]:
+    def _of_queues(self, brokers: Mapping[str, BrokerReading]) -> Iterator[Metric]:
         labels = ["namespace", "pool", "queue"]
         messages = GaugeMetricFamily(
             "celeriac_queue_messages", "Messages of the queue, each in one kind only.", labels=[*labels, "kind"]
@@ -285,8 +365,17 @@ class OperatorMetrics(Collector):
         )
         soon = GaugeMetricFamily("celeriac_queue_due_soon", "Delayed messages due within a cold start.", labels=labels)
         consumers = GaugeMetricFamily("celeriac_queue_consumers", "Live workers that consume the queue.", labels=labels)
+        slo = GaugeMetricFamily(
+            "celeriac_queue_slo_target_seconds",
+            "Seconds the queue's objective promises: its own, or the pool's.",
+            labels=[*labels, "objective"],
+        )
         for pool, reading in self._readings.items():
-            for queue in reading.signals.queues:
+            samples = brokers[reading.broker].samples if reading.broker in brokers else {}
+            for name, (objective, seconds) in reading.queue_objectives.items():
+                slo.add_metric([*pool, name, objective], seconds)
+            for decided_on in reading.signals.queues:
+                queue = samples.get(decided_on.name, decided_on)
                 at = [*pool, queue.name]
                 kinds = {
                     "ready": queue.ready,
@@ -303,7 +392,7 @@ class OperatorMetrics(Collector):
                 soon.add_metric(at, queue.due_soon)
                 if queue.consumers is not None:
                     consumers.add_metric(at, queue.consumers)
-        yield from (messages, oldest, soon, consumers)
+        yield from (messages, oldest, soon, consumers, slo)
 
     def _of_limits(self) -> Iterator[Metric]:
         labels = ["namespace", "pool", "queue", "limit"]
@@ -333,34 +422,6 @@ class OperatorMetrics(Collector):
             tick.add_metric([broker], *counts.tick_s.read())
         yield from (up, errors, probe, tick)
 
-    def _of_fleet(self) -> Iterator[Metric]:
-        labels = ["namespace", "pool", "queue"]
-        tasks = CounterMetricFamily(
-            "celeriac_fleet_tasks",
-            "Runs and messages that entered a state, whole fleet.",
-            labels=[*labels, "task", "state"],
-        )
-        wait = SummaryMetricFamily("celeriac_fleet_task_wait_seconds", "Seconds from due to start.", labels=labels)
-        busy = CounterMetricFamily("celeriac_fleet_busy_slot_seconds", "Slot-seconds of running tasks.", labels=labels)
-        throttled = CounterMetricFamily(
-            "celeriac_fleet_ratelimit_throttled",
-            "Times a message had to wait for its limit.",
-            labels=[*labels, "limit"],
-        )
-        for counts in self._brokers.values():
-            by_task = {(pool, queue) for pool, queue, _ in counts.fleet.tasks}
-            for (pool, queue), totals in counts.fleet.queues.items():
-                for state, count in _states(totals, with_runs=(pool, queue) not in by_task).items():
-                    tasks.add_metric([*pool, queue, "", state], count)
-                wait.add_metric([*pool, queue], count_value=totals.waits, sum_value=totals.wait_s)
-                busy.add_metric([*pool, queue], totals.busy_s)
-            for (pool, queue, task), runs in counts.fleet.tasks.items():
-                for state in ("started", "succeeded", "failed", "retried"):
-                    tasks.add_metric([*pool, queue, task, state], getattr(runs, state))
-                if runs.throttled:
-                    throttled.add_metric([*pool, queue, task], runs.throttled)
-        yield from (tasks, wait, busy, throttled)
-
     def _of_operator(self) -> Iterator[Metric]:
         yield InfoMetricFamily(
             "celeriac_build", "What is running.", value={"component": "operator", "version": self._version}
@@ -370,12 +431,52 @@ class OperatorMetrics(Collector):
         for kind, count in self._errors.items():
             errors.add_metric([kind], count)
         yield errors
-        if self._watch_heard_at is not None:
+        if self._signs_until is not None:
+            yield GaugeMetricFamily(
+                "celeriac_operator_signing_certificate_expiry_timestamp_seconds",
+                "When the certificate expires that commands are signed with.",
+                value=self._signs_until,
+            )
+        if self._index_known_at is not None:
             yield GaugeMetricFamily(
                 "celeriac_operator_watch_last_event_timestamp_seconds",
-                "When a watch was last heard.",
-                value=self._watch_heard_at,
+                "When the cluster was last known to be as the operator sees it: by a watch, or by a comparison.",
+                value=self._index_known_at,
             )
+            yield CounterMetricFamily(
+                "celeriac_operator_watch_missed_changes",
+                "Changes that no watch told of, and that a comparison with the cluster found.",
+                value=self._missed,
+            )
+
+
+def _of_fleet(brokers: Mapping[str, BrokerReading]) -> Iterator[Metric]:
+    labels = ["namespace", "pool", "queue"]
+    tasks = CounterMetricFamily(
+        "celeriac_fleet_tasks",
+        "Runs and messages that entered a state, whole fleet.",
+        labels=[*labels, "task", "state"],
+    )
+    wait = SummaryMetricFamily("celeriac_fleet_task_wait_seconds", "Seconds from due to start.", labels=labels)
+    busy = CounterMetricFamily("celeriac_fleet_busy_slot_seconds", "Slot-seconds of running tasks.", labels=labels)
+    throttled = CounterMetricFamily(
+        "celeriac_fleet_ratelimit_throttled",
+        "Times a message had to wait for its limit.",
+        labels=[*labels, "limit"],
+    )
+    for reading in brokers.values():
+        by_task = {(pool, queue) for pool, queue, _ in reading.tasks}
+        for (pool, queue), totals in reading.queues.items():
+            for state, count in _states(totals, with_runs=(pool, queue) not in by_task).items():
+                tasks.add_metric([*pool, queue, "", state], count)
+            wait.add_metric([*pool, queue], count_value=totals.waits, sum_value=totals.wait_s)
+            busy.add_metric([*pool, queue], totals.busy_s)
+        for (pool, queue, task), runs in reading.tasks.items():
+            for state in ("started", "succeeded", "failed", "retried"):
+                tasks.add_metric([*pool, queue, task, state], getattr(runs, state))
+            if runs.throttled:
+                throttled.add_metric([*pool, queue, task], runs.throttled)
+    yield from (tasks, wait, busy, throttled)
 
 
 def _replicas(reading: PoolReading) -> dict[str, int]:

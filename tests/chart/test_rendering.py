@@ -11,6 +11,10 @@ from charts import NEEDED, OPERATOR, WORKER, objects, of_kind, pod_specs, render
 from helm_python import lint
 from kubernetes_validate import utils as schemas
 
+from celeriac_operator.cli import cli
+from celeriac_operator.resources.fitness import secrets_of
+from celeriac_operator.resources.spec import WorkerPoolSpec
+
 #: Oldest and newest of which schemas are at hand, and two between.
 VERSIONS = ("1.25.0", "1.29.0", "1.33.0", "1.37.0")
 
@@ -18,6 +22,7 @@ CASES: Mapping[str, tuple[Path, Mapping[str, Any]]] = {
     "operator, defaults": (OPERATOR, {}),
     "operator, cluster-wide": (OPERATOR, {"scope": "cluster", "secrets": {"allowed": ["redis"]}}),
     "operator, two namespaces": (OPERATOR, {"watchNamespaces": ["b", "a", "b"], "secrets": {"allowed": ["x", "y"]}}),
+    "operator, signing": (OPERATOR, {"signing": {"secretName": "operator-key", "password": "password", "digest": "sha512"}}),
     "operator, highly available": (OPERATOR, {"replicas": 2, "ha": {"enabled": True}}),
     "operator, all monitors": (
         OPERATOR,
@@ -143,7 +148,7 @@ def test_every_pod_meets_the_restricted_standard(chart: Path, values: Mapping[st
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not any(spec.get(name) for name in ("hostNetwork", "hostPID", "hostIPC"))
-        assert all(set(volume) & {"emptyDir", "configMap"} for volume in spec["volumes"])
+        assert all(set(volume) & {"emptyDir", "configMap", "secret"} for volume in spec["volumes"])
         for container in spec["containers"]:
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
@@ -375,19 +380,17 @@ def test_the_worker_lets_the_operator_read_its_brokers_secret_and_no_other() -> 
 
 
 def test_the_worker_lets_the_operator_read_the_secrets_that_the_pool_names_in_the_brokers_place() -> None:
-    ref = {name: {"secretKeyRef": {"name": name.lower(), "key": "k"}} for name in ("urlFrom", "caFrom", "certFrom")}
-    tls = {"caFrom": ref["caFrom"], "certFrom": ref["certFrom"], "keyFrom": ref["certFrom"]}
-    found = objects(
-        WORKER,
-        {
-            "operator": {"serviceAccount": "celeriac-operator"},
-            "pool": {"broker": {"urlFrom": ref["urlFrom"], "tls": tls}},
-        },
-    )
+    sources = ("urlFrom", "managementUrlFrom", "caFrom", "certFrom", "keyFrom")
+    ref = {name: {"secretKeyRef": {"name": name.lower(), "key": "k"}} for name in sources}
+    tls = {name: ref[name] for name in sources[2:]}
+    broker = {"urlFrom": ref["urlFrom"], "managementUrlFrom": ref["managementUrlFrom"], "tls": tls}
+    found = objects(WORKER, {"operator": {"serviceAccount": "celeriac-operator"}, "pool": {"broker": broker}})
 
     (rule,) = the("Role", found)["rules"]
 
-    assert rule["resourceNames"] == ["cafrom", "certfrom", "urlfrom"]
+    named = secrets_of(WorkerPoolSpec.parse(the("WorkerPool", found)["spec"]))
+    assert [path.rpartition(".")[2] for path, _, _ in named] == list(sources)
+    assert rule["resourceNames"] == sorted(name for _, name, _ in named)
 
 
 def test_without_a_pool_the_operator_may_read_the_workers_own_secret() -> None:
@@ -449,3 +452,48 @@ def test_what_selects_the_workers_does_not_select_beat() -> None:
 
 def test_there_is_no_beat_unless_it_is_asked_for() -> None:
     assert [item["metadata"]["name"] for item in objects(WORKER) if "beat" in item["metadata"]["name"]] == []
+
+
+def test_the_key_is_mounted_read_only_and_without_the_rest_of_its_secret_and_its_password_stands_in_no_argument() -> (
+    None
+):
+    values = {"signing": {"secretName": "operator-key", "certificate": "operator.crt", "password": "password"}}
+    (spec,) = pod_specs(objects(OPERATOR, values))
+    (container,) = spec["containers"]
+    (volume,) = [volume for volume in spec["volumes"] if volume["name"] == "signing"]
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "signing"]
+    options = dict(argument.split("=", 1) for argument in container["args"] if argument.startswith("--signing"))
+
+    assert volume["secret"] == {
+        "secretName": "operator-key",
+        "defaultMode": 0o444,
+        "items": [{"key": "tls.key", "path": "key.pem"}, {"key": "operator.crt", "path": "certificate.pem"}],
+    }
+    assert mount["readOnly"] is True
+    assert options == {
+        "--signing-key": f"{mount['mountPath']}/key.pem",
+        "--signing-certificate": f"{mount['mountPath']}/certificate.pem",
+        "--signing-digest": "sha256",
+    }
+    secret = {"secretKeyRef": {"name": "operator-key", "key": "password"}}
+    assert {"name": "CELERIAC_OPERATOR_SIGNING_KEY_PASSWORD", "valueFrom": secret} in container["env"]
+
+
+def test_a_key_asks_for_no_right_and_without_one_nothing_is_mounted() -> None:
+    without, signing = objects(OPERATOR), objects(OPERATOR, {"signing": {"secretName": "operator-key"}})
+
+    for kind in ("Role", "RoleBinding"):
+        assert of_kind(kind, without) == of_kind(kind, signing)
+    assert "signing" not in str(the("Deployment", without))
+    assert "PASSWORD" not in str(the("Deployment", signing))
+
+
+def test_the_operators_command_knows_each_option_that_the_chart_gives_it() -> None:
+    known = {
+        option for parameter in cli.commands["run"].params for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    every = {"signing": {"secretName": "key"}, "replicas": 2, "ha": {"enabled": True}, "drain": {"annotatePods": False}}
+    for values in (every, {"scope": "cluster"}):
+        (spec,) = pod_specs(objects(OPERATOR, values))
+        given = {argument.split("=")[0] for argument in spec["containers"][0]["args"][1:]}
+        assert given <= known

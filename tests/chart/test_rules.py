@@ -9,6 +9,7 @@ import yaml
 from charts import OPERATOR, RULES, objects, the
 
 CASES = Path(__file__).with_name("rules.yaml")
+DOCS = Path(__file__).parents[2] / "docs"
 ALERTS = {rule["alert"]: rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]}
 
 
@@ -41,9 +42,10 @@ def test_an_alert_says_what_is_wrong_and_how_urgent_it_is(alert: str) -> None:
 
 @pytest.mark.parametrize("alert", ALERTS)
 def test_no_alert_adds_the_fleets_totals_to_the_workers_own(alert: str) -> None:
-    own = re.findall(r"celeriac_task\w*", ALERTS[alert]["expr"])
+    own = re.findall(r"celeriac_tasks?_\w*", ALERTS[alert]["expr"])
+    fleets = re.findall(r"celeriac_fleet_\w*", ALERTS[alert]["expr"])
 
-    assert own == []
+    assert not (own and fleets)
 
 
 def test_the_chart_leaves_out_alters_and_documents_alerts_as_its_values_say() -> None:
@@ -67,3 +69,17 @@ def test_the_chart_leaves_out_alters_and_documents_alerts_as_its_values_say() ->
         **ALERTS["CeleriacBrokerUnreachable"]["annotations"],
         "runbook_url": "https://runbooks.example/celeriac/CeleriacBrokerUnreachable",
     }
+
+
+def test_every_alert_has_a_paragraph_of_what_to_do_at_the_place_that_its_runbook_url_names() -> None:
+    headings = re.findall(r"^## (\w+)$", (DOCS / "alerts.md").read_text(), re.MULTILINE)
+
+    assert headings == list(ALERTS)
+
+
+def test_a_runbook_url_that_ends_with_a_hash_leads_to_a_heading_of_the_page() -> None:
+    values = {"prometheusRule": {"enabled": True, "runbookBaseUrl": "https://docs.example/alerts.md#"}}
+
+    rule = the("PrometheusRule", objects(OPERATOR, values))["spec"]["groups"][0]["rules"][0]
+
+    assert rule["annotations"]["runbook_url"] == "https://docs.example/alerts.md#" + rule["alert"].lower()

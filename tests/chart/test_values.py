@@ -25,6 +25,8 @@ REFUSED: Mapping[str, tuple[Path, Mapping[str, Any], str]] = {
         "/extraEnv/0/value",
     ),
     "a password in an argument": (WORKER, {"extraArgs": ["-b", "amqp://u:p@rabbit//"]}, "/extraArgs/1"),
+    "a digest that is too weak": (OPERATOR, {"signing": {"digest": "md5"}}, "/signing/digest"),
+    "a key in values": (OPERATOR, {"signing": {"secretName": "-----BEGIN PRIVATE KEY-----"}}, "/signing/secretName"),
     "two operators without a Lease": (OPERATOR, {"replicas": 2}, "needs ha.enabled=true"),
     "replicas beside a pool": (WORKER, {"replicas": 3}, "the WorkerPool's operator owns the number"),
     "no image": (WORKER, {"image": {"repository": ""}}, "image.repository is empty"),

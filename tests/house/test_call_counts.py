@@ -86,11 +86,11 @@ def test_one_message_crosses_at_most_60_calls_from_receipt_to_ack(urls: tuple[st
         trips = Trips(around=_add.__code__)
 
         with _solo_worker(app, trips.profile):
-            for number in range(12):
+            for number in range(60):
                 add.delay(number, 1).get(timeout=10)
 
-    assert len(trips.found) == 12
-    # The first one connects; on a busy machine one may take a round of the loop more, in which nothing is done for it.
+    assert len(trips.found) == 60
+    # The first one connects; on a busy machine most may take a round of the loop more, in which nothing is done for them.
     trip = min(trips.found[1:], key=lambda each: each.calls.total())
     assert trip.calls.total() <= most, str(trip)
 

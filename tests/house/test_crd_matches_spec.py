@@ -33,7 +33,11 @@ def test_the_names_are_those_that_the_operator_uses() -> None:
     assert (names["kind"], names["plural"], names["shortNames"]) == (labels.KIND, labels.PLURAL, ["wp"])
     assert names["categories"] == ["all"]
     assert VERSION["name"] == labels.VERSION
-    assert VERSION["subresources"]["scale"]["specReplicasPath"] == ".spec.replicas"
+    assert VERSION["subresources"]["scale"] == {
+        "specReplicasPath": ".spec.replicas",
+        "statusReplicasPath": ".status.replicas",
+        "labelSelectorPath": ".status.selector",
+    }
 
 
 def test_every_field_of_the_class_is_in_the_schema_and_the_other_way_round() -> None:

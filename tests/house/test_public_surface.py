@@ -36,12 +36,13 @@ def test_nothing_is_public_that_is_not_exported() -> None:
     assert public - set(celeriac.__all__) == set()
 
 
-def test_a_client_loads_neither_the_worker_nor_prometheus_nor_the_operator() -> None:
+def test_a_client_loads_neither_the_worker_nor_events_nor_prometheus_nor_the_operator() -> None:
     loaded = _python("import celeriac, sys\nprint(*sys.modules)").split()
 
     heavy = (
         "prometheus_client",
         "celeriac.worker",
+        "celeriac.broker.eventbus",
         "celeriac_operator",
         "kubernetes",
         "kopf",

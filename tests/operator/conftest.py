@@ -1,6 +1,5 @@
 """Fixtures of the operator's tests: an API server in this process, a client of it, and raw objects to put there."""
 
-import functools
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -9,6 +8,7 @@ import pytest
 from apiserver import ApiServer
 from kubernetes.client import Configuration
 
+from celeriac_operator.cluster.access import Kubeconfig
 from celeriac_operator.cluster.client import KubeClient
 
 
@@ -31,13 +31,17 @@ def client_of(api: ApiServer, *, token: str = "", **timeouts: float) -> KubeClie
     configuration = Configuration(host=api.url)
     if token:
         configuration.api_key["BearerToken"] = f"Bearer {token}"
-    return KubeClient(configuration, **timeouts)
+    return KubeClient(Kubeconfig(configuration), **timeouts)
 
 
 @pytest.fixture
 def make_client(api: ApiServer) -> Callable[..., KubeClient]:
-    """Another client of `api`: make_client(token=..., read_timeout_s=...)."""
-    return functools.partial(client_of, api)
+    """Another client of `api`: make_client(token=..., read_timeout_s=...); or of another server: make_client(of=...)."""
+
+    def make(of: ApiServer | None = None, **options: Any) -> KubeClient:
+        return client_of(of or api, **options)
+
+    return make
 
 
 @pytest.fixture

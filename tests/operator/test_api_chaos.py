@@ -8,16 +8,17 @@ from typing import Any
 import pytest
 from apiserver import ApiServer
 from kubernetes.client import Configuration
-from objects import deployment, worker_pool
+from objects import autoscaler, deployment, worker_pool
 
 from celeriac.broker.depth import QueueDepth
+from celeriac_operator.cluster.access import Kubeconfig
 from celeriac_operator.cluster.client import KubeClient
 from celeriac_operator.cluster.index import ClusterIndex
 from celeriac_operator.cluster.kube import KubeCluster
 from celeriac_operator.cluster.sweep import Sweep
 from celeriac_operator.fleet.brokers import BrokerSide, BrokerTarget
 from celeriac_operator.handlers import Watches
-from celeriac_operator.loop import OperatorLoop
+from celeriac_operator.loop import OperatorLoop, broker, members
 from celeriac_operator.metrics import OperatorMetrics
 
 SCALE, STATUS = r"/deployments/mails/scale$", r"/workerpools/mails/status$"
@@ -54,7 +55,7 @@ class Site:
         configuration = Configuration(host=api.url)
         configuration.api_key["BearerToken"] = "Bearer first"
         self.configuration = configuration
-        self.client = KubeClient(configuration, connect_timeout_s=0.5, read_timeout_s=0.5)
+        self.client = KubeClient(Kubeconfig(configuration), connect_timeout_s=0.5, read_timeout_s=0.5)
         index = ClusterIndex()
         self.loop = OperatorLoop(
             KubeCluster(self.client, index), metrics=OperatorMetrics(version=""), connect=self.connect,
@@ -167,3 +168,52 @@ def test_the_status_is_told_again_once_the_server_takes_it(site: Site, eventuall
     site.api.faults.clear()
 
     assert eventually(lambda: site.api.get("workerpools", "mails").get("status", {}).get("decision"), within_s=20)
+
+
+def test_an_autoscalers_target_is_left_alone_however_the_first_list_of_autoscalers_ends(
+    api: ApiServer, eventually: Callable[..., Any]
+) -> None:
+    api.put("deployments", deployment(replicas=2))
+    api.put("workerpools", worker_pool(interval="1s", maxReplicas=50))
+    api.put("horizontalpodautoscalers", autoscaler("hpa", target="mails"))
+    api.fail("GET", "horizontalpodautoscalers$", status=500, times=1)
+    site = Site(api)
+    try:
+        site.broker.ready = 600
+        told = eventually(lambda: _state(api) == "Conflict", within_s=20)
+        seen = site.seen
+    finally:
+        site.close()
+
+    assert told
+    assert seen == [2]
+    assert api.sent("PUT", "/scale$") == []
+
+
+def _state(api: ApiServer) -> str | None:
+    return api.get("workerpools", "mails").get("status", {}).get("state")
+
+
+@pytest.mark.parametrize("spec", [{}, {"queues": []}], ids=["of a pool that rests", "of a pool with a wrong spec"])
+def test_a_status_that_somebody_else_wrote_is_put_right_once(
+    api: ApiServer, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(broker, "QUIET_WRITE_S", 1.0)
+    monkeypatch.setattr(members, "ECHO_S", 1.0)
+    api.put("deployments", deployment(replicas=1, ready=1))
+    api.put("workerpools", worker_pool(interval="1s", minReplicas=1, maxReplicas=5, **spec))
+    site = Site(api)
+    try:
+        state = eventually(lambda: _state(api), within_s=20)
+        time.sleep(3.0)  # until it has come to rest
+        body = api.get("workerpools", "mails")
+        body["status"] = {**body["status"], "state": "Draining", "desiredReplicas": 17}
+        written = len(api.sent("PATCH", STATUS))
+        api.put("workerpools", body)
+
+        assert eventually(lambda: _state(api) == state, within_s=30)
+        assert api.get("workerpools", "mails")["status"].get("desiredReplicas") != 17
+        time.sleep(3.0)
+        assert len(api.sent("PATCH", STATUS)) - written == 1
+    finally:
+        site.close()

@@ -1,16 +1,14 @@
 """The broker is down for five minutes while ten pods work: what is there is held, and one tick after its return all is as before."""
 
 import pytest
-from worlds import TICK_S, Operator, World
-
-from celeriac_operator import clock
+from worlds import TICK_S, Operator, World, keep_time
 
 
 def test_ten_pods_that_work_are_held_for_five_minutes_and_one_tick_after_that_decided_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     world = World(pods=10)
-    monkeypatch.setattr(clock, "now", lambda: world.now)
+    keep_time(monkeypatch, world)
     operator = Operator(world, epoch=1)
     world.waiting = [600.0] * 20  # ten pods of two slots have something to do all the time
 
@@ -39,7 +37,7 @@ def test_ten_pods_that_work_are_held_for_five_minutes_and_one_tick_after_that_de
 
 def test_what_came_in_during_the_outage_is_staffed_in_the_first_tick_after_it(monkeypatch: pytest.MonkeyPatch) -> None:
     world = World(pods=2)
-    monkeypatch.setattr(clock, "now", lambda: world.now)
+    keep_time(monkeypatch, world)
     operator = Operator(world, epoch=1)
     world.waiting = [600.0] * 4
     for _ in range(12):

@@ -13,8 +13,12 @@ from contextlib import contextmanager
 
 import pytest
 import yaml
+from apiserver import ApiServer
+from certificates import identity
 from click.testing import CliRunner
 from objects import deployment, worker_pool
+from pods import OPERATOR, mount, server_identity, server_tls, variables
+from servers import free_port
 
 from celeriac_operator.cli import cli, words
 
@@ -82,6 +86,9 @@ def test_the_crd_can_be_had_without_rules_that_old_servers_refuse():
         pytest.param(
             ["-n", "shop", "--ha", "--lease", "b"], "'b' is not NAMESPACE/NAME", id="a lease without namespace"
         ),
+        pytest.param(
+            ["-n", "shop", "--signing-key", "k"], "--signing-certificate belong together", id="half a signature"
+        ),
         pytest.param(["-n", "shop", "--http-port", "x"], "is not a valid integer", id="a port that is none"),
         pytest.param(["-n", "shop", "--kubeconfig", "/absent"], "'/absent' does not exist", id="no kubeconfig there"),
     ],
@@ -107,6 +114,7 @@ STATUS = {
         {"type": "Ready", "status": "True", "reason": "Decided", "message": "all is well"},
         {"type": "ScaleUpBlocked", "status": "True", "reason": "QuotaExceeded", "message": "1 pod was refused"},
         {"type": "BrokerReachable", "status": "False", "reason": "Refused", "message": "nobody listens"},
+        {"type": "CommandsNotHeeded", "status": "True", "reason": "SigningKeyMissing", "message": "there is no key"},
         {"type": "RateLimited", "status": "False", "reason": "NotLimited", "message": "not limited"},
     ],
 }
@@ -119,8 +127,19 @@ def test_a_status_is_told_in_words_with_what_stands_in_the_way_and_nothing_else(
     assert "replicas: now 2, ready 1, desired 3" in text
     assert "ScaleUpBlocked=True QuotaExceeded: 1 pod was refused" in text
     assert "BrokerReachable=False Refused: nobody listens" in text
+    assert "CommandsNotHeeded=True SigningKeyMissing: there is no key" in text
     assert "all is well" not in text
     assert "not limited" not in text
+
+
+def test_a_dry_run_is_told_beside_what_the_target_had():
+    change = {"time": "2026-11-22T09:00:00Z", "from": 2, "to": 3, "reason": "3 pods: more work"}
+    dry = {"since": "a", "until": "b", "podHours": "3.5", "targetPodHours": "9.25", "changes": [change]}
+
+    text = "\n".join(words("shop/mails", {"status": {**STATUS, "dryRun": dry}}))
+
+    assert "dry run since a, until b: 3.5 pod-hours would have been used, the target had 9.25" in text
+    assert "2026-11-22T09:00:00Z 2 -> 3: 3 pods: more work" in text
 
 
 def test_explain_reads_the_pool_from_the_cluster(api, kubeconfig):
@@ -130,7 +149,7 @@ def test_explain_reads_the_pool_from_the_cluster(api, kubeconfig):
     machine = invoke("explain", "shop/mails", "--kubeconfig", kubeconfig, "--json")
 
     assert told.output.startswith("shop/mails: 3 pods")
-    assert json.loads(machine.output) == STATUS
+    assert json.loads(machine.output) == {**STATUS, "alternatives": []}
 
 
 def test_explain_of_a_pool_without_a_decision_asks_for_an_operator(api, kubeconfig):
@@ -181,12 +200,20 @@ class Operator:
 
 @contextmanager
 def running(kubeconfig, tmp_path, *arguments):
-    port = _free_port()
+    program = ["from celeriac_operator.cli import main; main()"]
+    with started(program, "--kubeconfig", kubeconfig, *arguments, tmp_path=tmp_path, environ=os.environ) as operator:
+        yield operator
+
+
+@contextmanager
+def started(program, *arguments, tmp_path, environ):
+    port = free_port()
     log = tmp_path / "log"
-    run = ["run", "--kubeconfig", kubeconfig, "--http-host", "127.0.0.1", "--http-port", str(port), *arguments]
+    run = ["run", "--http-host", "127.0.0.1", "--http-port", str(port), *arguments]
     with log.open("w") as out:
-        command = [sys.executable, "-c", "from celeriac_operator.cli import main; main()", *run]
-        process = subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(
+            [sys.executable, "-c", *program, *run], stdout=out, stderr=subprocess.STDOUT, env=environ
+        )
     try:
         yield Operator(process, port, log)
     finally:
@@ -209,6 +236,53 @@ def test_run_becomes_ready_and_ends_on_sigterm(api, kubeconfig, tmp_path, eventu
         assert code == 0
         assert time.monotonic() - started_at < 10
         assert "Traceback" not in operator.log
+
+
+def test_run_signs_with_the_key_that_the_environment_names(api, kubeconfig, tmp_path, eventually, monkeypatch):
+    who = identity(tmp_path, "operator", password="dragon")
+    for name, value in {"KEY": who.key, "CERTIFICATE": who.certificate, "KEY_PASSWORD": "dragon"}.items():
+        monkeypatch.setenv(f"CELERIAC_OPERATOR_SIGNING_{name}", str(value))
+    with running(kubeconfig, tmp_path, "-n", "shop") as operator:
+        eventually(lambda: operator.get("/readyz")[0] == 200, within_s=20)
+
+        assert "celeriac_operator_signing_certificate_expiry_timestamp_seconds" in operator.get("/metrics")[1]
+        assert "commands to workers that demand it are signed as DE operator" in operator.log
+        assert "dragon" not in operator.log
+        assert operator.stop() == 0
+
+
+def test_run_with_an_expired_certificate_serves_and_says_so(api, kubeconfig, tmp_path, eventually):
+    who = identity(tmp_path, "operator", days=(-2, -1))
+    key = ["--signing-key", str(who.key), "--signing-certificate", str(who.certificate)]
+    with running(kubeconfig, tmp_path, "-n", "shop", *key) as operator:
+        eventually(lambda: operator.get("/readyz")[0] == 200, within_s=20)
+        assert f"--signing-certificate {who.certificate}, which expired at" in operator.log
+
+
+def test_run_does_not_start_with_a_key_that_cannot_be_used(api, kubeconfig, tmp_path):
+    who = identity(tmp_path, "operator", password="dragon")
+    key = ["--signing-key", str(who.key), "--signing-certificate", str(who.certificate)]
+    with running(kubeconfig, tmp_path, "-n", "shop", *key, "--signing-key-password", "wyvern") as operator:
+        assert operator.process.wait(20) == 1
+        assert f"Error: --signing-key '{who.key}' cannot be used" in operator.log
+        assert "wyvern" not in operator.log
+
+
+def test_run_in_a_pod_needs_what_is_mounted_there_and_no_kubernetes_package(tmp_path, eventually):
+    server = server_identity(tmp_path)
+    account = mount(tmp_path / "account", server, token="first", namespace="mail")
+    with ApiServer(tls=server_tls(server)) as api:
+        api.token = "first"
+        api.put("deployments", deployment(), namespace="mail")
+        api.put("workerpools", worker_pool(maxReplicas=3), namespace="mail")
+        environ = os.environ | variables(api.port)
+        with started([OPERATOR, str(account)], "--ha", tmp_path=tmp_path, environ=environ) as operator:
+            eventually(lambda: api.get("workerpools", "mails", "mail").get("status"), within_s=20)
+            eventually(lambda: operator.get("/readyz")[0] == 200, within_s=20)  # the watches are up, too
+
+            assert api.get("leases", "celeriac-operator", "mail")["spec"]["holderIdentity"]
+            assert operator.stop() == 0
+            assert "Traceback" not in operator.log
 
 
 def test_a_pool_without_a_broker_is_told_so_in_its_status(api, kubeconfig, tmp_path, eventually):
@@ -252,8 +326,3 @@ def test_run_on_a_port_that_is_taken_says_which_option_to_change(api, kubeconfig
 
     assert code == 1
     assert "choose another with --http-port" in operator.log
-
-
-def _free_port():
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return held.getsockname()[1]

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.resources.spec import Mode, WorkerPoolSpec
 from celeriac_operator.scaling.decision import Decision, decide
+from celeriac_operator.scaling.drain import ordinal_of
 from celeriac_operator.scaling.learning import horizon_s
 from celeriac_operator.scaling.memory import ClassMemory, Memory, QueueMemory, Service
 from celeriac_operator.scaling.signals import LimitedClass, PodSample, QueueSample, Signals, TargetSample
@@ -899,6 +900,16 @@ LIMITS = [
         limited_by="dry_run",
     ),
     Case(
+        id="a dry run beside another autoscaler decides all the same and says who scales",
+        spec=spec_of(mode="DryRun"),
+        memory=knows(rate=40, service_s=0.5),
+        signals=sees(1, target={"foreign_manager": "ScaledObject/mails"}),
+        desired=7,
+        replicas=None,
+        limited_by="dry_run",
+        says="ScaledObject/mails scales Deployment mails-worker",
+    ),
+    Case(
         id="a paused pool stays as it is",
         spec=spec_of(mode="Paused", maxReplicas=5),
         memory=knows(rate=40, service_s=0.5),
@@ -941,6 +952,23 @@ LIMITS = [
         replicas=None,
         limited_by="conflict",
         says="HorizontalPodAutoscaler mails scales Deployment mails-worker too",
+    ),
+    Case(
+        id="a workload that another autoscaler may drive is left alone until that is known",
+        memory=knows(rate=40, service_s=0.5),
+        signals=sees(1, target={"foreign_unread": "whether an HPA scales it too is not known: 500"}),
+        desired=7,
+        replicas=None,
+        limited_by="conflict_unknown",
+        says="nothing is written: whether an HPA scales it too is not known: 500",
+    ),
+    Case(
+        id="nobody is drained while another autoscaler may drive the workload",
+        memory=knows(rate=40, service_s=0.5),
+        signals=sees(9, target={"foreign_unread": "not known"}),
+        desired=7,
+        replicas=None,
+        limited_by="conflict_unknown",
     ),
     Case(
         id="a workload that cannot be read is not written to",
@@ -1079,6 +1107,35 @@ TOLD = [
         },
         events=(("Warning", "Conflict"),),
     ),
+    *(
+        Told(
+            id=f"in mode {mode} another autoscaler is no conflict, and is named",
+            spec=spec_of(mode=mode),
+            signals=sees(1, target=target),
+            conditions={
+                "Ready": (True, "Decided"),
+                "Stalled": (False, "NotStalled"),
+                "Conflict": (conflict, reason),
+                "ScalingActive": (False, mode),
+            },
+        )
+        for mode in ("DryRun", "Paused")
+        for target, conflict, reason in (
+            ({"foreign_manager": "ScaledObject/mails"}, False, "HandsOff"),
+            ({"foreign_unread": "500"}, None, "NotRead"),
+        )
+    ),
+    Told(
+        id="that another autoscaler may be there passes by itself",
+        signals=sees(1, target={"foreign_unread": "whether an HPA scales it too is not known: 500"}),
+        conditions={
+            "Ready": (False, "ConflictUnknown"),
+            "Reconciling": (True, "ConflictUnknown"),
+            "Stalled": (False, "NotStalled"),
+            "Conflict": (None, "NotRead"),
+            "ScalingActive": (False, "ConflictUnknown"),
+        },
+    ),
     Told(
         id="a pool at its maximum says so",
         spec=spec_of(maxReplicas=5),
@@ -1201,7 +1258,7 @@ PODS = tuple(
     )
     for state, busy, ready in (
         *((state, busy, ready) for state in ("", "", "draining") for busy in (0, 1, 4) for ready in (True, False)),
-        ("drained", 0, False),
+        *6 * (("drained", 0, False),),
     )
     for deleting in (False, False, True)
     for phase in ("Running", "Running", "Pending")
@@ -1215,7 +1272,7 @@ SOME_PODS = st.lists(st.sampled_from(range(len(PODS))), max_size=12)
 
 
 def named(pods: list[PodSample]) -> tuple[PodSample, ...]:
-    return tuple(replace(pod, name=f"p{i}", uid=f"p{i}", node=f"celeriac@p{i}") for i, pod in enumerate(pods))
+    return tuple(replace(pod, name=f"w-{i}", uid=f"w-{i}", node=f"celeriac@w-{i}") for i, pod in enumerate(pods))
 
 
 @st.composite
@@ -1238,6 +1295,15 @@ def queue_of(draw: st.DrawFn, name: str) -> QueueSample:
     )
 
 
+KINDS: tuple[dict[str, Any], ...] = (
+    {},
+    {},
+    {"kind": "StatefulSet", "ordered": True},
+    {"kind": "StatefulSet", "ordered": False},
+    {"kind": "StatefulSet", "ordered": True, "first_ordinal": 2},
+)
+
+
 @st.composite
 def signals_of(draw: st.DrawFn) -> Signals:
     signals = sees(
@@ -1248,7 +1314,11 @@ def signals_of(draw: st.DrawFn) -> Signals:
         sampled_at=NOW - draw(st.sampled_from((0.0, 0.0, 10.0, 20.0, 300.0))),
         operator_uptime_s=draw(st.sampled_from((1.0, 1e6))),
         share=draw(st.sampled_from(({}, {"mails": 0.25}))),
-        target={"rollout": draw(st.sampled_from((False, False, True)))},
+        target={
+            "rollout": draw(st.sampled_from((False, False, True))),
+            "settling": draw(st.sampled_from((False, False, True))),
+            **draw(st.sampled_from(KINDS)),
+        },
     )
     return replace(
         signals, queues=(draw(queue_of("mails")), *draw(st.sampled_from(((), (draw(queue_of("reports")),)))))
@@ -1309,8 +1379,15 @@ def test_whatever_is_seen(signals: Signals, spec: WorkerPoolSpec, memory: Memory
     stays_within_the_limits(decision, spec)
     holds_no_nonsense(decision)
     lowers_nothing_on_stale_data(decision, signals, spec)
-    drains_nobody_busy_while_somebody_is_idle(decision, signals)
+    drains_only_who_is_heard(decision, signals)
     writes_only_between_here_and_there(decision, signals)
+    if signals.target.kind == "StatefulSet":
+        drains_from_the_top(decision, signals)
+        takes_no_ordinal_that_may_work(decision, signals)
+    else:
+        drains_nobody_busy_while_somebody_is_idle(decision, signals)
+        takes_nobody_who_may_work(decision, signals)
+    keeps_the_marks_of_those_that_leave(decision, signals, spec)
     asks_for_no_fewer_pods_when_more_waits(decision, signals, spec, memory, more)
 
 
@@ -1339,10 +1416,18 @@ def lowers_nothing_on_stale_data(decision: Decision, signals: Signals, spec: Wor
     assert decision.desired >= min(signals.target.replicas, spec.max_replicas, *may_lower)
 
 
+def known_of(signals: Signals) -> list[PodSample]:
+    return [pod for pod in signals.pods if pod.phase == "Running" and not pod.deleting and pod.heartbeat_age_s == 1.0]
+
+
+def drains_only_who_is_heard(decision: Decision, signals: Signals) -> None:
+    drained = {pod.name for pod in signals.pods if pod.drain_state == "drained" and not pod.deleting}
+    assert set(decision.drain) <= {pod.name for pod in known_of(signals)} | drained
+    assert not set(decision.drain) & set(decision.undrain)
+
+
 def drains_nobody_busy_while_somebody_is_idle(decision: Decision, signals: Signals) -> None:
-    by_name = {pod.name: pod for pod in signals.pods}
-    known = [pod for pod in signals.pods if pod.phase == "Running" and not pod.deleting and pod.heartbeat_age_s == 1.0]
-    assert {by_name[name].name for name in decision.drain} <= {pod.name for pod in known}
+    by_name, known = {pod.name: pod for pod in signals.pods}, known_of(signals)
     if any(by_name[name].busy for name in decision.drain):
         assert not [pod for pod in known if not pod.busy and pod.name not in decision.drain]
 
@@ -1353,10 +1438,57 @@ def writes_only_between_here_and_there(decision: Decision, signals: Signals) -> 
     here = signals.target.replicas
     assert decision.replicas != here
     assert min(here, decision.desired) <= decision.replicas <= max(here, decision.desired)
-    if decision.replicas < here:
+
+
+def takes_nobody_who_may_work(decision: Decision, signals: Signals) -> None:
+    if decision.replicas is not None and decision.replicas < signals.target.replicas:
         idle = {pod.name for pod in signals.pods if pod.drain_state == "drained"}
         unready = {pod.name for pod in signals.pods if not pod.ready and not pod.deleting}
         assert unready <= idle
+
+
+def drains_from_the_top(decision: Decision, signals: Signals) -> None:
+    """Of the pods that are there and stay by the present number: the highest in a row, and with OrderedReady one at most."""
+    target = signals.target
+    stays = range(target.first_ordinal, target.first_ordinal + target.replicas)
+    there = [ordinal_of(pod.name) for pod in signals.pods if not pod.deleting]
+    mine = [ordinal for ordinal in there if ordinal in stays]
+    marked = sorted(ordinal for ordinal in map(ordinal_of, decision.drain) if ordinal in stays)
+    if target.settling and not target.rollout:
+        return  # the number may yet be another
+    assert marked == sorted(mine)[len(mine) - len(marked) :]
+    if target.ordered:
+        assert len(marked) <= 1
+        assert not marked or set(there) <= set(stays), "the last one is on its way out before the next is marked"
+
+
+def takes_no_ordinal_that_may_work(decision: Decision, signals: Signals) -> None:
+    target = signals.target
+    if decision.replicas is None or decision.replicas >= target.replicas:
+        return
+    taken = range(target.first_ordinal + decision.replicas, target.first_ordinal + target.replicas)
+    by_ordinal = {ordinal_of(pod.name): pod for pod in signals.pods}
+    there = [by_ordinal[ordinal] for ordinal in taken if ordinal in by_ordinal]
+    assert all(pod.drain_state == "drained" and pod.drain_id == decision.drain_id for pod in there)
+    if target.ordered and there:
+        below = [by_ordinal.get(ordinal) for ordinal in range(target.first_ordinal, taken.start)]
+        assert len(there) == 1
+        assert all(pod is not None and pod.ready and not pod.deleting for pod in below)
+
+
+def keeps_the_marks_of_those_that_leave(decision: Decision, signals: Signals, spec: WorkerPoolSpec) -> None:
+    target = signals.target
+    drained = [pod for pod in signals.pods if pod.drain_state == "drained" and not pod.deleting]
+    if target.kind == "StatefulSet":
+        stays = range(target.first_ordinal, target.first_ordinal + target.replicas)
+        leaving = {pod.name for pod in drained if ordinal_of(pod.name) not in stays}
+    elif target.replicas < sum(not pod.deleting for pod in signals.pods):
+        leaving = {pod.name for pod in drained}
+    else:
+        leaving = set()
+    assert not leaving & set(decision.undrain)
+    if spec.mode is Mode.ACTIVE and not target.rollout:
+        assert leaving <= set(decision.drain)
 
 
 def asks_for_no_fewer_pods_when_more_waits(

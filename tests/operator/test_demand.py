@@ -2,13 +2,21 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 import pytest
 
 from celeriac_operator.resources.spec import Objective, ObjectiveType, WorkerPoolSpec
 from celeriac_operator.scaling.demand import Slots, Stream, bursting, slots_for, staff, streams_of
-from celeriac_operator.scaling.learning import arrivals_per_s, cold_start_s, completions_per_s, learn
+from celeriac_operator.scaling.learning import (
+    arrivals_per_s,
+    cold_start_s,
+    completions_per_s,
+    learn,
+    longest_run_s,
+    waited_s,
+)
 from celeriac_operator.scaling.memory import Memory, QueueMemory, Service, shares
 from celeriac_operator.scaling.signals import LimitedClass, PodSample, QueueSample, Signals, TargetSample
 
@@ -468,6 +476,26 @@ def test_a_gap_in_the_signals_starts_the_windows_of_scale_in_anew() -> None:
     assert memory.queues == watch.memory.queues
 
 
+@pytest.mark.parametrize("running", [7, 0], ids=["long tasks run", "the broker does not know of what runs"])
+def test_more_short_messages_behind_long_tasks_never_ask_for_fewer_slots(running: int) -> None:
+    spec = spec_of(queues=[{"name": "q"}, {"name": "short"}], objective={"seconds": 600}, headroom="0")
+    memory = Memory(
+        queues={"q": QueueMemory(overall=Service(value_s=20)), "short": QueueMemory(overall=Service(value_s=0.001))},
+        slots_per_pod=4,
+        cold_start_s=30,
+    )
+    pods = tuple(PodSample(name=name, slots=4, busy=4, heartbeat_age_s=1.0) for name in "ab")
+
+    def slots(short: int) -> float:
+        long_ones = QueueSample(name="q", ready=1000, leased=running)
+        signals = Signals(
+            queues=(long_ones, QueueSample(name="short", ready=short)), pods=pods, target=TargetSample(replicas=2)
+        )
+        return staff(signals, spec, memory, NOW).slots
+
+    assert slots(0) < slots(100) < slots(1000) < slots(10_000)
+
+
 def test_cold_start_is_thirty_seconds_until_one_was_seen() -> None:
     assert cold_start_s(spec_of(), Memory()) == 30
     assert cold_start_s(spec_of(), Memory(cold_start_s=8)) == 8
@@ -485,6 +513,28 @@ def test_a_wait_for_a_node_is_no_cold_start() -> None:
 
     assert memory.cold_start_s is None
     assert learn(Signals(sampled_at=NOW + 3610), spec_of(), memory, NOW + 3610).homeless == frozenset()
+
+
+@pytest.mark.parametrize(
+    ("seen", "longest_s"),
+    [
+        pytest.param([], 0.0, id="nothing ran"),
+        pytest.param([(0, 600.0), (5, 2.0)], 600.0, id="a long one stays in mind"),
+        pytest.param([(0, 600.0), (3599, 2.0)], 600.0, id="for almost an hour"),
+        pytest.param([(0, 600.0), (3600, 2.0)], 2.0, id="and no longer"),
+        pytest.param([(0, 600.0), (1800, 60.0), (3600, 2.0)], 60.0, id="then the longest since"),
+        pytest.param([(0, 600.0), (1800, 900.0), (3600, 2.0)], 900.0, id="a longer one counts from when it was seen"),
+        pytest.param([(float(t), 600.0 - t / 10) for t in range(0, 3600, 5)], 600.0, id="ever shorter ones"),
+    ],
+)
+def test_the_longest_run_of_the_last_hour_is_known(seen: list[tuple[float, float]], longest_s: float) -> None:
+    memory = Memory()
+    for after_s, runs_s in seen:
+        pod = PodSample(name="a", busy=1, longest_running_s=runs_s, heartbeat_age_s=1.0)
+        memory = learn(Signals(pods=(pod,), sampled_at=NOW + after_s), spec_of(), memory, NOW + after_s)
+
+    assert longest_run_s(memory) == longest_s
+    assert len(memory.long_runs) <= 60
 
 
 def test_no_cold_start_is_learnt_above_ten_minutes() -> None:
@@ -578,6 +628,88 @@ def test_headroom_follows_the_waits(case: Beta) -> None:
     assert queue.headroom == pytest.approx(case.expected)
 
 
+#: 94 of 100 start at once, and six wait for 25 s: a mean of 1.5 s, so that an exponential's p95 would be 4.5 s.
+TAIL = {"waits": 100, "wait_s": 150.0, "wait_counts": (94, *(0,) * 7, 6)}
+TAIL_P95_S = 10 + 20 / 6
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        pytest.param(TAIL, math.sqrt(TAIL_P95_S / 10), id="a long tail raises it although the mean is low"),
+        pytest.param(TAIL | {"wait_counts": ()}, math.sqrt(0.15 * math.log(20)), id="nobody tells counts: by the mean"),
+        pytest.param(TAIL | {"wait_counts": (13, *(0,) * 7, 6)}, math.sqrt(0.15 * math.log(20)), id="too few told: by the mean"),
+        pytest.param(TAIL | {"wait_counts": (14, *(0,) * 7, 6)}, math.sqrt((10 + 20 * 5 / 6) / 10), id="a part of the workers tell"),
+        pytest.param({"waits": 100, "wait_s": 600.0, "wait_counts": (0,) * 6 + (50, 50)}, math.sqrt(0.95), id="even waits lower it"),
+        pytest.param({"waits": 100, "wait_s": 9e5, "wait_counts": (90, *(0,) * 14, 10)}, 2.0, id="beyond the last bucket"),
+    ],
+)  # fmt: skip
+def test_headroom_follows_the_percentile_of_what_was_counted_since(seen: dict[str, Any], expected: float) -> None:
+    watch = Watch(spec=spec_of(objective={"type": "Latency", "seconds": 10, "percentile": 95}))
+    before = (1000,) * 16 if seen["wait_counts"] else ()
+    watch.see(0, waits=16_000, wait_s=9e6, wait_counts=before)
+
+    counts = tuple(map(sum, zip_longest(before, seen["wait_counts"], fillvalue=0)))
+    queue = watch.see(60, waits=16_000 + seen["waits"], wait_s=9e6 + seen["wait_s"], wait_counts=counts)
+
+    assert queue.headroom == pytest.approx(expected)
+
+
+def test_a_percentile_beyond_the_buckets_is_judged_by_the_mean_and_no_less_than_the_last_bound() -> None:
+    for wait_s, expected_s in ((1.0, 7200.0), (100 * 10_000.0, 10_000.0 * math.log(20))):
+        watch = Watch(spec=spec_of(objective={"type": "Latency", "seconds": 20_000, "percentile": 95}))
+        watch.see(0)
+
+        queue = watch.see(60, waits=100, wait_s=wait_s, wait_counts=(90, *(0,) * 14, 10))
+
+        assert queue.headroom == pytest.approx(math.sqrt(expected_s / 20_000))
+
+
+def test_waits_while_headroom_is_frozen_are_told_and_not_judged() -> None:
+    watch = Watch(spec=spec_of(objective={"type": "Latency", "seconds": 10, "percentile": 95}))
+    watch.see(0)
+    watch.memory = replace(watch.memory, limited_by="max")
+    watch.see(5, wait_counts=(), waits=0)  # a window begins in which all is frozen
+
+    queue = watch.see(60, **TAIL)
+
+    assert (queue.headroom, queue.waited_s) == (1.0, pytest.approx(TAIL_P95_S))
+
+    watch.memory = replace(watch.memory, limited_by="none")
+    watch.see(55, waits=200, wait_s=1300.0, wait_counts=(148, *(0,) * 7, 52))  # another begins, in which nothing is
+    queue = watch.see(60, waits=300, wait_s=1300.0, wait_counts=(248, *(0,) * 7, 52))
+
+    assert queue.headroom == 0.5
+
+
+def test_a_good_minute_lowers_headroom_only_when_the_last_half_hour_was_good() -> None:
+    watch = Watch(spec=spec_of(objective={"type": "Latency", "seconds": 10, "percentile": 95}))
+    watch.see(0)
+    found = [
+        watch.see(60, waits=waits, wait_s=250.0, wait_counts=(waits - 10, *(0,) * 7, 10)).headroom
+        for waits in (100, 130, 160, 400, 800)
+    ]
+
+    # Ten of a hundred waited for 25 s, and then nobody: fewer than a twentieth of all from the fourth minute on.
+    raised = math.sqrt(2.0)
+    assert found == pytest.approx([raised, raised, raised, 0.5 * raised, 0.25 * raised])
+
+
+def test_what_people_are_told_of_waits_is_of_half_an_hour_and_is_gone_when_none_came_for_an_hour() -> None:
+    watch = Watch(spec=spec_of(objective={"type": "Latency", "seconds": 10, "percentile": 95}))
+    watch.see(0)
+    watch.see(60, waits=100, wait_s=250.0, wait_counts=(90, *(0,) * 7, 10))
+
+    judged = watch.see(60, waits=120, wait_s=250.0, wait_counts=(110, *(0,) * 7, 10))
+
+    weight = math.exp(-60 / 1800)
+    rank = 0.95 * (100 * weight + 20) - (90 * weight + 20)
+    assert waited_s(judged) == judged.waited_s == pytest.approx(10 + 20 * rank / (10 * weight))
+    quiet: dict[str, Any] = {"waits": 120, "wait_s": 250.0, "wait_counts": (110, *(0,) * 7, 10)}
+    assert waited_s(watch.see(3600, **quiet)) == judged.waited_s
+    assert waited_s(watch.see(5, **quiet)) is None
+
+
 def test_headroom_stays_between_a_quarter_and_three() -> None:
     for mean_wait_s, end in ((1000.0, 3.0), (0.0, 0.25)):
         watch = Watch(spec=spec_of(objective={"type": "Latency", "seconds": 10, "percentile": 95}))
@@ -593,6 +725,17 @@ def test_without_a_latency_objective_headroom_is_the_spec_s() -> None:
     watch.see(0)
 
     assert watch.see(60, waits=100, wait_s=9000.0).headroom is None
+
+
+def test_with_another_objective_than_latency_what_was_learnt_of_waits_goes() -> None:
+    watch = Watch(spec=spec_of(objective={"type": "Latency", "seconds": 10, "percentile": 95}))
+    watch.see(0)
+    assert watch.see(60, **TAIL).waited_s is not None
+
+    watch.spec = spec_of()
+    queue = watch.see(5, **TAIL)
+
+    assert (queue.headroom, queue.waited_s, queue.waits_lately) == (None, None, ())
 
 
 # ── what outlives the operator ──

@@ -187,6 +187,23 @@ def test_what_is_wrong_is_found_with_what_to_do(api, kubeconfig) -> None:
     assert all(finding["fix"] for finding in found if finding["level"] != "ok")
 
 
+def test_workers_that_heed_no_commands_are_found_with_what_to_set(api, kubeconfig, redis_server: RedisServer) -> None:
+    fit_installation(api, redis_server.url)
+    pool = api.get("workerpools", "mails")
+    message = "2 pods demand signed commands (a, b), and the operator has no key"
+    pool["status"]["conditions"].append(
+        {"type": "CommandsNotHeeded", "status": "True", "reason": "SigningKeyMissing", "message": message}
+    )
+    api.put("workerpools", pool)
+
+    code, found = doctor(kubeconfig)
+
+    [wrong] = [finding for finding in found if finding["level"] != "ok"]
+    assert (code, wrong["level"]) == (1, "error")
+    assert wrong["says"] == f"its workers are not drained: SigningKeyMissing: {message}"
+    assert "signing.secretName" in wrong["fix"]
+
+
 def test_without_the_kind_it_says_how_to_install_it(api, kubeconfig) -> None:
     code, found = doctor(kubeconfig, "--no-broker")
     assert code == 1
@@ -214,7 +231,24 @@ def test_the_lease_is_asked_for_in_the_operators_own_namespace(api, kubeconfig, 
     [warned] = [finding for finding in found if finding["level"] != "ok"]
     assert (code, warned["level"]) == (0, "warning")
     assert warned["subject"] == "permissions of system:serviceaccount:system:celeriac-operator in system"
-    assert "may not update leases.coordination.k8s.io: with ha.enabled" in warned["says"]
+    assert "may not update leases.coordination.k8s.io celeriac-operator: with ha.enabled" in warned["says"]
+
+
+def test_each_secret_that_a_pool_names_is_asked_for_on_behalf_of_the_operators_account(
+    api, kubeconfig, redis_server: RedisServer
+) -> None:
+    fit_installation(api, redis_server.url)
+    user, account = "system:serviceaccount:system:celeriac-operator", "system/celeriac-operator"
+
+    assert doctor(kubeconfig, "--no-broker", "--service-account", account)[0] == 0
+    api.denied.add(("get", "secrets"))
+    code, found = doctor(kubeconfig, "--no-broker", "--service-account", account)
+
+    assert code == 1
+    [error] = [finding for finding in found if finding["level"] == "error"]
+    assert error["subject"] == f"WorkerPool shop/mails: {user}"
+    assert error["says"] == "may not get secrets broker: its pool is not served"
+    assert "secrets.allowed" in error["fix"]
 
 
 @pytest.mark.parametrize(("policy", "warned"), [("Requeue", 0), ("Kill", 1)])

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from celeriac_operator.resources.spec import WorkerPoolSpec
-from celeriac_operator.scaling.drain import plan
+from celeriac_operator.scaling.drain import plan, release
 from celeriac_operator.scaling.memory import Memory
 from celeriac_operator.scaling.signals import PodSample, Signals, TargetSample
 
@@ -254,12 +254,26 @@ COMMIT = [
         pods=(drained("a"), drained("b"), busy("c"), busy("d")),
         replicas=3,
         desired=2,
-        marks=("a",),
+        marks=("a", "b"),
         waits="draining a",
     ),
     Case(
-        id="a scale-in just written lifts no mark of those that leave",
+        id="a scale-in just written keeps the marks of those that leave",
         pods=(drained("a"), busy("b")),
+        replicas=1,
+        desired=1,
+        marks=("a",),
+    ),
+    Case(
+        id="who leaves keeps its mark though it is about to expire",
+        pods=(drained("a", drain_expires_in_s=1.0), busy("b")),
+        replicas=1,
+        desired=1,
+        marks=("a",),
+    ),
+    Case(
+        id="who is on its way out needs no mark",
+        pods=(drained("a", deleting=True), busy("b")),
         replicas=1,
         desired=1,
     ),
@@ -303,10 +317,11 @@ COMMIT = [
         waits="draining a",
     ),
     Case(
-        id="demand that returns while a scale-in is under way lifts no mark of those that leave",
+        id="demand that returns while a scale-in is under way keeps the marks of those that leave",
         pods=(drained("a"), draining("b"), busy("c")),
         replicas=2,
         desired=3,
+        marks=("a",),
         lifts=("b",),
         writes=3,
     ),
@@ -315,9 +330,16 @@ COMMIT = [
         pods=(drained("a"), busy("b")),
         desired=2,
         target={"settling": True},
+        marks=("a",),
     ),
     Case(
-        id="a rollout lifts no mark of those that leave",
+        id="demand that returned lifts marks when the number has risen past those that were to go",
+        pods=(drained("a"), busy("b")),
+        desired=2,
+        lifts=("a",),
+    ),
+    Case(
+        id="a rollout lifts no mark of those that leave, and repeats none: it has more pods all the while",
         pods=(drained("a"), draining("b"), busy("c")),
         replicas=2,
         desired=1,
@@ -370,9 +392,32 @@ LATE = [
         marks=("a",),
         overdue=("a",),
     ),
+    Case(
+        id="who takes signed commands only, and was told, is overdue like any other",
+        pods=(draining("a", signed=True), busy("b", 2)),
+        desired=1,
+        memory=Memory(drain_id="d1", marked=(("a", NOW - 3601),)),
+        marks=("a",),
+        overdue=("a",),
+    ),
+    Case(
+        id="who takes signed commands only, and did not hear of the drain, is not",
+        pods=(busy("a", signed=True), busy("b", 2)),
+        desired=1,
+        memory=Memory(drain_id="d1", marked=(("a", NOW - 3601),)),
+        marks=("a",),
+    ),
 ]
 
 HANGS = [
+    Case(
+        id="who demands signed commands and does not answer is told apart",
+        pods=(idle("a", signed=True), busy("b")),
+        desired=1,
+        memory=Memory(drain_id="d1", marked=(("a", NOW - 30),)),
+        marks=("a",),
+        waits="no answer to the drain from a, which demand signed commands: see CommandsNotHeeded",
+    ),
     Case(
         id="who has not answered its mark for half a minute is named",
         pods=(idle("a"), busy("b")),
@@ -390,6 +435,8 @@ HANGS = [
         waits="drained but still ready: a; has the container a readinessProbe on /readyz?",
     ),
 ]
+
+ORDERED = {"ordered": True}
 
 STATEFUL = [
     Case(
@@ -422,11 +469,114 @@ STATEFUL = [
         marks=("w-10", "w-9"),
     ),
     Case(
-        id="a StatefulSet's drained top goes, though a pod below is not ready",
+        id="with Parallel, a StatefulSet's drained top goes, though a pod below is not ready",
         pods=(idle("w-0", ready=False), idle("w-1"), drained("w-2")),
         desired=2,
         marks=("w-2",),
         writes=2,
+    ),
+    Case(
+        id="a StatefulSet's drained pod keeps its mark while it leaves, and no pod that stays does",
+        pods=(idle("w-0"), drained("w-1"), drained("w-2")),
+        replicas=2,
+        desired=2,
+        marks=("w-2",),
+        lifts=("w-1",),
+    ),
+    Case(
+        id="with OrderedReady one pod is marked at a time",
+        pods=tuple(idle(f"w-{i}") for i in range(4)),
+        desired=1,
+        target=ORDERED,
+        marks=("w-3",),
+        waits="one at a time, since podManagementPolicy is OrderedReady",
+    ),
+    Case(
+        id="with OrderedReady the drained top goes, and no other with it",
+        pods=(idle("w-0"), drained("w-1"), drained("w-2")),
+        desired=1,
+        target=ORDERED,
+        marks=("w-2",),
+        lifts=("w-1",),
+        waits="w-1 not ready and not drained",
+    ),
+    Case(
+        id="with OrderedReady the drained top goes when all below are ready",
+        pods=(idle("w-0"), busy("w-1"), drained("w-2")),
+        desired=1,
+        target=ORDERED,
+        marks=("w-2",),
+        writes=2,
+    ),
+    Case(
+        id="with OrderedReady nobody goes while a pod below is not ready: its controller would do nothing",
+        pods=(idle("w-0", ready=False), idle("w-1"), drained("w-2")),
+        desired=2,
+        target=ORDERED,
+        marks=("w-2",),
+        waits="w-0 not ready",
+    ),
+    Case(
+        id="with OrderedReady nobody goes while a pod below is missing",
+        pods=(idle("w-0"), drained("w-2")),
+        replicas=3,
+        desired=2,
+        target=ORDERED,
+        marks=("w-2",),
+        waits="draining w-2",
+    ),
+    Case(
+        id="with OrderedReady the next pod is marked when the last is on its way out",
+        pods=(idle("w-0"), idle("w-1"), drained("w-2")),
+        replicas=2,
+        desired=1,
+        target=ORDERED,
+        marks=("w-2",),
+        waits="waiting for the last scale-in to end",
+    ),
+    Case(
+        id="with OrderedReady a pod on its way out does not keep the next from being drained",
+        pods=(idle("w-0"), idle("w-1"), idle("w-2", deleting=True)),
+        replicas=2,
+        desired=1,
+        target={**ORDERED, "existing": 3},
+        marks=("w-1",),
+        waits="draining w-1",
+    ),
+    Case(
+        id="with OrderedReady ordinals that were never made go at once, and the first that was is drained",
+        pods=(idle("w-0"), idle("w-1"), idle("w-2")),
+        replicas=6,
+        desired=1,
+        target=ORDERED,
+        marks=("w-2",),
+        writes=3,
+    ),
+    Case(
+        id="with OrderedReady ordinals that were only not seen yet are not taken for missing",
+        pods=(idle("w-0"), idle("w-1")),
+        replicas=4,
+        desired=1,
+        target={**ORDERED, "existing": 3},
+        waits="waiting",
+    ),
+    Case(
+        id="with OrderedReady a top that cannot start goes when all below are ready",
+        pods=(idle("w-0"), idle("w-1"), starting("w-2", pending_reason="Unschedulable")),
+        desired=1,
+        target=ORDERED,
+        writes=2,
+    ),
+    Case(
+        id="with OrderedReady of two pods that cannot start neither goes: its controller would take neither",
+        pods=(
+            idle("w-0"),
+            starting("w-1", pending_reason="Unschedulable"),
+            starting("w-2", pending_reason="Unschedulable"),
+        ),
+        desired=1,
+        target=ORDERED,
+        waits="w-1, w-2 not ready and not drained",
     ),
     Case(
         id="a StatefulSet does not go past an ordinal that still works",
@@ -526,6 +676,53 @@ def test_a_worker_that_ends_by_itself_is_not_given_up(policy: str) -> None:
     after = plan(seen_of((busy("a", 4), busy("b", stopping=True, ready=False))), spec, before.memory, 1, NOW + 5)
 
     assert after.replicas is None
+
+
+@pytest.mark.parametrize(
+    ("pods", "target", "marks", "lifts", "remembered"),
+    [
+        pytest.param((draining("a"), busy("b")), {}, (), ("a",), ("a",), id="who drains claims again"),
+        pytest.param((drained("a"), busy("b")), {}, (), ("a",), ("a",), id="who is drained claims again"),
+        pytest.param((busy("a"), busy("b")), {}, (), ("a",), (), id="who does not echo its mark yet is told once"),
+        pytest.param((idle("b"),), {}, (), (), (), id="who is gone is forgotten"),
+        pytest.param((draining("b"), idle("c")), {}, (), (), (), id="who was marked by somebody else is left alone"),
+        pytest.param((drained("a"), busy("b")), {"replicas": 1}, ("a",), (), ("a",), id="who leaves keeps its mark"),
+        pytest.param(
+            (drained("a"), busy("b")), {"settling": True}, ("a",), (), ("a",), id="who may be leaving keeps its mark"
+        ),
+        pytest.param(
+            (drained("a"), busy("b")),
+            {"foreign_manager": "WorkerPool/other"},
+            (),
+            (),
+            (),
+            id="another pool takes the marks over",
+        ),
+        pytest.param(
+            (drained("a"), busy("b")),
+            {"foreign_manager": "ScaledObject/other"},
+            (),
+            ("a",),
+            ("a",),
+            id="another autoscaler knows no marks",
+        ),
+    ],
+)
+def test_a_pool_that_may_not_act_any_more_lets_go_of_those_it_has_marked(
+    pods: tuple[PodSample, ...],
+    target: dict[str, Any],
+    marks: tuple[str, ...],
+    lifts: tuple[str, ...],
+    remembered: tuple[str, ...],
+) -> None:
+    memory = Memory(drain_id="d1", marked=(("a", NOW - 30),))
+    signals = Signals(pods=pods, target=TargetSample(**{"replicas": len(pods), **target}))
+
+    found = release(signals, memory)
+
+    assert (found.replicas, found.drain, found.undrain) == (None, marks, lifts)
+    assert tuple(name for name, _ in found.memory.marked) == remembered
+    assert (found.drain_id, found.memory.drain_id) == ("d1" if marks else "", "d1" if remembered else "")
 
 
 def seen_of(pods: tuple[PodSample, ...]) -> Signals:

@@ -3,20 +3,26 @@
 Its successor knows nothing but the pool's status.
 """
 
-import pytest
-from worlds import LEAST, TICK_S, Killed, Operator, World
+from collections.abc import Callable
+from functools import partial
 
-from celeriac_operator import clock
+import pytest
+from worlds import LEAST, TICK_S, Killed, Operator, StatefulWorld, World, keep_time
 
 
 def live(
-    monkeypatch: pytest.MonkeyPatch, *, dies_at: tuple[int, str] | None = None, happens: str = "", ticks: int = 60
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    dies_at: tuple[int, str] | None = None,
+    happens: str = "",
+    ticks: int = 60,
+    kind: Callable[[], World] = World,
 ) -> World:
     """Five tasks of 8 to 40 s for four pods, then nothing: the pool goes down to one. The operator is away for two ticks
     when it dies.
     """
-    world = World()
-    monkeypatch.setattr(clock, "now", lambda: world.now)
+    world = kind()
+    keep_time(monkeypatch, world)
     world.waiting = [8.0, 16.0, 24.0, 32.0, 40.0]
     world.pass_time(0.1)
     world.dies_at = dies_at
@@ -64,3 +70,24 @@ def test_an_operator_that_dies_at_any_write_cuts_nothing_off(
         world = live(monkeypatch, dies_at=(number, when), happens=happens)
 
         assert (world.replicas, world.cut_off, world.waiting) == (LEAST, 0, []), f"died {when} write {number}"
+
+
+STATEFUL = [
+    pytest.param(StatefulWorld, id="OrderedReady"),
+    pytest.param(partial(StatefulWorld, parallel=True), id="Parallel"),
+]
+
+
+@pytest.mark.parametrize("kind", STATEFUL)
+@pytest.mark.parametrize("happens", ["", "eviction", "demand"], ids=["quiet", "eviction", "demand returns"])
+def test_a_stateful_set_shrinks_and_cuts_nothing_off_whenever_its_operator_dies(
+    monkeypatch: pytest.MonkeyPatch, kind: Callable[[], World], happens: str
+) -> None:
+    writes = len(live(monkeypatch, happens=happens, kind=kind).writes)
+    assert writes > 12
+
+    for number in range(0, writes, 4):
+        for when in ("before", "after"):
+            world = live(monkeypatch, dies_at=(number, when), happens=happens, kind=kind)
+
+            assert (world.replicas, world.cut_off, world.waiting) == (LEAST, 0, []), f"died {when} write {number}"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 import celeriac_operator
-from celeriac_operator.cli.explain import _change, words
+from celeriac_operator.cli.explain import _alternatives_of, _change, words
 from celeriac_operator.resources.conditions import merged
 from celeriac_operator.resources.spec import WorkerPoolSpec
 from celeriac_operator.resources.status import fault_status
@@ -96,6 +96,16 @@ def test_it_reads_as_lines() -> None:
     assert _change({"spec": raw}) == []
 
 
+def test_what_messages_wait_is_told_beside_the_objective() -> None:
+    of_queue = {"type": "Latency", "seconds": 15, "percentile": 99}
+    raw = {"targetRef": {"name": "mail"}, "queues": [{"name": "mail", "objective": of_queue}]}
+    found = {"spec": raw, "status": status(waitSeconds="12")}
+
+    assert "  p99 wait of mail: about 12 s (objective 15 s)" in words("shop/mail", found)
+    assert not any("wait of" in line for line in words("shop/mail", {"spec": raw, "status": status()}))
+    assert not any("wait of" in line for line in words("shop/mail", {**found, "spec": {}}))
+
+
 def conditions_of_a_healthy_pool() -> list[dict[str, Any]]:
     pod = PodSample(name="mail-0", node="w@mail-0", heartbeat_age_s=1.0, slots=1, queues=("mail",))
     signals = Signals(
@@ -129,3 +139,25 @@ def test_the_fault_of_a_pool_that_was_never_decided_on_is_told() -> None:
     assert "Is an operator" not in first
     assert "  Ready=False SecretNotFound: key 'url' of Secret shop/broker cannot be read" in others
     assert words("shop/mail", {}) == ["shop/mail: no decision yet. Is an operator serving this namespace?"]
+
+
+def test_where_nothing_would_change_the_number_that_is_said() -> None:
+    found = {"spec": {"targetRef": {"name": "mail"}, "queues": [{"name": "mail"}]}, "status": status()}
+
+    lines = _change(found)
+
+    assert lines[-1].endswith("and for as many with half or twice of what the spec says")
+    assert not any(line.endswith("ask for") for line in lines)
+
+
+def test_programs_get_what_would_change_it_too() -> None:
+    found = {
+        "spec": {"targetRef": {"name": "mail"}, "queues": [{"name": "mail"}]},
+        "status": status(arrivalRate="40", running=20),
+    }
+
+    told = _alternatives_of(found)
+
+    assert told[0] == {"change": "as it is", "replicas": 7}
+    assert {"change": "8 slots a pod instead of 4", "replicas": 4} in told
+    assert _alternatives_of({"spec": {}, "status": {}}) == []

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import kombu
@@ -16,6 +17,7 @@ from missing import program
 from celeriac.broker.eventbus import EventReceiver, EventSender
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
 from celeriac.wire import control
+from celeriac.wire.event import Heartbeat, glance_to_wire, heartbeat_from_wire, heartbeat_to_wire
 from celeriac_operator.fleet.brokers import BrokerTarget, connect
 
 
@@ -162,6 +164,29 @@ def test_a_fleet_that_never_stops_talking_is_heard_all_the_same(redis_server):
 
     assert heard > 0
     assert took_s < 3.0
+
+
+@pytest.mark.parametrize("kind", ["redis", "rabbitmq"])
+def test_a_heartbeat_with_a_glance_in_its_header_comes_unread_and_one_without_is_read(request, kind):
+    server = request.getfixturevalue({"redis": "redis_server", "rabbitmq": "rabbitmq"}[kind])
+    receiver = EventReceiver(server.url)
+    receiver.drain(0.05)
+    beat = Heartbeat(hostname="celeriac@a", timestamp=7.5, incarnation="one")
+    heard: list[Any] = []
+    with kombu.Connection(server.url) as connection:
+        sender = EventSender(connection)
+        sender.send(heartbeat_to_wire(beat), glance_to_wire(beat))
+        sender.send(heartbeat_to_wire(beat))
+        sender.send(heartbeat_to_wire(beat), ["of", "another", "form"])
+        end = time.monotonic() + 10
+        while len(heard) < 3 and time.monotonic() < end:
+            heard += receiver.drain(0.2)
+    receiver.close()
+
+    unread, *read = heard
+    assert unread.glance == ("worker-heartbeat", "one", 7.5, "running")
+    assert heartbeat_from_wire(unread.body()) == beat
+    assert [heartbeat_from_wire(body) for body in read] == [beat, beat]
 
 
 class Wire:

@@ -1,6 +1,7 @@
 """The fleet: totals that never decrease, incarnations that are never subtracted from each other, who lives and who drains."""
 
 import itertools
+import json
 import threading
 import time
 from typing import Any
@@ -8,8 +9,19 @@ from typing import Any
 import pytest
 
 from celeriac.broker.depth import QueueDepth
+from celeriac.broker.eventbus import Unread
 from celeriac.exceptions import BrokerUnavailable
-from celeriac.wire.event import DrainState, Heartbeat, QueueTotals, RateLimit, TaskTotals, heartbeat_to_wire
+from celeriac.wire.event import (
+    DrainState,
+    Heartbeat,
+    QueueTotals,
+    RateLimit,
+    TaskTotals,
+    glance_from_wire,
+    glance_to_wire,
+    heartbeat_from_wire,
+    heartbeat_to_wire,
+)
 from celeriac_operator.fleet.heartbeats import NOBODY, Ears, Fleet, FleetTotals
 from celeriac_operator.fleet.match import crews_of, match, pod_samples
 from celeriac_operator.fleet.probes import consumers_of, limited_classes, queue_samples
@@ -17,6 +29,27 @@ from celeriac_operator.resources.records import PodRecord
 
 T0 = 1_000_000.0
 SHOP = ("shop", "mails")
+
+
+@pytest.fixture(params=["read", "unread"], autouse=True)
+def form(request, monkeypatch) -> str:
+    """Every test here twice: with heartbeats as older workers send them, and with those whose header tells enough."""
+    if request.param == "unread":
+        hear = Fleet.hear
+        monkeypatch.setattr(Fleet, "hear", lambda fleet, body, now: hear(fleet, unread(body), now))
+    return str(request.param)
+
+
+def unread(body: Any) -> Any:
+    """The event as `EventReceiver` hands it over when its header has a glance; events that have none as they are."""
+    if isinstance(body, Unread):
+        return body
+    try:
+        told = heartbeat_from_wire(body)
+    except ValueError:
+        return body
+    glance = glance_from_wire(json.loads(json.dumps(glance_to_wire(told, body["type"]))))
+    return Unread(glance, json.dumps(body).encode()) if glance else body
 
 
 def beat(started: int, *, at: float, up_s: float, incarnation: str = "one", **more: Any) -> dict[str, Any]:
@@ -204,6 +237,51 @@ def test_a_stock_celery_worker_is_counted_by_processed_and_active():
     totals = fleet.totals().by_queue["mails"]
     assert (totals.started, totals.succeeded, totals.busy_s) == (10, 10, 8.0)
     assert fleet.workers(T0 + 4)[0].beat.queues == ("mails",)
+
+
+def waiting(*counts: int) -> dict[str, Any]:
+    return {"queue_waits": {"mails": counts}}
+
+
+@pytest.mark.parametrize(
+    ("heard", "expected"),
+    [
+        pytest.param([("one", 5, waiting(3, 1))], (3, 1), id="a worker that started after the operator counts from zero"),
+        pytest.param([("one", 500, waiting(90, 7, 2)), ("one", 502, waiting(92, 7, 2, 4))], (2, 0, 0, 4), id="one that was there is a baseline"),
+        pytest.param([("one", 3, waiting(3)), ("one", 9, waiting(5, 0, 2))], (5, 0, 2), id="more buckets as longer waits come"),
+        pytest.param([("one", 8, waiting(9, 4)), ("two", 3, waiting(2, 1, 1))], (11, 5, 1), id="two incarnations add up"),
+        pytest.param([("one", 3, waiting(5, 3)), ("one", 9, waiting(6, 1))], (6, 3), id="never below zero"),
+        pytest.param([("one", 3, waiting(5)), ("one", 5, {}), ("one", 9, waiting(7))], (7,), id="one that told none for a while"),
+        pytest.param(
+            [("one", 3, waiting(5)), ("one", 5, {"queue_waits": {"bulk": (1,)}}), ("one", 9, waiting(7))], (7,), id="one that told another queue's",
+        ),
+        pytest.param([("one", 3, waiting(5)), ("old", 3, {})], (5,), id="an older worker beside it tells none"),
+    ],
+)  # fmt: skip
+def test_waits_are_counted_by_bucket_over_all_workers(
+    heard: list[tuple[str, float, dict[str, Any]]], expected: tuple[int, ...]
+):
+    fleet = Fleet(started_at=T0)
+
+    for place, (incarnation, up_s, told) in enumerate(heard):
+        fleet.hear(beat(1, at=T0 + 10 + place, up_s=up_s, incarnation=incarnation, **told), T0 + 10 + place)
+        fleet.totals()
+    fleet.settle(T0 + 100_000)  # long gone, and forgotten
+
+    assert fleet.workers(T0 + 100_000) == []
+    assert fleet.totals().waits["mails"] == (*expected, *(0,) * (16 - len(expected)))
+
+
+def test_counts_of_waits_reach_the_queues_sample_and_are_none_where_no_worker_tells_them():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(9, at=T0 + 5, up_s=4, queues=("mails", "bulk"), **waiting(6, 3)), T0 + 5)
+
+    samples = queue_samples(
+        {"mails": QueueDepth(), "bulk": QueueDepth()}, consumers_of(fleet.workers(T0 + 5)), fleet.totals(), T0 + 5
+    )
+
+    assert samples["mails"].wait_counts == (6, 3, *(0,) * 14)
+    assert samples["bulk"].wait_counts == ()
 
 
 def test_the_totals_of_a_pool_that_was_deleted_are_dropped():
@@ -483,3 +561,14 @@ def test_a_worker_that_sends_nonsense_is_told_of_once_and_the_others_are_heard(c
     assert started(fleet) == 2
     told = [r.message for r in caplog.records if "malformed" in r.message]
     assert ["celery@odd" in told[0], "celery@other" in told[1], len(told)] == [True, True, 2]
+
+
+def test_a_worker_whose_clock_is_set_back_is_heard_all_the_same():
+    fleet = Fleet(started_at=T0)
+    fleet.hear(beat(5, at=T0 + 2, up_s=1), T0 + 2)
+
+    for n in range(4, 60, 2):
+        fleet.hear(beat(5 + n, at=T0 + n - 600, up_s=1), T0 + n)
+
+    (worker,) = fleet.workers(T0 + 60)
+    assert (worker.gone, worker.heard_at, started(fleet)) == (False, T0 + 58, 63)

@@ -186,6 +186,8 @@ def test_a_schedule_is_open(window: Schedule, at: str, expected: bool) -> None:
         ("0 9 * * 7", "2026-03-04T10:00:00+00:00", "2026-03-01T09:00:00+00:00"),
         ("0 9 13 * fri", "2026-03-12T10:00:00+00:00", "2026-03-06T09:00:00+00:00"),
         ("0 9 13 * *", "2026-03-12T10:00:00+00:00", "2026-02-13T09:00:00+00:00"),
+        ("1-59 * * * *", "2026-03-04T00:00:30+00:00", "2026-03-03T23:59:00+00:00"),
+        ("30 * * * *", "2026-03-04T10:29:00+00:00", "2026-03-04T09:30:00+00:00"),
     ],
     ids=[
         "steps",
@@ -197,6 +199,8 @@ def test_a_schedule_is_open(window: Schedule, at: str, expected: bool) -> None:
         "seven is Sunday",
         "either day when both are given",
         "one day when one is given",
+        "yesterday's last minute",
+        "the hour before",
     ],
 )
 def test_when_a_cron_expression_last_fired(expression: str, now: str, expected: str) -> None:

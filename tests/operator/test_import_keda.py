@@ -37,6 +37,11 @@ SHORT_AND_LONG = [
     {"type": "Pods", "value": 4, "periodSeconds": 60},
     {"type": "Percent", "value": 100, "periodSeconds": 15},
 ]
+ROLLOUT = {"name": "r", "apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout"}
+SENTINEL = {
+    "type": "redis-sentinel",
+    "metadata": {"listName": "a", "addresses": "s1:26379,s2:26379", "sentinelMaster": "main"},
+}
 FALLBACK = {"failureThreshold": 3, "replicas": 6}
 
 DEPLOYMENT = {
@@ -130,6 +135,14 @@ def test_a_field_with_a_counterpart_is_carried_over(given: dict[str, Any], field
         (behaving(scaleUp={"policies": SHORT_AND_LONG}), "the longest, perSeconds 60"),
         (behaving(scaleUp={"selectPolicy": "Min"}), "takes what allows more"),
         ({"triggers": []}, "to be mended by hand: spec.queues"),
+        ({"advanced": {"restoreToOriginalReplicaCount": True}}, "first kubectl patch scaledobject mailer -n shop --type merge -p"),
+        ({"scaleTargetRef": ROLLOUT}, "is argoproj.io/v1alpha1 Rollout; a pool scales a Deployment"),
+        ({"minReplicaCount": 200, "triggers": []}, "spec.minReplicas is 200, above maxReplicas 100"),
+        ({"minReplicaCount": 200}, "spec.minReplicas is 200, above maxReplicas 100"),
+        ({"triggers": [{"type": "rabbitmq", "metadata": {"queueName": "a", "host": "http://h:15672/vh"}}]}, "protocol http is the management API"),
+        ({"triggers": [SENTINEL]}, "Sentinel at s1:26379, s2:26379: a pool cannot name the master main"),
+        ({"triggers": [{"type": "redis-cluster", "metadata": {"listName": "a", "addresses": "n1:6379,n2:6379"}}]}, "redis://:PASSWORD@n1:6379/0"),
+        ({"triggers": [{"type": "redis", "metadata": {"listName": "a", "host": "h", "port": "6380", "enableTLS": "true"}}]}, "rediss://:PASSWORD@h:6380/0"),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )  # fmt: skip
@@ -168,6 +181,114 @@ def test_a_pool_acts_only_when_asked_to_and_then_only_the_way_that_keda_does(
 def test_what_scales_no_way_is_paused_and_nothing_is_said_of_a_dry_run(given: dict[str, Any]) -> None:
     assert spec_of(scaled(**given))["mode"] == "Paused"
     assert "DryRun" not in notes_of(scaled(**given))
+
+
+RABBIT_AUTH = {
+    "kind": "TriggerAuthentication",
+    "metadata": {"name": "rabbit-auth"},
+    "spec": {"secretTargetRef": [{"parameter": "host", "name": "rabbit", "key": "host"}]},
+}
+
+
+def worker(*words: str, container: str = "worker", **variables: Any) -> dict[str, Any]:
+    """A Deployment whose second container runs these words. variables: text, or {name, key} of a Secret."""
+    env = [
+        {"name": name, "value": value}
+        if isinstance(value, str)
+        else {"name": name, "valueFrom": {"secretKeyRef": value}}
+        for name, value in variables.items()
+    ]
+    containers = [{"name": "proxy", "args": ["-c", "9"]}, {"name": container, "args": list(words), "env": env}]
+    return {
+        "kind": "Deployment",
+        "metadata": {"name": "mailer"},
+        "spec": {"template": {"spec": {"containers": containers}}},
+    }
+
+
+def rabbit(**metadata: str) -> dict[str, Any]:
+    return {
+        "type": "rabbitmq",
+        "metadata": {"queueName": "mail", **metadata},
+        "authenticationRef": {"name": "rabbit-auth"},
+    }
+
+
+def test_the_management_api_is_not_taken_for_the_broker() -> None:
+    made = scaled(triggers=[rabbit(protocol="http")])
+
+    assert spec_of(made, RABBIT_AUTH)["broker"] == {
+        "urlFrom": {"secretKeyRef": {"name": "mailer-broker", "key": "url"}},
+        "managementUrlFrom": {"secretKeyRef": {"name": "rabbit", "key": "host"}},
+    }
+    assert spec_of(made, RABBIT_AUTH, worker("celery", "worker", CELERY_BROKER_URL={"name": "celery", "key": "url"}))[
+        "broker"
+    ] == {
+        "urlFrom": {"secretKeyRef": {"name": "celery", "key": "url"}},
+        "managementUrlFrom": {"secretKeyRef": {"name": "rabbit", "key": "host"}},
+    }
+
+
+def test_the_brokers_url_is_found_where_the_workers_read_it() -> None:
+    trigger = {"type": "redis", "metadata": {"listName": "mail", "addressFromEnv": "REDIS_ADDR"}}
+    own = {"name": "celery", "key": "url"}
+
+    known = [
+        scaled(triggers=[trigger]),
+        worker("celery", "worker", REDIS_ADDR="redis.shop:6379", CELERY_BROKER_URL=own),
+    ]
+    unknown = [scaled(triggers=[trigger]), worker("celery", "worker", REDIS_ADDR="redis.shop:6379")]
+
+    assert spec_of(*known)["broker"] == {"urlFrom": {"secretKeyRef": own}}
+    assert "make a Secret" not in notes_of(*known)
+    assert "redis://:PASSWORD@redis.shop:6379/0" in notes_of(*unknown)
+
+
+@pytest.mark.parametrize(
+    ("words", "slots"),
+    [
+        (["celery", "worker", "-c", "8"], 8),
+        (["celery", "-A", "shop", "worker", "-c8"], 8),
+        (["celery", "worker", "--concurrency", "8"], 8),
+        (["celery", "worker", "--concurrency=8"], 8),
+        (["sh", "-c", "exec celery -A shop worker -c 8"], 8),
+        (["celery", "worker"], None),
+        (["celery", "worker", "-c", "$(N)"], None),
+        (["sh", "-c", "celery 'worker -c"], None),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_the_workers_slots_are_those_of_the_pool_and_of_the_ratio(words: list[str], slots: int | None) -> None:
+    documents = scaled(), worker(*words)
+
+    assert spec_of(*documents).get("concurrency") == slots
+    assert ("target: 2} (20 / 8 slots is 2.5" in notes_of(*documents)) is (slots == 8)
+
+
+def test_a_target_is_a_whole_number_from_one() -> None:
+    few = {"type": "redis", "metadata": {"listName": "mail", "listLength": "5"}}
+
+    said = notes_of(scaled(triggers=[few]), worker("celery", "worker", "-c", "8"))
+
+    assert "objective: {type: Backlog, target: 1} (5 / 8 slots is 0.625; a target is a whole number from 1 on)" in said
+
+
+def test_a_pattern_is_no_queue_but_means_some_of_the_workers() -> None:
+    made = scaled(triggers=[rabbit(queueName="^tenant-.*$", useRegex="true")])
+
+    [alone] = imported([made])
+    assert alone.pool["spec"]["queues"] == []
+    assert spec_of(made, worker("celery", "worker", "-Q", "tenant-a,mail,tenant-b"))["queues"] == [
+        {"name": "tenant-a"},
+        {"name": "tenant-b"},
+    ]
+
+
+def test_a_workload_of_another_namespace_is_not_read() -> None:
+    other = worker("celery", "worker", "-c", "8")
+    other["metadata"]["namespace"] = "elsewhere"
+
+    assert "concurrency" not in spec_of(scaled(), other)
 
 
 def test_redis_lists_of_all_priority_steps_are_one_queue() -> None:
@@ -237,9 +358,39 @@ def test_the_command_prints_a_manifest_with_what_is_to_be_known_above_it(tmp_pat
     assert [one["pool"]["spec"]["mode"] for one in json.loads(acting.output)] == ["Active", "Active"]
 
 
-def test_the_command_says_what_is_wrong_with_its_input(tmp_path: Path) -> None:
+def test_the_command_sums_up_what_cannot_be_applied_and_what_is_left_out(tmp_path: Path) -> None:
+    job = {"kind": "ScaledJob", "metadata": {"name": "batch", "namespace": "shop"}}
     file = tmp_path / "keda.yaml"
-    file.write_text("a: [")
+    file.write_text(yaml.safe_dump_all([scaled(), scaled(triggers=[]), job]))
+
     done = CliRunner().invoke(cli, ["import", "keda", str(file)])
+
     assert done.exit_code == 1
-    assert "is not YAML" in done.output
+    assert len(list(yaml.safe_load_all(done.stdout))) == 2
+    assert done.stdout.count("# ScaledObject shop/mailer:\n") == 2
+    assert done.stderr == (
+        "left out: ScaledJob shop/batch: a ScaledJob starts a Job a message, which a pool of workers does not\n"
+        "Error: 1 of 2 pools cannot be applied as they stand; mend by hand:\n"
+        "  ScaledObject shop/mailer: spec.queues has 0 entries, may have 1 to 64\n"
+    )
+
+
+def test_no_name_breaks_out_of_a_comment(tmp_path: Path) -> None:
+    file = tmp_path / "keda.yaml"
+    file.write_text(yaml.safe_dump(scaled(triggers=[rabbit(queueName="a\nkind: Secret", useRegex="true"), rabbit()])))
+
+    done = CliRunner().invoke(cli, ["import", "keda", str(file)])
+
+    assert [one["kind"] for one in yaml.safe_load_all(done.stdout)] == ["WorkerPool"]
+    assert "\nkind: Secret" not in done.stdout
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"a: \xff\xfe\xfa", b"2026-13-01"])
+def test_the_command_says_which_file_is_no_yaml(tmp_path: Path, content: bytes) -> None:
+    file = tmp_path / "keda.yaml"
+    file.write_bytes(content)
+
+    done = CliRunner().invoke(cli, ["import", "keda", str(file)])
+
+    assert done.exit_code == 1
+    assert f"Error: {file} is not YAML" in done.output

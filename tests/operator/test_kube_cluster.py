@@ -2,14 +2,18 @@
 
 import base64
 import logging
+import threading
+import time
 
 import pytest
 from objects import autoscaler, deployment, pod, replica_set, stateful_set, worker_pool
 
+from celeriac_operator.cluster import rivals
 from celeriac_operator.cluster.index import WATCHED, ClusterIndex
 from celeriac_operator.cluster.kube import KubeCluster
 from celeriac_operator.cluster.sweep import Sweep
-from celeriac_operator.errors import ClusterError, Conflict, Forbidden, Invalid, NotFound
+from celeriac_operator.errors import ClusterError, Conflict, Forbidden, Invalid, NotFound, Unreachable
+from celeriac_operator.resources.labels import FIELD_MANAGER
 from celeriac_operator.resources.spec import WorkerPoolSpec
 
 
@@ -213,7 +217,7 @@ def test_a_stateful_set_that_keeps_two_revisions_on_purpose_is_no_rollout(world)
 
     target = world.cluster.target(pool, WorkerPoolSpec.parse(pool.spec))
 
-    assert (target.kind, target.error, target.rollout) == ("StatefulSet", "", False)
+    assert (target.kind, target.error, target.rollout, target.ordered) == ("StatefulSet", "", False, True)
 
 
 def test_a_number_just_written_settles_until_its_controller_has_seen_it(world):
@@ -268,6 +272,24 @@ def test_a_conflict_is_raised_and_the_next_read_is_fresh(world):
     assert world.api.get("deployments", "mails")["spec"]["replicas"] == 5
 
 
+def test_what_a_watch_tells_while_a_conflict_is_looked_at_stays(world, monkeypatch):
+    world.api.put("deployments", {**world.api.get("deployments", "mails"), "status": {"replicas": 1}})
+    read = world.client.get
+
+    def and_meanwhile(path, **query):
+        found = read(path, **query)
+        if path.endswith("/deployments/mails"):
+            world.api.change_untold("deployments", "mails", {"spec": {"replicas": 7}})
+            world.index.put("Deployment", world.api.get("deployments", "mails"))
+        return found
+
+    monkeypatch.setattr(world.client, "get", and_meanwhile)
+    with pytest.raises(Conflict):
+        world.scale(5)
+
+    assert world.target.replicas == 7
+
+
 def test_another_writer_of_replicas_is_named_when_it_is_recorded(world):
     world.scale(5)
     body = world.api.get("deployments", "mails")
@@ -280,6 +302,78 @@ def test_another_writer_of_replicas_is_named_when_it_is_recorded(world):
     assert world.target.contested_by == "argocd"
     world.scale(5)
     assert world.target.contested_by == ""
+
+
+def recorded(replicas: int, manager: str) -> dict:
+    entry = {"manager": manager, "time": "2999-01-01T00:00:00Z", "fieldsV1": {"f:spec": {"f:replicas": {}}}}
+    body = deployment(replicas=replicas)
+    body["metadata"]["managedFields"] = [entry]
+    return body
+
+
+def test_a_write_that_another_replica_of_the_operator_made_is_ours(world):
+    world.scale(5)
+    world.api.put("deployments", recorded(3, FIELD_MANAGER))
+    world.look()
+
+    assert (world.target.contested_by, world.target.ours) == ("", True)
+    world.api.put("deployments", recorded(1, "argocd"))
+    world.look()
+    assert (world.target.contested_by, world.target.ours) == ("argocd", False)
+
+
+def test_a_write_that_was_applied_and_not_answered_is_ours(world):
+    world.scale(3)
+    replace = world.api.replace
+
+    def late(*given):
+        stored = replace(*given)
+        time.sleep(0.8)  # longer than the client waits
+        return stored
+
+    world.api.replace = late
+    with pytest.raises(Unreachable):
+        world.scale(5)
+    world.api.replace = replace
+    world.look()
+
+    assert world.target.replicas == 5
+    assert (world.target.contested_by, world.target.ours) == ("", True)
+
+
+def test_a_number_that_was_refused_is_not_ours_when_somebody_else_writes_it(world):
+    world.scale(3)
+    world.api.fail("PUT", "/scale$", status=422, times=1)
+    with pytest.raises(Invalid):
+        world.scale(5)
+    world.api.put("deployments", deployment(replicas=5))
+    world.look()
+
+    assert (world.target.contested_by, world.target.ours) == ("an unknown field manager", False)
+
+
+def test_what_was_written_before_another_replica_led_accuses_nobody(world):
+    world.scale(3)
+    world.cluster._lease = NotHeld()
+    assert not world.cluster.may_act()
+    world.api.put("deployments", deployment(replicas=5))
+    world.look()
+
+    assert world.target.contested_by == ""
+
+
+def test_writes_to_workloads_that_are_gone_are_forgotten(world):
+    world.scale(3)
+    world.api.put("workerpools", {**spec_of(target="other"), "metadata": {"name": "other"}})
+    world.api.delete("deployments", "mails")
+    world.api.put("deployments", deployment("other", replicas=1))
+    world.look()
+    other = next(record for record in world.cluster.pools() if record.name == "other")
+    spec = WorkerPoolSpec.parse(other.spec)
+
+    world.cluster.scale(other, spec, 2, world.cluster.target(other, spec).resource_version)
+
+    assert len(world.cluster._writes._written) == 1
 
 
 def test_another_writer_that_is_not_recorded_is_told_all_the_same(world):
@@ -315,9 +409,9 @@ def test_of_two_pools_on_one_target_the_older_keeps_it(world):
     world.look()
     records = {record.name: record for record in world.cluster.pools()}
 
-    rivals = {name: world.cluster.target(record, world.spec).foreign_manager for name, record in records.items()}
+    others = {name: world.cluster.target(record, world.spec).foreign_manager for name, record in records.items()}
 
-    assert rivals == {"again": "WorkerPool/mails", "mails": ""}
+    assert others == {"again": "WorkerPool/mails", "mails": ""}
 
 
 def test_an_older_pool_with_a_wrong_spec_is_no_rival(world):
@@ -325,6 +419,16 @@ def test_an_older_pool_with_a_wrong_spec_is_no_rival(world):
     wrong["spec"]["queues"] = []
     wrong["metadata"] = {"name": "wrong", "creationTimestamp": "2000-01-01T00:00:00Z"}
     world.api.put("workerpools", wrong)
+    world.look()
+
+    assert world.target.foreign_manager == ""
+
+
+def test_an_older_pool_that_was_moved_to_the_target_is_no_rival(world):
+    moved = spec_of()
+    moved["metadata"] = {"name": "moved", "creationTimestamp": "2000-01-01T00:00:00Z"}
+    moved["status"] = {"target": {"kind": "Deployment", "name": "other"}}
+    world.api.put("workerpools", moved)
     world.look()
 
     assert world.target.foreign_manager == ""
@@ -347,6 +451,78 @@ def test_without_the_permission_to_list_autoscalers_it_is_said_once(world, caplo
         assert [world.target.foreign_manager for _ in range(3)] == ["", "", ""]
 
     assert len([record for record in caplog.records if "will not be noticed" in record.message]) == 1
+
+
+@pytest.mark.parametrize("fault", [{"status": 500}, {"status": 429}], ids=["failed", "throttled"])
+def test_until_autoscalers_have_been_listed_once_nobody_knows_whether_one_is_a_rival(world, monkeypatch, fault):
+    monkeypatch.setattr(rivals, "FIRST_RETRY_S", 0.2)
+    world.api.put("horizontalpodautoscalers", autoscaler("hpa", target="mails"))
+    world.api.fail("GET", "horizontalpodautoscalers", **fault, times=1)
+
+    first, second = world.target, world.target
+    time.sleep(1.2)  # a throttled client waits for a second
+    later = world.target
+
+    for target in (first, second):
+        assert target.foreign_manager == ""
+        assert "whether a HorizontalPodAutoscaler scales it too is not known" in target.foreign_unread
+    assert (later.foreign_manager, later.foreign_unread) == ("HorizontalPodAutoscaler/hpa", "")
+
+
+def test_other_threads_wait_for_the_first_answer(world):
+    world.api.put("horizontalpodautoscalers", autoscaler("hpa", target="mails"))
+    world.api.fail("GET", "/apis/autoscaling/v1$", delay_s=0.15, times=1)
+    told: list[str] = []
+
+    threads = [threading.Thread(target=lambda: told.append(world.target.foreign_manager)) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert told == ["HorizontalPodAutoscaler/hpa"] * 3
+
+
+def test_other_threads_wait_so_long_and_no_longer(world, monkeypatch):
+    monkeypatch.setattr(rivals, "FIRST_ANSWER_S", 0.2)
+    world.api.fail("GET", "/apis/autoscaling/v1$", delay_s=1.5, times=1)
+    asking = threading.Thread(target=lambda: world.target)
+    asking.start()
+    time.sleep(0.1)
+
+    began = time.monotonic()
+    unread = [world.target.foreign_unread for _ in range(3)]
+    took_s = time.monotonic() - began
+    asking.join()
+
+    assert all("no answer yet" in sentence for sentence in unread)
+    assert took_s < 0.4
+
+
+def test_a_list_from_before_a_pool_was_there_does_not_count_for_it(world, monkeypatch):
+    assert (world.target.foreign_manager, world.target.foreign_unread) == ("", "")
+    monkeypatch.setattr(rivals, "NEW_POOL_S", 0.3)
+    world.api.put("horizontalpodautoscalers", autoscaler("hpa", target="mails"))
+    pool = world.index.pools()[0].record
+    world.index.drop(pool.uid)
+    world.index.put("WorkerPool", world.api.get("workerpools", pool.name))
+
+    first = world.target
+    time.sleep(0.35)
+    second = world.target
+
+    assert (first.foreign_manager, "no answer yet" in first.foreign_unread) == ("", True)
+    assert (second.foreign_manager, second.foreign_unread) == ("HorizontalPodAutoscaler/hpa", "")
+
+
+def test_a_list_that_fails_later_leaves_what_was_known(world, monkeypatch):
+    monkeypatch.setattr(rivals, "FRESH_S", 0.0)
+    world.api.put("horizontalpodautoscalers", autoscaler("hpa", target="mails"))
+    assert world.target.foreign_manager == "HorizontalPodAutoscaler/hpa"
+
+    world.api.fail("GET", "horizontalpodautoscalers", status=500)
+
+    assert (world.target.foreign_manager, world.target.foreign_unread) == ("HorizontalPodAutoscaler/hpa", "")
 
 
 def test_a_secrets_value_is_decoded(world):

@@ -4,7 +4,9 @@ import threading
 
 import pytest
 
+from celeriac_operator.cluster.index import ClusterIndex
 from celeriac_operator.cluster.lease import DEADLINE_S, DURATION_S, Lease
+from celeriac_operator.cluster.sweep import Sweep
 from celeriac_operator.errors import ClusterError, Forbidden
 
 
@@ -77,6 +79,26 @@ def test_each_change_of_holder_is_counted_as_a_transition_and_renewing_is_none(a
 
     assert unchanged == before
     assert api.get("leases", "operator")["spec"]["leaseTransitions"] == before + 1
+
+
+def test_a_term_stays_the_same_over_renewals_and_changes_when_another_held_it_in_between(contend, clock):
+    first, second = contend("a"), contend("b")
+    terms = []
+    for lease, passed_s in (
+        (first, 0),
+        (first, DEADLINE_S + 1),
+        (second, 0),
+        (second, DURATION_S),
+        (first, 0),
+        (first, DURATION_S),
+    ):
+        clock.now += passed_s
+        taken = lease.attempt()
+        terms.append((taken, lease.term if lease is first else None))
+
+    assert [taken for taken, _ in terms] == [True, True, False, True, False, True]
+    assert terms[0][1] == terms[1][1]
+    assert terms[5][1] == terms[0][1] + 2
 
 
 def test_of_two_that_find_it_expired_one_gets_it(contend, clock, client, monkeypatch):
@@ -156,3 +178,22 @@ def test_one_that_never_held_it_gives_nothing_up(api, client, contend):
     bystander.stop()
 
     assert api.get("leases", "operator")["spec"]["holderIdentity"] == "a"
+
+
+def test_what_nobody_expected_ends_neither_the_lease_nor_the_comparison(api, client, monkeypatch, eventually, caplog):
+    monkeypatch.setattr("celeriac_operator.cluster.lease.RETRY_S", 0.05)
+    lease = Lease(client, namespace="shop", name="operator", identity="a")
+    sweep = Sweep(client, ClusterIndex(), namespaces=["shop"], first_s=0.05, interval_s=0.05)
+    with monkeypatch.context() as broken:
+        broken.setattr(client, "request", lambda *_a, **_k: 1 / 0)
+        lease.start()
+        sweep.start()
+        eventually(lambda: caplog.text.count("the Lease could not be renewed: this is a bug") >= 2)
+        eventually(lambda: caplog.text.count("the index was not compared with the cluster: this is a bug") >= 2)
+        assert not lease.held()
+
+    eventually(lease.held)
+    assert (lease.alive, sweep.alive) == (True, True)
+    lease.stop()
+    sweep.stop()
+    assert (lease.alive, sweep.alive) == (False, False)

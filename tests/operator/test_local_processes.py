@@ -203,6 +203,12 @@ metadata: {name: redis}
 data: {url: %s}
 """
 
+DEPLOYMENT = """
+kind: Deployment
+metadata: {name: worker}
+spec: {template: {spec: {%s}}}
+"""
+
 
 def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "pool.yaml"
@@ -248,6 +254,24 @@ def test_a_secret_that_is_not_in_the_file_is_the_local_broker_where_a_pool_names
             "knows secretKeyRef and fieldRef",
             id="an unknown source",
         ),
+        pytest.param(DEPLOYMENT % "containers: 5", "spec.template.spec.containers is 5, must be a list", id="no list"),
+        pytest.param(DEPLOYMENT % "containers: [5]", r"containers\[0\] is 5, must be an object", id="no container"),
+        pytest.param(
+            DEPLOYMENT % "containers: [{name: w, args: worker}]",
+            r"args is 'worker', must be a list of texts",
+            id="no words",
+        ),
+        pytest.param(
+            FILE.replace("EXTRA_ENV", "            - {name: A, valueFrom: {secretKeyRef: {name: c}}}"),
+            r"containers\[0\].env\[5\].valueFrom.secretKeyRef.key is missing",
+            id="no key",
+        ),
+        pytest.param(
+            FILE.replace("EXTRA_ENV", "            - {name: A, value: {b: c}}"),
+            "value is {'b': 'c'}, must be text",
+            id="no text",
+        ),
+        pytest.param(FILE + SECRET.replace("data: {url: %s}", "data: 7"), "data is 7, must be an object", id="no data"),
     ],
 )
 def test_a_file_that_cannot_be_used_is_refused_with_the_reason(tmp_path, text, complaint):
@@ -280,6 +304,14 @@ def test_the_local_cluster_answers_as_the_api_would(tmp_path, processes):
         cluster.scale(pool, spec, 3, "99")
     assert cluster.pools()[0].status == {"replicas": 0}
     assert cluster.scaled() == []
+
+
+def test_a_stateful_sets_processes_are_drained_like_any_others_for_they_have_no_ordinals(tmp_path, processes):
+    manifest = read_manifest(write(tmp_path, FILE.replace("kind: Deployment", "kind: StatefulSet")))
+    cluster = LocalCluster(manifest, processes, broker_url="redis://local/0", result_url="")
+    (pool,) = cluster.pools()
+
+    assert cluster.target(pool, WorkerPoolSpec.parse(pool.spec)).kind == "ReplicaSet"
 
 
 def test_references_expand_as_in_a_pod():

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from certificates import identity
 
 APP = """
 import os, time
@@ -57,6 +58,10 @@ spec:
 """
 
 
+#: This tree's own code, whichever is installed.
+OURS = [Path(__file__).parents[2] / part for part in ("worker", "operator")]
+
+
 class Up:
     """A folder with an app and a pool, and `celeriac up` in it."""
 
@@ -71,7 +76,7 @@ class Up:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "celeriac", "up", "-f", "pool.yaml", "--logs", "logs", "--summary", "summary.json", *options],
             cwd=self.folder,
-            env={**bare, "PYTHONPATH": str(self.folder), "LEDGER": str(self.folder / "ledger"), **env},
+            env={**bare, "PYTHONPATH": os.pathsep.join(map(str, (self.folder, *OURS))), "LEDGER": str(self.folder / "ledger"), **env},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -192,6 +197,60 @@ def wait_for(holds, within_s: float = 20.0) -> bool:
             return True
         time.sleep(0.1)
     return False
+
+
+SIGNED = """
+app.conf.update(
+    task_serializer="auth", accept_content=["auth"], security_cert_store=os.environ["TRUSTED"],
+    security_key=os.environ.get("CELERIAC_SECURITY_KEY") or os.environ["KEY"],
+    security_certificate=os.environ.get("CELERIAC_SECURITY_CERTIFICATE") or os.environ["CERTIFICATE"],
+)
+app.setup_security()
+"""
+
+
+def signs(up: Up) -> dict[str, str]:
+    """Let the app demand signatures: (where its key is, where its certificate is) and whom it trusts."""
+    (up.folder / "shop.py").write_text(APP + SIGNED)
+    who = identity(up.folder, "shop", store=up.folder / "trusted")
+    return {"KEY": str(who.key), "CERTIFICATE": str(who.certificate), "TRUSTED": str(up.folder / "trusted")}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by", ["the container's environment", "options"])
+def test_workers_that_demand_signatures_are_drained_with_the_apps_key(up, by):
+    keys = signs(up)
+    options: list[str] = []
+    if by == "options":
+        options = ["--signing-key", keys["KEY"], "--signing-certificate", keys["CERTIFICATE"]]
+    else:
+        keys |= {f"CELERIAC_SECURITY_{name}": keys.pop(name) for name in ("KEY", "CERTIFICATE")}
+
+    up.start("--until-idle", "--timeout", "50", "--plain", *options, "--run", up.producer(80, 0.1), **keys)
+    status, out, err = up.end()
+
+    story = up.summary()
+    assert (status, story["outcome"]) == (0, "idle"), out + err
+    assert up.done() == Counter(map(str, range(80)))
+    shop = story["pools"]["default/shop"]
+    assert (shop["final_replicas"], shop["pods"]["drained"]) == (0, shop["peak_replicas"])
+    assert "drains are signed as DE shop" in out
+    assert "CommandsNotHeeded" not in out
+
+
+@pytest.mark.slow
+def test_workers_that_demand_signatures_stay_when_nobody_has_told_of_a_key_and_what_is_lacking_is_said(up):
+    keys = signs(up)
+
+    up.start("--timeout", "25", "--plain", "--run", up.producer(8, 0.1), **keys)
+    status, out, err = up.end()
+
+    story = up.summary()
+    assert (status, story["outcome"]) == (3, "timeout"), out + err
+    assert up.done() == Counter(map(str, range(8)))
+    assert [step for step in story["pools"]["default/shop"]["scale_events"] if step["to"] < step["from"]] == []
+    assert "CommandsNotHeeded" in out
+    assert "--signing-key and --signing-certificate" in out
 
 
 @pytest.mark.slow

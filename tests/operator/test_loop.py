@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -12,13 +13,17 @@ from celeriac.broker.depth import QueueDepth
 from celeriac.exceptions import BrokerUnavailable
 from celeriac.wire.control import Command
 from celeriac.wire.event import DrainState, Heartbeat, QueueTotals, heartbeat_to_wire
+from celeriac_operator import clock
 from celeriac_operator.errors import ClusterError, Conflict, Forbidden, NotFound
 from celeriac_operator.fleet.brokers import BrokerSide, BrokerTarget
-from celeriac_operator.loop import OperatorLoop, Tick
+from celeriac_operator.fleet.signature import NO_KEY, Signature
+from celeriac_operator.loop import OperatorLoop, Tick, broker
 from celeriac_operator.loop.broker import DOOMED_COST
 from celeriac_operator.metrics import OperatorMetrics
 from celeriac_operator.resources.records import PodRecord, PoolRecord
 from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.scaling.decision import decide
+from celeriac_operator.scaling.memory import Memory
 from celeriac_operator.scaling.signals import TargetSample
 
 URL = "redis://:hunter2@broker:6379/0"
@@ -58,6 +63,7 @@ class MemoryCluster:
         self.refuses_marks: ClusterError | None = None
         self.reads: ClusterError | None = None
         self.leads = True
+        self.led_times = 0
 
     def pools(self) -> Sequence[PoolRecord]:
         if self.reads:
@@ -100,14 +106,18 @@ class MemoryCluster:
             raise self.refuses_marks
         self.killed.append(name)
 
-    def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> None:
+    def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> Mapping[str, Any]:
         self.statuses.append((pool.name, status))
+        return status
 
     def event(self, pool: PoolRecord, kind: str, reason: str, message: str) -> None:
         self.events.append((pool.name, kind, reason))
 
     def may_act(self) -> bool:
         return self.leads
+
+    def term(self) -> int:
+        return self.led_times
 
     def conditions(self, name: str) -> dict[str, tuple[str, str]]:
         status = next(status for who, status in reversed(self.statuses) if who == name)
@@ -122,7 +132,9 @@ class FakeBroker:
         self.down: str = ""
         self.heartbeats: list[dict[str, Any]] = []
         self.commands: list[Command] = []
+        self.signed: list[Command] = []
         self.probed: list[Mapping[str, float]] = []
+        self.released: list[list[str]] = []
         self.closed = 0
 
     def probe(self, queues: Mapping[str, float]) -> Mapping[str, QueueDepth]:
@@ -134,6 +146,7 @@ class FakeBroker:
     def release_due(self, queues: Sequence[str]) -> int:
         if self.down:
             raise BrokerUnavailable(self.down)
+        self.released.append(list(queues))
         return 0
 
     def drain(self, timeout_s: float) -> list[dict[str, Any]]:
@@ -143,10 +156,12 @@ class FakeBroker:
         heard, self.heartbeats = self.heartbeats, []
         return heard
 
-    def send(self, command: Command) -> None:
+    def send(self, command: Command, *, signed: bool = False) -> None:
         if self.down:
             raise BrokerUnavailable(self.down)
         self.commands.append(command)
+        if signed:
+            self.signed.append(command)
 
     def close(self) -> None:
         self.closed += 1
@@ -155,7 +170,9 @@ class FakeBroker:
 class Bench:
     """An OperatorLoop over both, whose threads a test starts when it wants them."""
 
-    def __init__(self, *pools: PoolRecord, default_broker_url: str | None = None) -> None:
+    def __init__(
+        self, *pools: PoolRecord, default_broker_url: str | None = None, signature: Signature | None = None
+    ) -> None:
         self.cluster = MemoryCluster(*pools)
         self.brokers: dict[str, FakeBroker] = {}
         self.ticks: list[Tick] = []
@@ -166,6 +183,7 @@ class Bench:
             default_broker_url=default_broker_url,
             connect=self.connect,
             watch=self.ticks.append,
+            signature=signature,
         )
         self.lock = threading.Lock()
 
@@ -244,6 +262,23 @@ def test_two_pools_of_one_broker_share_a_probe_and_two_brokers_do_not(bench):
     assert set(b.broker.probed[-1]) == {"mails", "bulk"}
 
 
+def test_what_waits_at_another_broker_that_a_pool_moves_to_did_not_arrive_there_just_now(bench):
+    far = {"urlFrom": {"secretKeyRef": {"name": "far", "key": "url"}}}
+    b = bench(pool("mails"))
+    b.cluster.secrets["shop", "far", "url"] = "redis://far:6379/0"
+    b.loop.start()
+    assert b.until(lambda: len(b.ticks) >= 2)
+    there = b.brokers["redis://far:6379/0"] = FakeBroker()
+    there.depths["mails"] = QueueDepth(ready=5000)
+
+    b.cluster.records["mails"] = replace(pool("mails", broker=far), generation=2)
+    b.loop.poke("shop", "mails")
+
+    moved = lambda: [tick for tick in b.ticks if tick.signals.queues and tick.signals.queues[0].ready == 5000]  # noqa: E731
+    assert b.until(lambda: len(moved()) >= 3)
+    assert [tick.decision.queues["mails"]["arrivals_per_s"] for tick in moved()] == pytest.approx([0.0] * len(moved()))
+
+
 def test_a_pool_with_a_wrong_spec_gets_a_condition_and_stops_nobody(bench, caplog):
     b = bench(
         pool("mails"),
@@ -257,6 +292,11 @@ def test_a_pool_with_a_wrong_spec_gets_a_condition_and_stops_nobody(bench, caplo
     assert b.until(lambda: bool(b.cluster.scaled))
     assert b.cluster.conditions("broken")["Ready"] == ("False", "InvalidSpec")
     assert b.cluster.conditions("lost")["Ready"] == ("False", "SecretNotFound")
+    told = b.metrics.render().decode()
+    for name, reason in (("broken", "InvalidSpec"), ("lost", "SecretNotFound")):
+        assert (
+            f'celeriac_pool_condition{{condition="Ready",namespace="shop",pool="{name}",reason="{reason}"}} 0.0' in told
+        )
     time.sleep(0.5)
     assert sum(who == "broken" for who, _ in b.cluster.statuses) == 1
     assert sum("minReplica" in r.message for r in caplog.records) == 1
@@ -277,6 +317,7 @@ def test_a_pool_recovers_by_itself_when_its_spec_and_secret_are_put_right(bench,
     b.cluster.secrets["shop", "redis", "url"] = URL
 
     assert b.until(lambda: b.cluster.conditions("mails")["Ready"][0] == "True")
+    assert b.until(lambda: 'pool="mails",reason="Decided"} 1.0' in b.metrics.render().decode())
 
 
 def test_a_missing_target_is_a_condition_and_no_write(bench):
@@ -326,6 +367,21 @@ def test_a_broker_that_is_down_holds_the_pool_and_is_logged_once_without_its_pas
     assert b.cluster.scaled[0][1] == 10
 
 
+def test_of_many_pods_that_are_drained_some_are_marked_at_each_tick(bench, monkeypatch):
+    monkeypatch.setattr(broker, "MOST_MARKS", 2)
+    b = bench(pool(scaleDown={"idleTimeout": "0s"}))
+    b.cluster.replicas["mails-worker"] = 5
+    b.cluster.kubelet = [pod(f"mails-{n}") for n in range(5)]
+    stop = beating(b, lambda: [heartbeat(f"mails-{n}") for n in range(5)])
+
+    b.loop.start()
+
+    marked = lambda: {name for costs in b.cluster.costs for name, cost in costs.items() if cost == DOOMED_COST}  # noqa: E731
+    assert b.until(lambda: marked() == {f"mails-{n}" for n in range(5)}, 15.0)
+    stop.set()
+    assert max(map(len, b.cluster.costs)) == 2
+
+
 @pytest.mark.parametrize("refused", [None, Forbidden("cannot patch pods", status=403)], ids=["marks", "marks refused"])
 def test_scale_in_drains_first_and_writes_only_what_is_drained(bench, refused):
     b = bench()
@@ -348,6 +404,58 @@ def test_scale_in_drains_first_and_writes_only_what_is_drained(bench, refused):
     assert b.until(lambda: b.cluster.scaled == [("mails", 1)])
     keep.set()
     assert all("celeriac@mails-1" not in (c.destination or ()) for c in b.broker.commands if c.method == "drain")
+
+
+def test_workers_that_demand_signatures_are_not_told_without_a_key_and_the_pool_says_so_until_there_is_one(
+    bench, caplog
+):
+    lacks = [NO_KEY]
+    b = bench(signature=Signature(lack=lambda: lacks[0] if lacks else None, name="operator 7"))
+    b.cluster.replicas["mails-worker"] = 2
+    b.cluster.kubelet = [pod("mails-1"), pod("mails-2")]
+    b.broker.depths["mails"] = QueueDepth(leased=1)
+    keep = beating(
+        b,
+        lambda: [
+            heartbeat("mails-1", busy=1, commands="signed"),
+            heartbeat("mails-2", drain=echo(b), commands="signed"),
+        ],
+    )
+    b.loop.start()
+
+    assert b.until(lambda: b.ticks and b.last().decision.drain == ("mails-2",), within_s=60)
+    ticks = len(b.ticks)
+    assert b.until(lambda: len(b.ticks) > ticks + 2)
+    assert b.broker.commands == []
+    assert b.cluster.scaled == []
+    assert b.cluster.conditions("mails")["CommandsNotHeeded"] == ("True", "SigningKeyMissing")
+    assert b.cluster.events.count(("mails", "Warning", "CommandsNotHeeded")) == 1
+    assert sum("demand signed commands, and the operator has no key" in r.message for r in caplog.records) == 1
+
+    lacks.clear()
+
+    assert b.until(lambda: bool(b.broker.signed), within_s=20)
+    assert b.broker.signed[0].destination == ["celeriac@mails-2"]
+    assert b.broker.commands == b.broker.signed
+    assert b.until(lambda: b.cluster.conditions("mails")["CommandsNotHeeded"] == ("False", "Heeded"))
+    assert ("mails", "Normal", "CommandsNotHeededEnded") in b.cluster.events
+    b.cluster.kubelet = [pod("mails-1"), pod("mails-2", ready=False)]
+    assert b.until(lambda: b.cluster.scaled == [("mails", 1)], within_s=20)
+    keep.set()
+
+
+def test_a_dry_run_sends_nothing_and_says_all_the_same_that_there_is_no_key(bench):
+    b = bench(pool(mode="DryRun"))
+    b.cluster.replicas["mails-worker"] = 2
+    b.cluster.kubelet = [pod("mails-1"), pod("mails-2")]
+    keep = beating(b, lambda: [heartbeat(name, commands="signed") for name in ("mails-1", "mails-2")])
+    b.loop.start()
+
+    assert b.until(
+        lambda: b.cluster.statuses and b.cluster.conditions("mails")["CommandsNotHeeded"][0] == "True", within_s=20
+    )
+    keep.set()
+    assert b.broker.commands == []
 
 
 BULK = {"queues": [{"name": "bulk"}]}
@@ -417,6 +525,23 @@ def test_a_deleted_pool_has_its_first_replicas_restored_when_its_spec_says_so(be
 
     assert b.until(lambda: b.cluster.replicas["mails-worker"] == 12)
     assert b.cluster.replicas["left-worker"] == 10
+
+
+def test_a_pool_whose_target_was_changed_is_a_fault_and_its_first_target_is_restored(bench):
+    b = bench(pool("mails", onDelete="RestoreReplicas", **BULK))
+    b.cluster.replicas |= {"mails-worker": 12, "new": 1}
+    b.loop.start()
+    assert b.until(lambda: ("mails", 10) in b.cluster.scaled)
+    assert b.until(lambda: b.cluster.statuses[-1][1].get("target") == {"kind": "Deployment", "name": "mails-worker"})
+
+    record = b.cluster.records["mails"]
+    b.cluster.records["mails"] = replace(record, generation=2, spec={**record.spec, "targetRef": {"name": "new"}})
+    b.loop.poke("shop", "mails")
+
+    assert b.until(lambda: b.cluster.conditions("mails")["Ready"] == ("False", "InvalidSpec"))
+    b.cluster.records.clear()
+    assert b.until(lambda: b.cluster.replicas["mails-worker"] == 12)
+    assert b.cluster.replicas["new"] == 1
 
 
 def test_a_deleted_pool_with_more_replicas_than_at_first_keeps_them_for_nobody_would_drain_them(bench, caplog):
@@ -516,6 +641,28 @@ def test_a_replica_without_the_lease_watches_and_writes_nothing(bench):
     assert b.until(lambda: bool(b.cluster.scaled))
 
 
+def test_a_drain_that_was_planned_without_leading_or_in_another_time_of_it_is_none(bench, monkeypatch):
+    b = bench(pool())
+    b.loop.look()
+    (serving,) = b.loop._loops.values()
+    serving.retire()
+    serving.stop()  # its threads are out of the way: each step by hand
+    serving._stopping.clear()
+    (member,) = serving._members()
+    decided_on: list[Memory] = []
+    monkeypatch.setattr(broker, "decide", lambda *asked: decided_on.append(asked[2]) or decide(*asked))
+    planned = Memory(
+        drain_id="shadow", marked=(("mails-1", 1.0),), drained=(("mails-1", 2.0),), ended=frozenset({"mails-2"})
+    )
+    member.state.memory, member.state.served_by, member.state.rest, member.state.epoch = planned, serving, None, 0
+
+    serving.tick([member])
+    member.state.memory, member.state.rest = planned, None
+    serving.tick([member])
+
+    assert decided_on == [Memory(), planned]  # not ours yet; then it is
+
+
 def test_a_status_is_not_written_when_nothing_a_person_would_notice_changed(bench):
     b = bench()
     b.loop.start()
@@ -525,6 +672,22 @@ def test_a_status_is_not_written_when_nothing_a_person_would_notice_changed(benc
     assert b.until(lambda: len(b.ticks) >= 5)
 
     assert len(b.cluster.statuses) <= settled + 1
+
+
+def test_only_queues_where_something_may_be_due_are_asked_to_release_it(bench):
+    queues = [{"name": "due"}, {"name": "later"}, {"name": "empty"}]
+    b = bench(
+        pool("mails", queues=queues, coldStart="20s"),
+        pool("blind", queues=[{"name": "unseen"}], eta={"enabled": False}),
+    )
+    b.broker.depths["unseen"] = QueueDepth(delayed=1)
+    b.broker.depths |= {"due": QueueDepth(delayed=2, due_soon=1), "later": QueueDepth(delayed=9)}
+
+    b.loop.start()
+
+    assert b.until(lambda: len(b.broker.released) >= 3)
+    assert set(b.broker.released[0]) == {"due", "later", "empty", "unseen"}  # nothing is known of them yet
+    assert [set(names) for names in b.broker.released[1:3]] == [{"due", "unseen"}] * 2
 
 
 def test_a_broker_whose_last_pool_went_is_let_go_and_its_pool_vanishes_from_the_metrics(bench):
@@ -538,6 +701,24 @@ def test_a_broker_whose_last_pool_went_is_let_go_and_its_pool_vanishes_from_the_
     assert b.until(lambda: b.broker.closed >= 3)
     assert b'pool="mails"' not in b.metrics.render()
     assert b.loop.livez()[0]
+
+
+def test_a_pool_that_is_deleted_while_its_tick_runs_leaves_no_series(bench):
+    b = bench(pool("mails"), pool("bulk", queues=[{"name": "bulk"}]))
+    b.cluster.replicas["mails-worker"] = 1
+    b.loop.look()
+    (serving,) = b.loop._loops.values()
+    serving.retire()
+    serving.stop()  # its threads are out of the way: each step by hand
+    serving._stopping.clear()
+    members = serving._members()
+
+    del b.cluster.records["bulk"]
+    b.loop.look()
+    serving.tick(members)
+    serving.tick(serving._members())
+
+    assert b'pool="bulk"' not in b.metrics.render()
 
 
 def test_pools_that_share_a_queue_split_its_demand_by_their_slots(bench):
@@ -790,6 +971,35 @@ def test_a_leader_that_returns_trusts_the_cluster_and_not_its_memory(bench):
     assert next(status for who, status in b.cluster.statuses if who == "mails")["history"] == [other]
 
 
+def test_leading_that_was_lost_and_regained_while_nobody_looked_is_a_new_term(bench, monkeypatch):
+    b = bench()
+    b.loop.start()
+    assert b.until(lambda: b.cluster.statuses)
+    before, hangs = b.loop._term(), threading.Event()
+    secret, held = b.cluster.secret, threading.Event()
+
+    def hanging(*at):
+        held.set()
+        hangs.wait(20)
+        return secret(*at)
+
+    monkeypatch.setattr(b.cluster, "secret", hanging)
+    b.loop._secrets.clear()
+    b.loop.poke("shop", "mails")
+    assert held.wait(10)
+    other = {"time": "2026-01-01T10:00:00Z", "from": 1, "to": 2, "reason": "another leader's"}
+    b.cluster.records["mails"] = replace(pool("mails"), status={"history": [other], "replicas": 0})
+    b.cluster.led_times += 2  # another took the Lease, and gave it up
+
+    assert b.loop._term() == 0
+    b.cluster.statuses.clear()
+    hangs.set()
+
+    assert b.until(lambda: b.loop._term() > before)
+    assert b.until(lambda: b.cluster.statuses)
+    assert b.cluster.statuses[0][1]["history"] == [other]
+
+
 def test_two_brokers_of_one_address_have_names_of_their_own(bench):
     b = bench(pool("mails"), pool("far", broker={"urlFrom": {"secretKeyRef": {"name": "far", "key": "url"}}}))
     b.cluster.secrets["shop", "far", "url"] = "redis://:other@broker:6379/0"
@@ -853,6 +1063,29 @@ def test_a_wall_clock_that_is_set_back_does_not_stop_the_loops_time(bench, monke
     assert b.last().signals.sampled_at > before
 
 
+@pytest.mark.parametrize("ahead_s", [3600.0, -3600.0], ids=["an hour ahead", "an hour behind"])
+def test_an_operator_that_started_with_a_wrong_clock_goes_by_the_right_one_once_it_is_set(bench, monkeypatch, ahead_s):
+    monkeypatch.setattr(clock, "_EPOCH_AT_ZERO", clock._EPOCH_AT_ZERO + ahead_s)
+    real = time.time()
+    opens, closes = (datetime.fromtimestamp(real + off_s, UTC).strftime("%-M %-H * * *") for off_s in (-1800, 1800))
+    b = bench(pool(schedules=[{"start": opens, "end": closes, "timezone": "UTC", "minReplicas": 3}]))
+    b.cluster.replicas["mails-worker"] = 1
+    b.cluster.kubelet = [pod("a", phase="Pending", ready=False, created_at=real - 20, ready_at=None)]
+    b.broker.depths["mails"] = QueueDepth(ready=1, oldest_sent_at=real - 10)
+
+    b.loop.start()
+    assert b.until(lambda: b.cluster.scaled and b.cluster.statuses)
+
+    tick = next(tick for tick in b.ticks if tick.decision.replicas)
+    assert tick.signals.pods[0].created_at == pytest.approx(tick.now - 20, abs=5)
+    assert tick.signals.queues[0].oldest_age_s == pytest.approx(10, abs=5)
+    assert tick.decision.conditions["ScaleUpBlocked"][0] is False
+    assert (tick.decision.replicas, tick.decision.limited_by) == (3, "schedule")
+    status = b.cluster.statuses[0][1]
+    times = [status["decision"]["time"], *(condition["lastTransitionTime"] for condition in status["conditions"])]
+    assert {abs(datetime.fromisoformat(at).timestamp() - real) < 10 for at in times} == {True}
+
+
 def test_delayed_work_is_not_looked_for_when_the_spec_does_not_want_it(bench):
     b = bench(pool(eta={"enabled": False}))
 
@@ -879,6 +1112,19 @@ def test_rate_limits_that_cannot_be_kept_are_told_in_the_status_until_they_are(b
     b.broker.send = send  # type: ignore[method-assign]
     assert b.until(lambda: told("mails") == ("False", "Kept"))
     beats.set()
+
+
+def test_two_pools_that_limit_one_task_differently_are_both_told(bench):
+    limits = {name: [{"task": "t", "rate": rate}] for name, rate in (("mails", "5/s"), ("news", "10/s"))}
+    b = bench(*(pool(name, rateLimits=rates, targetRef={"name": name}) for name, rates in limits.items()), pool("more"))
+    b.cluster.replicas |= {"mails": 0, "news": 0}
+    b.loop.start()
+
+    assert b.until(lambda: {"mails", "news", "more"} == {who for who, _ in b.cluster.statuses})
+    for name, told in (("mails", "True"), ("news", "True"), ("more", "False")):
+        assert b.until(lambda name=name, told=told: b.cluster.conditions(name)["RateLimitsDiffer"][0] == told)
+    warned = {who for who, kind, reason in b.cluster.events if (kind, reason) == ("Warning", "RateLimitsDiffer")}
+    assert warned == {"mails", "news"}
 
 
 def refused(command: Command) -> None:

@@ -4,15 +4,19 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from celeriac.wire.event import QueueTotals, TaskTotals
-from celeriac_operator.metrics import FleetReading, OperatorMetrics, PoolReading
-from celeriac_operator.scaling.decision import Decision
+from celeriac_operator.metrics import WRONG_IF_FALSE, WRONG_IF_TRUE, BrokerReading, OperatorMetrics, PoolReading
+from celeriac_operator.resources.spec import WorkerPoolSpec
+from celeriac_operator.scaling.decision import Decision, decide
+from celeriac_operator.scaling.memory import Memory
 from celeriac_operator.scaling.signals import LimitedClass, PodSample, QueueSample, Signals, TargetSample
 
 MAILS = ("shop", "mails")
+SPEC = WorkerPoolSpec.parse({"targetRef": {"name": "mails"}, "queues": [{"name": "q"}], "maxReplicas": 3})
 
 
 def reading(at: float = 100.0, **more) -> PoolReading:
     fields = {
+        "broker": "redis:6379",
         "signals": Signals(
             queues=(QueueSample(name="q", ready=7, reserved=2, leased=5, expired=1, delayed=3, dead=4, oldest_age_s=12.0, consumers=2),),
             limited=(LimitedClass(task="send", queue="q", rate_per_s=10.0, throttled=6),),
@@ -32,6 +36,7 @@ def reading(at: float = 100.0, **more) -> PoolReading:
         "max_replicas": 3,
         "objective": "DrainTime",
         "objective_s": 60.0,
+        "queue_objectives": {"q": ("DrainTime", 600.0)},
         "at": at,
         **more,
     }  # fmt: skip
@@ -50,6 +55,7 @@ def samples(metrics: OperatorMetrics) -> dict[tuple[str, frozenset[tuple[str, st
 def metrics() -> OperatorMetrics:
     leading = OperatorMetrics(version="1.2.3")
     leading.leads(True)
+    leading.broker_serves("redis:6379", BrokerReading)
     return leading
 
 
@@ -72,6 +78,7 @@ QUEUE = {**POOL, "queue": "q"}
         ("celeriac_queue_messages", {**QUEUE, "kind": "dead"}, 4),
         ("celeriac_queue_oldest_task_age_seconds", QUEUE, 12),
         ("celeriac_queue_consumers", QUEUE, 2),
+        ("celeriac_queue_slo_target_seconds", {**QUEUE, "objective": "DrainTime"}, 600),
         ("celeriac_pool_replicas", {**POOL, "kind": "desired"}, 3),
         ("celeriac_pool_replicas", {**POOL, "kind": "unclamped"}, 12),
         ("celeriac_pool_replicas", {**POOL, "kind": "current"}, 4),
@@ -126,7 +133,7 @@ def test_slot_seconds_add_up_over_ticks(metrics):
 
 
 def test_the_fleets_totals_are_by_task_where_workers_tell_tasks(metrics):
-    fleet = FleetReading(
+    fleet = BrokerReading(
         queues={
             (MAILS, "q"): QueueTotals(started=9, succeeded=8, redelivered=1, wait_s=4.5, waits=9, busy_s=3.0),
             (("shop", "stock"), "s"): QueueTotals(started=5, succeeded=5),
@@ -134,7 +141,7 @@ def test_the_fleets_totals_are_by_task_where_workers_tell_tasks(metrics):
         tasks={(MAILS, "q", "send"): TaskTotals(queue="q", started=9, succeeded=8, retried=1, throttled=3)},
     )
 
-    metrics.fleet_counted("redis:6379", fleet)
+    metrics.broker_serves("redis:6379", lambda: fleet)
 
     name = "celeriac_fleet_tasks_total"
     assert value(metrics, name, **QUEUE, task="send", state="succeeded") == 8
@@ -145,6 +152,16 @@ def test_the_fleets_totals_are_by_task_where_workers_tell_tasks(metrics):
     assert value(metrics, "celeriac_fleet_task_wait_seconds_count", **QUEUE) == 9
     assert value(metrics, "celeriac_fleet_busy_slot_seconds_total", **QUEUE) == 3
     assert value(metrics, "celeriac_fleet_ratelimit_throttled_total", **QUEUE, limit="send") == 3
+
+
+def test_queues_are_told_as_they_are_at_the_scrape(metrics):
+    now = {"q": QueueSample(name="q", ready=90, consumers=3), "of nobody": QueueSample(name="of nobody", ready=1)}
+    metrics.pool_decided(MAILS, reading())
+    metrics.broker_serves("redis:6379", lambda: BrokerReading(samples=now))
+
+    assert value(metrics, "celeriac_queue_messages", **QUEUE, kind="ready") == 90
+    assert value(metrics, "celeriac_queue_consumers", **QUEUE) == 3
+    assert "of nobody" not in metrics.render().decode()
 
 
 def test_a_broker_is_up_or_down_and_its_errors_are_counted(metrics):
@@ -158,6 +175,24 @@ def test_a_broker_is_up_or_down_and_its_errors_are_counted(metrics):
     assert value(metrics, "celeriac_broker_probe_seconds_count", broker="redis:6379") == 1
 
 
+def test_a_broker_that_is_gone_is_not_told_of_again_by_a_probe_that_was_on_its_way(metrics):
+    metrics.broker_gone("redis:6379")
+
+    metrics.broker_failed("redis:6379")
+    metrics.broker_probed("redis:6379", took_s=1.0)
+    metrics.broker_ticked("redis:6379", took_s=1.0)
+
+    assert "redis:6379" not in metrics.render().decode()
+
+
+def test_a_broker_that_cannot_be_told_of_leaves_the_page_to_the_others(metrics):
+    metrics.broker_serves("broken:6379", lambda: 1 / 0)
+    metrics.broker_serves("redis:6379", lambda: BrokerReading(queues={(MAILS, "q"): QueueTotals(started=9)}))
+
+    assert value(metrics, "celeriac_fleet_tasks_total", **QUEUE, task="", state="started") == 9
+    assert value(metrics, "celeriac_operator_reconcile_errors_total", error="bug") == 2  # once a scrape
+
+
 def test_a_pool_that_is_gone_leaves_no_series(metrics):
     metrics.pool_decided(MAILS, reading())
     metrics.pool_scaled(MAILS, direction="up", reason="none")
@@ -167,12 +202,80 @@ def test_a_pool_that_is_gone_leaves_no_series(metrics):
     assert "mails" not in metrics.render().decode()
 
 
+def conditions(metrics: OperatorMetrics) -> dict[tuple[str, str], float]:
+    """(condition, reason) -> value, of the one pool there is."""
+    return {
+        (labels["condition"], labels["reason"]): shown
+        for (name, pairs), shown in samples(metrics).items()
+        if name == "celeriac_pool_condition" and (labels := dict(pairs)).items() >= POOL.items()
+    }
+
+
+def decided(**found) -> PoolReading:
+    decision = Decision(desired=3, unclamped=3, replicas=None, summary="", limited_by="none", conditions=found)
+    return reading(decision=decision)
+
+
+def test_a_healthy_pool_has_one_condition_and_a_sick_one_those_that_tell_of_it(metrics):
+    well = {
+        "ScaleUpBlocked": (False, "NotBlocked", ""),
+        "BrokerReachable": (True, "Answered", ""),
+        "Draining": (True, "ScaleIn", ""),
+    }
+    metrics.pool_decided(MAILS, decided(Ready=(True, "Decided", ""), **well))
+    assert conditions(metrics) == {("Ready", "Decided"): 1}
+
+    metrics.pool_decided(
+        MAILS,
+        decided(
+            Ready=(False, "BrokerUnreachable", "no answer"),
+            ScaleUpBlocked=(True, "CrashLoopBackOff", "pod a"),
+            BrokerReachable=(False, "NoAnswer", "no answer"),
+            Conflict=(None, "NotRead", "who knows"),
+            SignalsComplete=(None, "NoSampleYet", ""),
+        ),
+    )  # fmt: skip
+    assert conditions(metrics) == {
+        ("Ready", "BrokerUnreachable"): 0,
+        ("ScaleUpBlocked", "CrashLoopBackOff"): 1,
+        ("BrokerReachable", "NoAnswer"): 0,
+    }
+
+
+def test_every_condition_that_a_decision_finds_is_told_or_known_to_be_harmless():
+    found = set(decide(reading().signals, SPEC, Memory(), 100.0).conditions)
+
+    harmless = {"Ready", "Reconciling", "Draining"}  # the first is told in any case, the others come and go
+    assert found == WRONG_IF_TRUE | WRONG_IF_FALSE | harmless
+
+
+def test_a_pool_that_cannot_be_served_is_told_and_what_was_decided_of_it_no_longer(metrics):
+    metrics.pool_decided(MAILS, decided(Ready=(True, "Decided", "")))
+
+    metrics.pool_fault(MAILS, "SecretNotFound")
+    assert conditions(metrics) == {("Ready", "SecretNotFound"): 0, ("Stalled", "SecretNotFound"): 1}
+    assert value(metrics, "celeriac_operator_decision_age_seconds", **POOL) is None
+
+    metrics.pool_served(MAILS)
+    assert conditions(metrics) == {("Ready", "NotDecidedYet"): 0}
+    metrics.pool_decided(MAILS, decided(Ready=(True, "Decided", "")))
+    metrics.pool_served(MAILS)
+    assert conditions(metrics) == {("Ready", "Decided"): 1}
+
+    metrics.pool_fault(MAILS, "InvalidSpec")
+    metrics.pool_gone(MAILS)
+    assert "mails" not in metrics.render().decode()
+
+
 def test_the_operator_tells_of_itself(metrics):
     metrics.leads(True)
     metrics.error("Forbidden")
+    assert "signing_certificate" not in metrics.render().decode()
+    metrics.signs_until(1_800_000_000.0)
 
     assert value(metrics, "celeriac_build_info", component="operator", version="1.2.3") == 1
     assert value(metrics, "celeriac_operator_leader") == 1
+    assert value(metrics, "celeriac_operator_signing_certificate_expiry_timestamp_seconds") == 1_800_000_000.0
     assert value(metrics, "celeriac_operator_reconcile_errors_total", error="Forbidden") == 1
 
 
@@ -181,7 +284,7 @@ def test_pools_queues_and_the_fleet_are_told_by_the_leader_alone(metrics):
     metrics.pool_scaled(MAILS, direction="up", reason="none")
     metrics.broker_probed("redis:6379", took_s=0.004)
     metrics.broker_ticked("redis:6379", took_s=0.01)
-    metrics.fleet_counted("redis:6379", FleetReading(queues={(MAILS, "q"): QueueTotals(started=9)}))
+    metrics.broker_serves("redis:6379", lambda: BrokerReading(queues={(MAILS, "q"): QueueTotals(started=9)}))
 
     metrics.leads(False)
     standby = metrics.render().decode()

@@ -263,6 +263,31 @@ def test_a_change_that_no_watch_told_of_is_read_at_the_second_comparison(cluster
     assert sweep.missed == 1
 
 
+@pytest.mark.parametrize("quicker", ["a newer state", "its end"])
+def test_what_a_watch_tells_while_an_object_is_read_stays(cluster, client, monkeypatch, quicker):
+    index = ClusterIndex()
+    sweep = Sweep(client, index, namespaces=["shop"])
+    sweep.fill()
+    cluster.change_untold("deployments", "mails", {"spec": {"replicas": 8}})
+    sweep.compare()
+    read = client.get
+
+    def and_meanwhile(path, **query):
+        found = read(path, **query)
+        if quicker == "its end":
+            index.drop(found["metadata"]["uid"])
+        else:
+            cluster.change_untold("deployments", "mails", {"spec": {"replicas": 9}})
+            index.put("Deployment", cluster.get("deployments", "mails"))
+        return found
+
+    monkeypatch.setattr(client, "get", and_meanwhile)
+    sweep.compare()
+
+    held = index.workload(MAILS)
+    assert (held and held.replicas) == (9 if quicker == "a newer state" else None)
+
+
 def test_a_comparison_that_finds_nothing_reads_nothing_but_metadata(cluster, client):
     index = ClusterIndex()
     sweep = Sweep(client, index, namespaces=["shop"])

@@ -11,8 +11,9 @@ from servers import RedisServer
 from celeriac.broker.connection import BrokerAddress
 from celeriac.broker.coordination import Coordination
 from celeriac.wire.control import Command
+from celeriac_operator.errors import CannotSign
 from celeriac_operator.loop.members import Changes
-from celeriac_operator.loop.rates import ORDERS, Asked, Rates
+from celeriac_operator.loop.rates import ORDERS, Asked, Rates, disagreements
 from celeriac_operator.scaling.rates import Keeper, Kept, Order, divided, lifted
 
 POOL = "shop/mail"
@@ -97,9 +98,15 @@ class Sent:
 
     def __init__(self) -> None:
         self.commands: list[Command] = []
+        #: Nodes that demand a signature, which there is none of.
+        self.unreached: set[str] = set()
 
     def send(self, command: Command) -> None:
-        self.commands.append(command)
+        left = [node for node in command.destination or () if node in self.unreached]
+        if set(command.destination or ()) - set(left) or command.destination is None:
+            self.commands.append(command)
+        if left:
+            raise CannotSign("the operator has no key", nodes=left)
 
     def close(self) -> None:
         """Nothing is open."""
@@ -275,3 +282,42 @@ def test_a_worker_that_does_not_know_the_task_holds_nobody_back_for_long() -> No
     post.commands.clear()
     rates.keep([asked("mail", {"mail": 10.0}, keeper("a", 5.0), keeper("old"))], epoch=1)
     assert [(command.destination, command.arguments["rate_limit"]) for command in post.commands] == [(("a",), 10.0)]
+
+
+# -- workers that demand signed commands, and an operator without a key
+
+
+def test_workers_that_cannot_be_told_read_the_rate_in_the_store(store: Coordination) -> None:
+    post = Sent()
+    post.unreached = {"a"}
+    rates, _ = kept_on(store, post, "mail", "news")
+    pools = [asked("mail", {"mail": 10.0}, keeper("a")), asked("news", {"news": 3.0}, keeper("b"))]
+
+    said = [rates.keep(pools, epoch=1) for _ in range(3)]
+
+    assert said == ["", "", ""]
+    assert store.rates() == {"mail": (10.0, "shop/mail"), "news": (3.0, "shop/news")}
+
+
+def test_without_a_store_the_rate_is_not_kept_and_stays_so_for_as_long_as_they_cannot_be_told() -> None:
+    post = Sent()
+    post.unreached = {"a"}
+    rates, _ = kept_on(None, post, "mail", "news")
+    pools = [asked("mail", {"mail": 10.0}, keeper("a")), asked("news", {"news": 3.0}, keeper("b"))]
+
+    said = [rates.keep(pools, epoch=1) for _ in range(2 * ORDERS)]
+
+    assert set(said) == {"the operator has no key"}
+    assert {command.destination for command in post.commands} == {("b",)}  # the others are told all the same
+    post.unreached.clear()
+    assert rates.keep(pools, epoch=1) == ""
+    assert ("a",) in {command.destination for command in post.commands}
+
+
+def test_pools_that_disagree_on_a_rate_are_all_told_and_others_are_not() -> None:
+    a, b, c, d = (("shop", name) for name in "abcd")
+
+    told = disagreements({a: {"t": 5, "u": 1}, b: {"t": 10}, c: {"u": 1}, d: {}})
+
+    sentence = "of t pools ask for different rates (shop/a for 5/s, shop/b for 10/s): the lowest holds"
+    assert told == {a: sentence, b: sentence}

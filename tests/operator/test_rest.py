@@ -1,4 +1,4 @@
-"""A pool that has what it wants rests for two ticks; whatever is news ends that at once."""
+"""A pool that has what it wants rests for some ticks; whatever is news ends that at once."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -31,10 +31,14 @@ def decided(**more: Any) -> Decision:
     return Decision(**{"desired": 2, "unclamped": 2, "replicas": None, "summary": "", **more})
 
 
-def rest() -> Rest:
-    found = rest_of(decided(), seen(), SPEC, 7)
+def rest(spec: WorkerPoolSpec = SPEC, **more: Any) -> Rest:
+    found = rest_of(decided(**more), seen(), spec, 7)
     assert found is not None
     return found
+
+
+def like(**more: Any) -> WorkerPoolSpec:
+    return WorkerPoolSpec.parse({"targetRef": {"name": "w"}, "queues": [{"name": "mails"}], **more})
 
 
 @pytest.mark.parametrize(
@@ -70,6 +74,7 @@ def test_a_pool_whose_broker_is_silent_does_not_rest() -> None:
         pytest.param(seen(pod={"deleting": True}), False, id="a pod is deleted"),
         pytest.param(seen(target=TargetSample(replicas=2, resource_version="8")), False, id="the target changed"),
         pytest.param(seen(broker_ok=False), False, id="the broker is silent"),
+        pytest.param(seen(unheeded=("SigningKeyMissing", "w-0")), False, id="its workers heed no command"),
     ],
 )
 def test_what_ends_a_rest(signals: Signals, stands: bool) -> None:
@@ -108,7 +113,44 @@ def test_what_the_probe_alone_tells_wakes_a_pool(depth: QueueDepth | None, stand
     assert sleeps(rest(), SPEC, 7, {} if depth is None else {"mails": depth}) is stands
 
 
-def test_a_pool_is_looked_at_again_for_a_new_spec_a_new_term_or_its_rate_limits_and_at_every_third_tick() -> None:
+@pytest.mark.parametrize(("service_s", "may_wait"), [(0.1, 8), (5.0, 8), (20.0, 2), (60.0, 0)])
+def test_what_the_slots_do_not_take_up_within_a_tick_is_news(service_s: float, may_wait: int) -> None:
+    resting = rest(queues={"mails": {"service_s": service_s}})
+
+    assert sleeps(resting, SPEC, 7, {"mails": QueueDepth(ready=2 + may_wait, leased=8)})
+    assert not sleeps(resting, SPEC, 7, {"mails": QueueDepth(ready=3 + may_wait, leased=8)})
+
+
+@pytest.mark.parametrize(
+    ("spec", "ticks"),
+    [
+        pytest.param(SPEC, 6, id="a queue that grows tells of more work"),
+        pytest.param(like(interval="1s"), 6, id="at a fast interval"),
+        pytest.param(like(interval="10s"), 3, id="at a slow one half a minute would be over"),
+        pytest.param(like(objective={"type": "Latency", "seconds": 10}), 6, id="latency"),
+        pytest.param(like(objective={"type": "Utilization", "target": 70}), 3, id="what runs tells of more work"),
+        pytest.param(like(objective={"type": "Backlog", "target": 5}), 3, id="what runs counts"),
+        pytest.param(
+            like(queues=[{"name": "mails", "objective": {"type": "Backlog", "target": 5}}]),
+            3,
+            id="of one queue's objective",
+        ),
+        pytest.param(
+            like(schedules=[{"start": "0 8 * * *", "end": "0 18 * * *", "minReplicas": 2}]),
+            3,
+            id="the time of day tells",
+        ),
+    ],
+)
+def test_for_how_many_ticks_a_decision_may_stand(spec: WorkerPoolSpec, ticks: int) -> None:
+    assert rest(spec).left == ticks - 1
+
+
+def test_a_pool_of_an_interval_that_is_long_already_does_not_rest() -> None:
+    assert rest_of(decided(), seen(), like(interval="30s"), 7) is None
+
+
+def test_a_pool_is_looked_at_again_for_a_new_spec_a_new_term_or_its_rate_limits_and_when_its_rest_is_over() -> None:
     depths = {"mails": QueueDepth()}
     limited = rest_of(decided(), seen(), LIMITED, 7)
     assert limited is not None
@@ -117,14 +159,18 @@ def test_a_pool_is_looked_at_again_for_a_new_spec_a_new_term_or_its_rate_limits_
     assert not sleeps(rest(), OTHER, 7, depths)
     assert not sleeps(rest(), SPEC, 8, depths)
     assert not sleeps(limited, LIMITED, 7, depths)
-    assert not sleeps(rest().shorter().shorter(), SPEC, 7, depths)
+    over = rest()
+    for _ in range(5):
+        assert sleeps(over, SPEC, 7, depths)
+        over = over.shorter()
+    assert not sleeps(over, SPEC, 7, depths)
 
 
 def test_pools_of_one_broker_wake_together() -> None:
     wakes = set()
-    for tick in range(3):
+    for tick in range(6):
         asleep = rest_of(decided(), seen(), SPEC, 7, tick=tick)
         assert asleep is not None
         wakes.add(tick + asleep.left + 1)
 
-    assert wakes == {3}
+    assert wakes == {6}

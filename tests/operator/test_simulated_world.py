@@ -1,6 +1,7 @@
 """The simulator's world in small: what starts when, who is killed, what an autoscaler can see."""
 
 import random
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,10 +9,11 @@ import pytest
 import yaml
 
 from celeriac_operator.errors import SetupError
+from celeriac_operator.simulate.described import read_scenario
 from celeriac_operator.simulate.figures import percentile, run
 from celeriac_operator.simulate.keda import KedaSettings
 from celeriac_operator.simulate.load import Counts, Herd, QueueLoad, Recorded, ServiceTime, Sine, Steady, draw
-from celeriac_operator.simulate.scenario import Scenario, built_in, read_scenario
+from celeriac_operator.simulate.scenario import Scenario, built_in
 from celeriac_operator.simulate.world import World
 
 ONE_SECOND: dict[str, Any] = {"mean": "1s", "distribution": "constant"}
@@ -234,8 +236,8 @@ def test_every_built_in_scenario_can_be_read() -> None:
     ("fields", "said"),
     [
         ({"duration": None}, "duration is missing"),
-        ({"pods": {"slot": 3}}, "pods has slot, known are slots"),
-        ({"arrivals": [{"rat": 3}]}, r"queues\[0\].arrivals\[0\] must have rate"),
+        ({"pods": {"slot": 3}}, "pods has 'slot', known are slots"),
+        ({"arrivals": [{"rat": 3}]}, r"queues\[0\].arrivals\[0\] is .*, must have rate"),
         ({"queue": {"serviceTime": {"mean": "1s", "distribution": "normal"}}}, "must be one of constant"),
         ({"pool": {"maxReplica": 3}}, "pool.maxReplica is not a field"),
         ({"queues": []}, "queues is missing"),
@@ -266,6 +268,36 @@ def test_a_run_is_repeatable_and_ours_kills_nothing(tmp_path: Path) -> None:
     assert first == again
     assert first.killed == 0
     assert first.writes > 2
+
+
+def test_what_does_not_count_draws_nothing_anew(tmp_path: Path) -> None:
+    """The spelling of a number, the name of a file and a field that changes nothing leave every figure as it is."""
+    small = scenario(tmp_path, pool={"maxReplicas": 4}, arrivals=[{"rate": 3}])
+    keda = KedaSettings(value=5, min_replicas=0, max_replicas=4)
+
+    first = run(small, keda, 1)
+
+    for other, settings in (
+        (small, replace(keda, value=5.0)),
+        (replace(small, name="copied", title="Copied"), keda),
+        (small, replace(keda, cooldown_s=301.0)),
+    ):
+        assert replace(run(other, settings, 1), keda=keda) == first
+    assert replace(run(replace(small, name="copied"), None, 1), keda=None) == run(small, None, 1)
+
+
+def test_a_queue_has_the_same_tasks_whatever_stands_beside_it(tmp_path: Path) -> None:
+    queue = {"name": "a", "serviceTime": ONE_SECOND, "arrivals": [{"rate": 1}]}
+    other = {"name": "b", "serviceTime": {"mean": "1s"}, "arrivals": [{"count": 1, "first": "9m"}]}
+    spare = {"minReplicas": 5, "maxReplicas": 5}  # nobody waits once the pods have started
+    keda = KedaSettings(value=1, min_replicas=5, max_replicas=5)
+
+    alone, beside = (
+        run(scenario(tmp_path, pool=spare, pods={"slots": 2, "coldStart": "1m"}, queues=queues), keda, 1)
+        for queues in ([queue], [other, queue])
+    )
+
+    assert alone.p95_s["a"] == beside.p95_s["a"] > 0
 
 
 def test_keda_kills_what_outlives_the_grace_and_ours_does_not(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from celeriac_operator.resources.fields import seconds_of
 from celeriac_operator.resources.spec import (
     Broker,
     DrainTimeoutPolicy,
@@ -16,7 +17,6 @@ from celeriac_operator.resources.spec import (
     Selection,
     SpecError,
     WorkerPoolSpec,
-    seconds_of,
 )
 
 LEAST: dict[str, Any] = {"targetRef": {"name": "mails-worker"}, "queues": [{"name": "mails"}]}

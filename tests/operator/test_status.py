@@ -10,7 +10,7 @@ import yaml
 from celeriac_operator.resources.spec import WorkerPoolSpec
 from celeriac_operator.resources.status import fault_status, noticeable, status_of, worth_writing
 from celeriac_operator.scaling.decision import decide
-from celeriac_operator.scaling.memory import Memory
+from celeriac_operator.scaling.memory import Memory, QueueMemory
 from celeriac_operator.scaling.signals import LimitedClass, PodSample, QueueSample, Signals, TargetSample
 
 AT = 1_767_261_600.0  # 2026-01-01T10:00:00Z
@@ -60,6 +60,13 @@ def strict(schema: Any) -> Any:
     return [strict(part) for part in schema] if isinstance(schema, list) else schema
 
 
+def waited(seconds: float, before: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The status of a pool whose mails waited so long, as found just now."""
+    queue = QueueMemory(headroom=1.0, headroom_of=1.0, waited_s=seconds, waited_at=AT, judged_at=AT, sampled_at=AT)
+    memory = Memory(sampled_at=AT, queues={"mails": queue})
+    return told(sees(), before, memory=memory, objective={"type": "Latency", "seconds": 15})
+
+
 @pytest.mark.parametrize(
     "status",
     [
@@ -68,9 +75,12 @@ def strict(schema: Any) -> Any:
         told(sees(broker_ok=False, broker_error="refused", sampled_at=AT - 100)),
         told(sees(target=TargetSample(error="no such Deployment"))),
         told(sees(9), maxReplicas=5, minReplicas=1),
+        told(sees(1), minReplicas=4, mode="DryRun"),
+        told(sees(target=TargetSample(replicas=2, selector="app=w"))),
+        waited(12.0),
         fault_status({}, "InvalidSpec", "spec.queues is missing", 3, AT),
     ],
-    ids=["work", "zero", "broker away", "no target", "too many", "fault"],
+    ids=["work", "zero", "broker away", "no target", "too many", "dry run", "selector", "waits", "fault"],
 )
 def test_every_field_of_a_status_is_in_the_schema(status: dict[str, Any]) -> None:
     errors = [error.message for error in jsonschema.Draft202012Validator(strict(SCHEMA)).iter_errors(status)]
@@ -90,6 +100,39 @@ def test_figures_are_integers_or_rounded_strings() -> None:
     assert status["queueNames"] == "mails, bulk"
     assert status["decision"]["time"] == "2026-01-01T10:00:00Z"
     assert set(status["decision"]["terms"]) <= {"steady", "headroom", "backlog", "eta", "floor", "cap"}
+
+
+def test_what_messages_waited_is_told_of_queues_where_it_is_known() -> None:
+    mails, bulk = waited(12.34)["queues"]
+
+    assert mails["waitSeconds"] == "12"
+    assert "waitSeconds" not in bulk
+
+
+@pytest.mark.parametrize(
+    ("shown", "found_s", "expected"),
+    [
+        pytest.param(None, 0.034, "0.034", id="the first"),
+        pytest.param(None, 7200.0, "7200", id="beyond the buckets"),
+        pytest.param("12", 15.7, "12", id="a quarter of the objective is noise"),
+        pytest.param("12", 16.1, "16", id="more is not"),
+        pytest.param("12", 8.3, "12", id="downwards too"),
+        pytest.param("12", 8.1, "8.1", id="and more downwards"),
+        pytest.param("0.05", 3.7, "0.05", id="far below the objective"),
+        pytest.param("400", 310.0, "400", id="far beyond it, a quarter of what is shown"),
+        pytest.param("400", 290.0, "290", id="and more than that"),
+        pytest.param(7, 7.1, "7", id="whatever somebody wrote there"),
+        pytest.param({}, 7.1, "7.1", id="unreadable"),
+    ],
+)
+def test_a_wait_that_goes_up_and_down_is_no_news(shown: object, found_s: float, expected: str) -> None:
+    before = waited(12.0)
+    if shown is None:
+        del before["queues"][0]["waitSeconds"]
+    else:
+        before["queues"][0]["waitSeconds"] = shown
+
+    assert waited(found_s, before)["queues"][0]["waitSeconds"] == expected
 
 
 def test_a_status_that_would_only_have_a_new_time_is_the_old_one() -> None:
@@ -114,6 +157,9 @@ def test_a_status_that_would_only_have_a_new_time_is_the_old_one() -> None:
         (sees(2, broker_ok=False, sampled_at=AT - 100), {}, "BrokerUnreachable"),
         (sees(target=TargetSample(error="no such Deployment")), {}, "TargetUnavailable"),
         (sees(target=TargetSample(replicas=2, foreign_manager="HPA x")), {}, "Conflict"),
+        (sees(target=TargetSample(replicas=2, foreign_unread="500")), {}, "ConflictUnknown"),
+        (sees(target=TargetSample(replicas=2, foreign_manager="HPA x")), {"mode": "DryRun"}, "DryRun"),
+        (sees(target=TargetSample(replicas=2, foreign_unread="500")), {"mode": "Paused"}, "Paused"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -130,12 +176,70 @@ def test_a_target_that_cannot_be_read_leaves_the_counts_as_they_were() -> None:
     assert after["history"] == before["history"]
 
 
+def test_the_selector_of_the_targets_pods_is_told_and_stays_while_the_target_cannot_be_read() -> None:
+    before = told(sees(target=TargetSample(replicas=2, selector="app=w")))
+
+    after = told(sees(target=TargetSample(error="forbidden"), pods=()), before)
+
+    assert before["selector"] == after["selector"] == "app=w"
+
+
 def test_a_write_goes_into_the_history_with_its_reason() -> None:
     status = told(sees(1), minReplicas=4)
 
     (change,) = status["history"]
     assert (change["time"], change["from"], change["to"]) == ("2026-01-01T10:00:00Z", 1, 4)
     assert "minReplicas 4" in change["reason"]
+
+
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ({"contested_by": "helm"}, "changed by helm"),
+        ({}, "changed by somebody else"),
+        ({"ours": True}, "written by the operator"),
+    ],
+)
+def test_a_change_that_was_seen_names_who_made_it(target: dict[str, Any], said: str) -> None:
+    before = told(sees(2), minReplicas=2, maxReplicas=2)
+
+    after = told(sees(4, target=TargetSample(replicas=4, **target)), before, minReplicas=4)
+
+    assert after["history"][-1]["reason"].startswith(said)
+
+
+def test_a_dry_run_keeps_a_record_of_what_it_would_have_done_and_of_what_the_target_had() -> None:
+    first = told(sees(1), minReplicas=4, mode="DryRun")
+    later = told(sees(1, sampled_at=AT + 3600), first, now=AT + 3600, minReplicas=6, mode="DryRun")
+    last = told(sees(3, sampled_at=AT + 5400), later, now=AT + 5400, minReplicas=6, mode="DryRun")
+
+    assert [(c["time"], c["from"], c["to"]) for c in last["dryRun"]["changes"]] == [
+        ("2026-01-01T10:00:00Z", 1, 4),
+        ("2026-01-01T11:00:00Z", 4, 6),
+    ]
+    assert "minReplicas 4" in last["dryRun"]["changes"][0]["reason"]
+    assert (last["dryRun"]["since"], last["dryRun"]["until"]) == ("2026-01-01T10:00:00Z", "2026-01-01T11:30:00Z")
+    assert (last["dryRun"]["podHours"], last["dryRun"]["targetPodHours"]) == ("7.0000", "1.5000")
+    assert [(c["from"], c["to"]) for c in last["history"]] == [(1, 3)]
+
+
+def test_the_record_of_a_dry_run_stays_as_it_is_while_nothing_changes_or_is_known() -> None:
+    before = told(sees(1), minReplicas=4, mode="DryRun")
+
+    same = told(sees(1, sampled_at=AT + 600), before, now=AT + 600, minReplicas=4, mode="DryRun")
+    blind = told(sees(2, broker_ok=False, sampled_at=AT - 100), same, now=AT + 700, minReplicas=5, mode="DryRun")
+    gone = told(sees(target=TargetSample(error="gone")), same, now=AT + 700, minReplicas=5, mode="DryRun")
+
+    assert same["dryRun"] == blind["dryRun"] == gone["dryRun"] == before["dryRun"]
+
+
+def test_the_record_of_a_dry_run_ends_with_its_mode_and_keeps_ten_changes() -> None:
+    status = told(sees(1), mode="DryRun")
+    for least in (2, 3, 4, 5, 6, 7, 8, 9, 10, 2, 3):
+        status = told(sees(1), status, now=AT, minReplicas=least, mode="DryRun")
+
+    assert [c["to"] for c in status["dryRun"]["changes"]] == [3, 4, 5, 6, 7, 8, 9, 10, 2, 3]
+    assert "dryRun" not in told(sees(1), status)
 
 
 @pytest.mark.parametrize("error", ["", "quota exceeded"], ids=["lost a race", "refused"])

@@ -1,9 +1,18 @@
 """What a raw workload says, and writes to its scale."""
 
+from typing import Any
+
 import pytest
 from objects import deployment, replica_set, stateful_set
 
-from celeriac_operator.cluster.workloads import path_of, replaces_pods, replicas_manager, workload_of, write_scale
+from celeriac_operator.cluster.workloads import (
+    path_of,
+    replaces_pods,
+    replicas_manager,
+    selector_text,
+    workload_of,
+    write_scale,
+)
 from celeriac_operator.errors import Conflict, NotFound
 
 
@@ -95,6 +104,23 @@ def test_a_stateful_sets_first_ordinal_is_read():
     assert (plain.first_ordinal, shifted.first_ordinal) == (0, 10)
 
 
+@pytest.mark.parametrize(
+    ("body", "policy", "ordered"),
+    [
+        pytest.param(stateful_set(), None, True, id="a StatefulSet that says nothing"),
+        pytest.param(stateful_set(), "OrderedReady", True, id="a StatefulSet that says so"),
+        pytest.param(stateful_set(), "Parallel", False, id="a StatefulSet that says otherwise"),
+        pytest.param(deployment(), None, False, id="a Deployment"),
+    ],
+)
+def test_a_stateful_set_does_one_pod_at_a_time_unless_it_says_otherwise(body, policy, ordered):
+    stored = _stored(body)
+    if policy is not None:
+        stored["spec"]["podManagementPolicy"] = policy
+
+    assert workload_of(stored).ordered is ordered
+
+
 def _entry(manager, at, *fields):
     return {"manager": manager, "time": at, "fieldsV1": {"f:spec": {f"f:{name}": {} for name in fields}}}
 
@@ -158,3 +184,27 @@ def test_a_workload_that_is_gone_is_not_found(client):
 
 def _read(client):
     return workload_of({**client.get(path_of("shop", "Deployment", "mails")), "kind": "Deployment"})
+
+
+@pytest.mark.parametrize(
+    ("selector", "text"),
+    [
+        ({}, ""),
+        ({"matchLabels": {"b": "2", "a": "1"}}, "a=1,b=2"),
+        (
+            {
+                "matchLabels": {"a": "1"},
+                "matchExpressions": [
+                    {"key": "tier", "operator": "In", "values": ["y", "x"]},
+                    {"key": "old", "operator": "NotIn", "values": ["yes"]},
+                    {"key": "app", "operator": "Exists"},
+                    {"key": "gone", "operator": "DoesNotExist"},
+                ],
+            },
+            "a=1,tier in (x,y),old notin (yes),app,!gone",
+        ),
+    ],
+    ids=["none", "labels", "expressions"],
+)
+def test_a_selector_is_told_as_kubectl_takes_it(selector: dict[str, Any], text: str) -> None:
+    assert selector_text(selector) == text

@@ -91,14 +91,14 @@ app.kubernetes.io/part-of: celeriac
 {{- mergeOverwrite $spec (omit (deepCopy .Values.pool) "enabled" "name") | toYaml -}}
 {{- end -}}
 
-{{/* Names of the Secrets that the operator reads for the pool, as a JSON list: the URL's and the certificates'. Without a pool
+{{/* Names of the Secrets that the operator reads for the pool, as a JSON list: the URLs' and the certificates'. Without a pool
      of this chart's, the broker's. */}}
 {{- define "celeriac-worker.brokerSecrets" -}}
 {{- $names := list -}}
 {{- if .Values.pool.enabled -}}
 {{- $broker := (include "celeriac-worker.poolSpec" . | fromYaml).broker -}}
-{{- range $source := list "urlFrom" "caFrom" "certFrom" "keyFrom" -}}
-{{- $part := ternary $broker (default (dict) $broker.tls) (eq $source "urlFrom") -}}
+{{- range $source := list "urlFrom" "managementUrlFrom" "caFrom" "certFrom" "keyFrom" -}}
+{{- $part := ternary $broker (default (dict) $broker.tls) (has $source (list "urlFrom" "managementUrlFrom")) -}}
 {{- with dig $source "secretKeyRef" "name" "" $part }}{{ $names = append $names . }}{{ end -}}
 {{- end -}}
 {{- else -}}

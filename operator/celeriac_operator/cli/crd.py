@@ -1,6 +1,7 @@
 """`celeriac-operator crd` and `version`."""
 
 import json
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,11 @@ def crd(*, as_json: bool, rules: bool) -> None:
 @cli.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def version(*, as_json: bool) -> None:
-    """Print the versions of the operator and what it stands on."""
+    """Print the versions of the operator and what it stands on, as far as it is installed."""
     versions = {"celeriac-operator": own_version()}
-    versions |= {name: metadata.version(name) for name in ("kopf", "kubernetes", "kombu")}
+    for name in ("kopf", "kubernetes", "kombu"):
+        with suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
     click.echo(json.dumps(versions) if as_json else "\n".join(f"{name} {value}" for name, value in versions.items()))
 
 

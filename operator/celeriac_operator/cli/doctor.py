@@ -46,10 +46,11 @@ def doctor(
 
     Reads only. Exit code 0: all is well (warnings may be); 1: something does not work; 2: something could not be looked at.
     """
-    from celeriac_operator.cluster.client import KubeClient, load_configuration
+    from celeriac_operator.cluster.access import current_namespace, load_access
+    from celeriac_operator.cluster.client import KubeClient
 
     try:
-        client = KubeClient(load_configuration(kubeconfig=kubeconfig, context=context))
+        client = KubeClient(load_access(kubeconfig=kubeconfig, context=context))
     except OperatorError as error:
         raise click.ClickException(str(error)) from error
     user = ""
@@ -59,7 +60,9 @@ def doctor(
             raise click.BadParameter(f"{service_account!r} is not NAMESPACE/NAME", param_hint="--service-account")
         user = f"system:serviceaccount:{namespace}:{name}"
     found = []
-    for finding in _rounds(client, namespaces or (_here(kubeconfig, context),), user, ask_brokers, broker_url or ""):
+    for finding in _rounds(
+        client, namespaces or (current_namespace(kubeconfig, context),), user, ask_brokers, broker_url or ""
+    ):
         found.append(finding)
         if not as_json:
             _say(finding)
@@ -140,23 +143,6 @@ def _broker(subject: str, url: str, queues: list[str], broker: Broker | None) ->
         )
     waiting = ", ".join(f"{name} {depth.ready} ready, {depth.dead} dead" for name, depth in depths.items())
     return Finding(Level.OK, subject, f"its broker answers: {waiting}")
-
-
-def _here(kubeconfig: str | None, context: str | None) -> str:
-    """The namespace of this pod, or of the kubeconfig's context, or default."""
-    from kubernetes.config import ConfigException, list_kube_config_contexts
-
-    from celeriac_operator.cluster.client import own_namespace
-
-    own = own_namespace()
-    if own and not kubeconfig and not context:
-        return own
-    try:
-        contexts, current = list_kube_config_contexts(config_file=kubeconfig)
-    except (ConfigException, OSError):
-        return "default"
-    chosen = next((each for each in contexts if each["name"] == context), current) or {}
-    return str((chosen.get("context") or {}).get("namespace") or "default")
 
 
 def _say(finding: Finding) -> None:

@@ -91,6 +91,30 @@ def _checked_lease(_ctx: click.Context, _param: click.Parameter, value: str | No
     help="The broker of pools that name none. Give it in the environment: it may hold a password.",
 )
 @click.option(
+    "--signing-key",
+    metavar="FILE",
+    envvar="CELERIAC_OPERATOR_SIGNING_KEY",
+    help="The RSA key, in PEM, that commands are signed with for workers that demand it (app.setup_security()).",
+)
+@click.option(
+    "--signing-certificate",
+    metavar="FILE",
+    envvar="CELERIAC_OPERATOR_SIGNING_CERTIFICATE",
+    help="That key's certificate, in PEM; workers need it in security_cert_store.",
+)
+@click.option(
+    "--signing-key-password",
+    envvar="CELERIAC_OPERATOR_SIGNING_KEY_PASSWORD",
+    help="That key's password. Give it in the environment.",
+)
+@click.option(
+    "--signing-digest",
+    default="sha256",
+    show_default=True,
+    envvar="CELERIAC_OPERATOR_SIGNING_DIGEST",
+    help="The digest of signatures: the workers' security_digest.",
+)
+@click.option(
     "-l",
     "--log-level",
     type=click.Choice(["debug", "info", "warning", "error"], case_sensitive=False),
@@ -111,12 +135,17 @@ def run(
     lease: tuple[str, str] | None,
     annotate_pods: bool,
     broker_url: str | None,
+    signing_key: str | None,
+    signing_certificate: str | None,
+    signing_key_password: str | None,
+    signing_digest: str,
     log_level: str,
 ) -> None:
     """Run the operator until SIGTERM. Each option may be given in the environment as CELERIAC_OPERATOR_<OPTION>."""
     if os.getpid() == 1:
         # A container's first process ignores a signal that it does not handle, and importing takes a second.
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    from celeriac_operator.fleet.signature import key_files
     from celeriac_operator.main import Options, own_namespaces
     from celeriac_operator.main import run as run_operator
 
@@ -131,6 +160,10 @@ def run(
         if not own:
             raise click.UsageError("outside a pod, --ha needs --lease NAMESPACE/NAME")
         lease = (own[0], "celeriac-operator")
+    try:
+        key = key_files(signing_key, signing_certificate, signing_key_password, signing_digest)
+    except OperatorError as error:
+        raise click.UsageError(str(error)) from error
     configure_logging(log_level)
     options = Options(
         namespaces=() if all_namespaces else (namespaces or own),
@@ -141,6 +174,7 @@ def run(
         lease=lease,
         annotate_pods=annotate_pods,
         broker_url=broker_url,
+        key=key,
         version=own_version(),
     )
     try:

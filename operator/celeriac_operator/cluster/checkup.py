@@ -8,7 +8,7 @@ from celeriac_operator.cluster.client import KubeClient
 from celeriac_operator.cluster.rivals import AUTOSCALERS, IDLE_MODES
 from celeriac_operator.cluster.workloads import PLURALS, path_of, workload_of
 from celeriac_operator.errors import ClusterError, Forbidden, NotFound
-from celeriac_operator.resources.fitness import Finding, Level, of_crd, of_pods, of_secret, secrets_of
+from celeriac_operator.resources.fitness import Finding, Level, of_condition, of_crd, of_pods, of_secret, secrets_of
 from celeriac_operator.resources.spec import DrainTimeoutPolicy, SpecError, WorkerPoolSpec
 
 POOLS = "/apis/celeriac.dev/v1alpha1"
@@ -39,6 +39,9 @@ NEEDS: Sequence[Need] = (
     Need("policy", "poddisruptionbudgets", ("list",), "a budget that blocks node drains is not noticed", must=False),
 )  # fmt: skip
 
+#: What is asked for each Secret that a pool names: the charts grant them by name.
+READING = Need("", "secrets", ("get",), "its pool is not served")
+
 #: What pools with onDrainTimeout: Kill ask for beside that; and what two operators ask for in their own namespace.
 KILLING = Need("", "pods", ("delete",), "onDrainTimeout: Kill ends nothing", must=False)
 LEADING = Need(
@@ -68,7 +71,8 @@ def leadership(client: KubeClient, namespace: str, name: str) -> Iterator[Findin
 
 
 def _lacking(
-    client: KubeClient, subject: str, namespace: str, needs: Sequence[Need], user: str, name: str = ""
+    client: KubeClient, subject: str, namespace: str, needs: Sequence[Need], user: str, name: str = "",
+    fix: str = "install the chart's Role (rbac.create), or grant it",
 ) -> Iterator[Finding]:  # fmt: skip
     """A finding for each verb that is denied. name: of the one object that is needed."""
     for need in needs:
@@ -81,11 +85,9 @@ def _lacking(
                 )
                 return
             if not allowed:
-                what = f"{verb} {need.resource}{f'.{need.group}' if need.group else ''}"
+                what = f"{verb} {need.resource}{f'.{need.group}' if need.group else ''}{f' {name}' if name and verb != 'create' else ''}"
                 level = Level.ERROR if need.must else Level.WARNING
-                yield Finding(
-                    level, subject, f"may not {what}: {need.why}", "install the chart's Role (rbac.create), or grant it"
-                )
+                yield Finding(level, subject, f"may not {what}: {need.why}", fix)
 
 
 def _allowed(client: KubeClient, namespace: str, need: Need, verb: str, user: str, name: str = "") -> bool:
@@ -171,6 +173,12 @@ class Rounds:
             yield of_secret(subject, path, key, secret)
             if path == "spec.broker.urlFrom" and secret is not None:
                 url = _decoded(secret, key)
+        if self._user:
+            for name in dict.fromkeys(name for _, name, _ in secrets_of(spec)):
+                yield from _lacking(
+                    self._client, f"{subject}: {self._user}", self._namespace, [READING], self._user, name,
+                    "name it in secrets.allowed of the operator's chart, or set operator.serviceAccount of the worker's",
+                )  # fmt: skip
         self.patients.append(Patient(subject, spec, url))
 
     def _target(
@@ -239,13 +247,9 @@ def _attended(subject: str, pool: Mapping[str, Any]) -> Finding:
             "look again in some seconds; if it stays so, no operator serves it",
         )  # fmt: skip
     for condition in status.get("conditions") or ():
-        if condition.get("type") == "Ready" and condition.get("status") != "True":
-            return Finding(
-                Level.ERROR,
-                subject,
-                f"it is not ready: {condition.get('reason')}: {condition.get('message')}",
-                "as it says",
-            )
+        found = of_condition(subject, condition)
+        if found is not None:
+            return found
     return Finding(Level.OK, subject, "an operator looks after it")
 
 

@@ -1,23 +1,18 @@
 """One session to the Kubernetes API: raw JSON in and out, time-outs on every call, every failure as one of our errors.
 
-The `kubernetes` package finds the cluster and the credentials (kubeconfig, in-cluster, exec plug-ins, rotated tokens)
-and builds the TLS pool; its models are not used: they cost memory and drop fields they do not know.
+Where the API is and who we are comes from `access`. The models of the `kubernetes` package are not used: they cost memory
+and drop fields they do not know.
 """
 
-import threading
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import orjson
 import urllib3
-from kubernetes.client import Configuration
-from kubernetes.client.rest import RESTClientObject
-from kubernetes.config import ConfigException, load_incluster_config, load_kube_config
 
+from celeriac_operator.cluster.access import Access
 from celeriac_operator.errors import (
     ClusterError,
     Conflict,
@@ -26,7 +21,6 @@ from celeriac_operator.errors import (
     Invalid,
     NotFound,
     ServerFailed,
-    SetupError,
     Throttled,
     Unauthorized,
     Unreachable,
@@ -46,8 +40,6 @@ READ_TIMEOUT_S = 10.0
 #: Objects a page of a list holds, so that a large namespace is not one answer of a hundred megabytes.
 PAGE = 500
 
-_NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
-
 _ERRORS: Mapping[int, type[ClusterError]] = {
     400: Invalid,
     401: Unauthorized,
@@ -61,58 +53,27 @@ _ERRORS: Mapping[int, type[ClusterError]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Credentials:
-    """What another HTTP client (kopf's) needs to reach the same server as the same user. Paths are of PEM files."""
-
-    server: str
-    authorization: str = ""
-    ca_path: str | None = None
-    certificate_path: str | None = None
-    key_path: str | None = None
-    verify: bool = True
-    proxy_url: str | None = None
-
-
 class KubeClient:
     """Requests to one API server. Safe to use from several threads.
 
-    configuration   as loaded by the `kubernetes` package.
+    access   how the server is reached, and as whom: an attribute, as is `server`, its URL.
     Every method raises a ClusterError; after a 429 with `Retry-After`, calls before that time fail at once, unsent.
     """
 
     def __init__(
         self,
-        configuration: Configuration,
+        access: Access,
         *,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
         user_agent: str = FIELD_MANAGER,
     ) -> None:
-        self._configuration = configuration
-        self._rest = RESTClientObject(configuration)
+        self.access = access
+        self.server = access.endpoint().server
+        self._pool = access.pool()
         self._timeout = urllib3.Timeout(connect=connect_timeout_s, read=read_timeout_s)
         self._user_agent = user_agent
-        self._lock = threading.Lock()
         self._held_until = 0.0  # monotonic; set by a 429
-
-    @property
-    def server(self) -> str:
-        """The URL of the API server."""
-        return str(self._configuration.host).rstrip("/")
-
-    def credentials(self) -> Credentials:
-        """The credentials as they are now: a token may have been rotated since the last call."""
-        proxied = isinstance(self._rest.pool_manager, urllib3.ProxyManager)
-        return Credentials(
-            server=self.server,
-            authorization=self._authorization(),
-            ca_path=self._configuration.ssl_ca_cert,
-            certificate_path=self._configuration.cert_file,
-            key_path=self._configuration.key_file,
-            verify=bool(self._configuration.verify_ssl),
-            proxy_url=self._configuration.proxy if proxied else None,
-        )
 
     def get(self, path: str, **query: str) -> dict[str, Any]:
         """The object, list or discovery document at `path`."""
@@ -170,7 +131,7 @@ class KubeClient:
         what = f"{method} {path}"
         self._refuse_while_held(what)
         headers = {"Accept": accept, "User-Agent": self._user_agent}
-        if authorization := self._authorization():
+        if authorization := self.access.authorization():
             headers["Authorization"] = authorization
         data = None
         if body is not None:
@@ -180,13 +141,15 @@ class KubeClient:
         if query := {name: value for name, value in (query or {}).items() if value != ""}:
             url = f"{url}?{urlencode(query)}"
         try:
-            answer = self._rest.pool_manager.request(
+            answer = self._pool.request(
                 method, url, body=data, headers=headers, timeout=self._timeout, retries=False, redirect=False
             )
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise Unreachable(
                 f"{what}: no answer from the Kubernetes API at {self.server}: {error}", what=what
             ) from error
+        if answer.status == 401:
+            self.access.refused()
         if not 200 <= answer.status < 300:
             raise self._error(what, answer.status, answer.data, answer.headers)
         try:
@@ -198,15 +161,7 @@ class KubeClient:
 
     def close(self) -> None:
         """Close the idle connections."""
-        self._rest.pool_manager.clear()
-
-    def _authorization(self) -> str:
-        # Asking for the settings is what makes the package renew an expired token; it is not written for threads.
-        with self._lock:
-            for setting in self._configuration.auth_settings().values():
-                if setting["in"] == "header" and setting["value"]:
-                    return str(setting["value"])
-        return ""
+        self._pool.clear()
 
     def _refuse_while_held(self, what: str) -> None:
         left_s = self._held_until - time.monotonic()
@@ -225,42 +180,6 @@ class KubeClient:
         if status == 403:
             message += "; grant the operator's Role this verb (chart: templates/rbac.yaml)"
         return _ERRORS.get(status, ServerFailed if status >= 500 else ClusterError)(message, what=what, status=status)
-
-
-def load_configuration(*, kubeconfig: str | None = None, context: str | None = None) -> Configuration:
-    """The cluster to talk to: `kubeconfig` if named, else the pod's service account, else KUBECONFIG or ~/.kube/config.
-
-    Raises SetupError when none of them works.
-    """
-    configuration = Configuration()
-    tried = []
-    if kubeconfig is None and context is None:
-        try:
-            load_incluster_config(client_configuration=configuration)
-        except ConfigException as error:
-            tried.append(f"in-cluster: {error}")
-        else:
-            return configuration
-    try:
-        load_kube_config(
-            config_file=kubeconfig, context=context, client_configuration=configuration, persist_config=False
-        )
-    # A malformed file surfaces as any of these, depending on which part of it is wrong.
-    except (ConfigException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        tried.append(f"{kubeconfig or 'KUBECONFIG or ~/.kube/config'}: {error}")
-        raise SetupError(
-            f"no way to reach a Kubernetes cluster ({'; '.join(tried)}). Run inside a pod with a service account, "
-            "or name a kubeconfig with --kubeconfig or KUBECONFIG."
-        ) from error
-    return configuration
-
-
-def own_namespace() -> str | None:
-    """The namespace of the pod this process runs in, None outside a cluster."""
-    try:
-        return _NAMESPACE_FILE.read_text().strip() or None
-    except OSError:
-        return None
 
 
 def _explanation(body: bytes) -> str:

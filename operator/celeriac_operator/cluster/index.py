@@ -16,6 +16,7 @@ from celeriac_operator.cluster.workloads import PLURALS, Workload, workload_of
 from celeriac_operator.resources.labels import API_VERSION, KIND, PLURAL
 from celeriac_operator.resources.records import PodRecord, PoolRecord
 from celeriac_operator.resources.spec import SpecError, WorkerPoolSpec
+from celeriac_operator.resources.status import first_target
 
 #: (namespace, name) of a pool.
 PoolKey = tuple[str, str]
@@ -52,6 +53,7 @@ class ClusterIndex:
         self._workloads: dict[str, Workload] = {}
         self._pods: dict[str, Pod] = {}
         self._versions: dict[str, tuple[str, str, str]] = {}  # uid -> (kind, namespace, resourceVersion)
+        self._met: dict[str, float] = {}  # pool's uid -> monotonic seconds
         self._told: dict[str, Mapping[str, Any]] = {}  # pool's uid -> the status that we wrote last
         self._workload_uids: dict[TargetKey, str] = {}
         self._owned: defaultdict[str, set[str]] = defaultdict(set)  # owner's uid -> uids of ReplicaSets and pods
@@ -63,8 +65,13 @@ class ClusterIndex:
 
     # -- fed by the watches --------------------------------------------------------------------------------------------
 
-    def put(self, kind: str, body: Mapping[str, Any]) -> frozenset[PoolKey]:
+    def put(
+        self, kind: str, body: Mapping[str, Any], *, since: Mapping[str, tuple[str, str, str]] | None = None
+    ) -> frozenset[PoolKey]:
         """Take in an object as it is now. The pools to look at because of it: none if nothing of note changed.
+
+        since   what `versions` gave before the object was asked for, when it was read and not told by a watch. If a watch has told
+                something of it meanwhile, that may be newer than the answer, which is left alone.
 
         A pool's own status is not of note (we wrote it), nor is a workload's or a pod's resourceVersion. What is as it was is
         kept as it is: the watches list again what `Sweep.fill` has read, and a second copy would lie scattered in memory that
@@ -73,6 +80,8 @@ class ClusterIndex:
         metadata = body["metadata"]
         uid = str(metadata["uid"])
         with self._lock:
+            if since is not None and since.get(uid) != self._versions.get(uid):
+                return frozenset()
             self._last_event_at = time.monotonic()
             version = (kind, metadata["namespace"], str(metadata.get("resourceVersion", "")))
             if self._versions.get(uid) != version:
@@ -91,6 +100,7 @@ class ClusterIndex:
             self._last_event_at = time.monotonic()
             self._versions.pop(uid, None)
             self._told.pop(uid, None)
+            self._met.pop(uid, None)
             if pool := self._pools.pop(uid, None):
                 self._disown(self._pools_of, pool.target, uid)
                 return frozenset({pool.record.key})
@@ -134,6 +144,11 @@ class ClusterIndex:
         with self._lock:
             return self._pools.get(uid)
 
+    def met_at(self, uid: str) -> float:
+        """When the pool of that uid was first seen with the target that it has (monotonic seconds); long ago when it is not known."""
+        with self._lock:
+            return self._met.get(uid, float("-inf"))
+
     def pools_of(self, target: TargetKey) -> Sequence[Pool]:
         """The pools that name this workload, the oldest first."""
         with self._lock:
@@ -145,6 +160,11 @@ class ClusterIndex:
         with self._lock:
             uid = self._workload_uids.get(target)
             return self._workloads.get(uid) if uid else None
+
+    def knows(self, uid: str) -> bool:
+        """Whether there is a workload of that uid."""
+        with self._lock:
+            return uid in self._workloads
 
     def pods(self, workload: Workload) -> Sequence[Pod]:
         """The pods a workload owns, itself or by its ReplicaSets, in the order of their names."""
@@ -178,6 +198,8 @@ class ClusterIndex:
         if before and before.target != pool.target:
             self._disown(self._pools_of, before.target, uid)
         self._pools[uid] = pool
+        if before is None or before.target != pool.target:
+            self._met[uid] = time.monotonic()
         self._pools_of[pool.target].add(uid)
         if before and before.record.generation == pool.record.generation:
             return frozenset()
@@ -252,11 +274,15 @@ def pool_of(body: Mapping[str, Any], before: Pool | None = None) -> Pool:
     )
     target = spec.get("targetRef")
     target = target if isinstance(target, Mapping) else {}
+    kind, name = str(target.get("kind") or "Deployment"), str(target.get("name") or "")
+    # One that has changed its target is not served, as one with a wrong spec is not.
+    moved = first_target(record.status) not in (None, (kind, name))
+    known = before is not None and before.record.generation == record.generation > 0
     return Pool(
         record=record,
-        target=(str(target.get("kind") or "Deployment"), record.namespace, str(target.get("name") or "")),
+        target=(kind, record.namespace, name),
         created_at=str(metadata.get("creationTimestamp") or ""),
-        valid=before.valid if before and before.record.generation == record.generation > 0 else _is_valid(spec),
+        valid=not moved and (before.valid if before is not None and known else _is_valid(spec)),
     )
 
 

@@ -8,9 +8,7 @@ makes the index read that object anew.
 import base64
 import binascii
 import logging
-import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from celeriac_operator.cluster.budgets import Budgets
@@ -21,6 +19,7 @@ from celeriac_operator.cluster.lease import Lease
 from celeriac_operator.cluster.pods import Pod
 from celeriac_operator.cluster.rivals import Rivals
 from celeriac_operator.cluster.workloads import PLURALS, Workload, path_of, write_scale
+from celeriac_operator.cluster.writes import Writes
 from celeriac_operator.errors import ClusterError, Conflict, Forbidden, NotFound
 from celeriac_operator.resources.labels import API_VERSION, DELETION_COST, FIELD_MANAGER, PLURAL
 from celeriac_operator.resources.records import PodRecord, PoolRecord
@@ -29,22 +28,8 @@ from celeriac_operator.scaling.signals import TargetSample
 
 log = logging.getLogger("celeriac_operator.cluster")
 
-#: Seconds a foreign write to spec.replicas is reported, so that a person sees it; then its number counts as agreed.
-CONTESTED_S = 300.0
-#: Seconds by which two machines' clocks may differ when a writer is named by its time.
-SKEW_S = 5.0
 #: Pods that a quota refused and that are reported one by one.
 REFUSED_SHOWN = 20
-
-
-@dataclass(slots=True)
-class _Written:
-    """Our last write to a workload's scale. at: epoch s. contested_at: monotonic s, when another's was first seen."""
-
-    replicas: int
-    generation: int
-    at: float
-    contested_at: float | None = None
 
 
 class KubeCluster:
@@ -71,11 +56,18 @@ class KubeCluster:
         self._budgets = Budgets(client)
         self._events = EventRecorder(client, instance=instance)
         self._annotate_pods = annotate_pods
-        self._written: dict[str, _Written] = {}  # by the workload's uid
+        self._writes = Writes()
 
     def may_act(self) -> bool:
         """Whether this replica holds the Lease, or needs none."""
-        return self._lease is None or self._lease.held()
+        may = self._lease is None or self._lease.held()
+        if not may:
+            self._writes.forget()
+        return may
+
+    def term(self) -> int:
+        """The Lease's count of changes of holder when it became ours; 0 without a Lease."""
+        return 0 if self._lease is None else self._lease.term
 
     def pools(self) -> Sequence[PoolRecord]:
         """All pools served, in the order of their names."""
@@ -94,6 +86,11 @@ class KubeCluster:
         if workload is None:
             error = f"{kind} {namespace}/{name} does not exist: create it, or correct spec.targetRef"
             return TargetSample(kind=kind, name=name, error=error)
+        rival, unread = "", ""
+        try:
+            rival = self._rivals.of(self._index.pool(pool.uid) or Pool(record=pool, target=key, created_at="~"))
+        except ClusterError as error:
+            unread = str(error)
         return TargetSample(
             kind=kind,
             name=name,
@@ -102,12 +99,14 @@ class KubeCluster:
             resource_version=workload.resource_version,
             rollout=self._rolls_out(workload),
             grace_s=workload.grace_s,
-            foreign_manager=self._rivals.of(
-                self._index.pool(pool.uid) or Pool(record=pool, target=key, created_at="~")
-            ),
-            contested_by=self._contested_by(workload),
+            foreign_manager=rival,
+            foreign_unread=unread,
+            contested_by=self._writes.contested_by(workload),
+            ours=self._writes.ours(workload),
             first_ordinal=workload.first_ordinal,
+            ordered=workload.ordered,
             existing=workload.existing,
+            selector=workload.selector,
             settling=self._settles(workload),
             disruption=self._budgets.against(workload, spec.max_replicas),
         )
@@ -149,16 +148,23 @@ class KubeCluster:
         workload = self._index.workload(key)
         if workload is None:
             raise NotFound(f"{key[0]} {key[1]}/{key[2]} does not exist", what="PUT scale", status=404)
+        self._writes.sending(workload, replicas)
         try:
             version = write_scale(self._client, workload, replicas=replicas, resource_version=resource_version)
         except Conflict:
+            self._writes.refused(workload)
             # Usually the index was a moment behind; it may also be that its watch is silent.
-            self._index.put(workload.kind, self._client.get(path_of(workload.namespace, workload.kind, workload.name)))
+            known = self._index.versions()
+            found = self._client.get(path_of(workload.namespace, workload.kind, workload.name))
+            self._index.put(workload.kind, found, since=known)
+            raise
+        except ClusterError as error:
+            if error.status is not None and error.status < 500:
+                self._writes.refused(workload)
             raise
         self._index.wrote_scale(workload.uid, replicas=replicas, resource_version=version)
-        before = self._written.get(workload.uid)
-        generation = max(workload.generation, before.generation if before else 0) + 1
-        self._written[workload.uid] = _Written(replicas=replicas, generation=generation, at=time.time())
+        self._writes.done(workload, replicas)
+        self._writes.keep(self._index.knows)
 
     def mark_pods(self, pool: PoolRecord, costs: Mapping[str, int]) -> None:
         """Set the deletion cost of pods by name. Best effort: what decides who goes is readiness."""
@@ -190,8 +196,11 @@ class KubeCluster:
         except (NotFound, Conflict):
             return  # gone, or gone and made anew
 
-    def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> None:
-        """Replace the status subresource as a whole, of this very pool: not of a later one of the same name."""
+    def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Replace the status subresource as a whole, of this very pool: not of a later one of the same name.
+
+        Returns it as it is stored.
+        """
         self._guard()
         body = [
             {"op": "test", "path": "/metadata/uid", "value": pool.uid},
@@ -199,7 +208,8 @@ class KubeCluster:
         ]
         path = f"/apis/{API_VERSION}/namespaces/{pool.namespace}/{PLURAL}/{pool.name}/status"
         self._index.wrote_status(pool.uid, status)
-        self._client.patch(path, body, content_type=JSON_PATCH)
+        stored = self._client.patch(path, body, content_type=JSON_PATCH).get("status") or {}
+        return status if stored == status else stored
 
     def event(self, pool: PoolRecord, kind: str, reason: str, message: str) -> None:
         """A Kubernetes event on the pool; repeats are gathered."""
@@ -217,9 +227,7 @@ class KubeCluster:
         """
         if workload.replacing:
             return True
-        written = self._written.get(workload.uid)
-        known = max(workload.observed_generation, written.generation if written else 0)
-        if workload.generation > known:
+        if workload.generation > max(workload.observed_generation, self._writes.generation(workload.uid)):
             return True
         if workload.kind == "StatefulSet":
             return False  # a partition or OnDelete keeps two revisions on purpose; any other update, its status tells
@@ -228,28 +236,7 @@ class KubeCluster:
 
     def _settles(self, workload: Workload) -> bool:
         """Whether its controller has yet to see the newest spec, our own last write to the scale included."""
-        written = self._written.get(workload.uid)
-        return workload.observed_generation < max(workload.generation, written.generation if written else 0)
-
-    def _contested_by(self, workload: Workload) -> str:
-        """Who wrote spec.replicas after us, "" when nobody did.
-
-        `managedFields` names the writer where the API server records writes to `/scale` (1.22 and later); a time before
-        our own write shows that it did not.
-        """
-        written = self._written.get(workload.uid)
-        if written is None or written.replicas == workload.replicas:
-            return ""
-        now = time.monotonic()
-        if written.contested_at is None:
-            written.contested_at = now
-        if now - written.contested_at > CONTESTED_S:
-            del self._written[workload.uid]
-            return ""
-        recorded = (workload.replicas_written_at or 0.0) > written.at - SKEW_S
-        if recorded and workload.replicas_manager not in ("", FIELD_MANAGER):
-            return workload.replicas_manager
-        return "an unknown field manager"
+        return workload.observed_generation < max(workload.generation, self._writes.generation(workload.uid))
 
     def _pods_by_name(self, pool: PoolRecord) -> Mapping[str, Pod]:
         indexed = self._index.pool(pool.uid)

@@ -10,11 +10,11 @@ Every write carries a resourceVersion besides: an operator that was frozen betwe
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from celeriac_operator.clock import passed_s
 from celeriac_operator.cluster.client import KubeClient
 from celeriac_operator.errors import ClusterError, Conflict, NotFound
 
@@ -40,7 +40,7 @@ class Lease:
         namespace: str,
         name: str,
         identity: str,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] = passed_s,
     ) -> None:
         self._client = client
         self._leases = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
@@ -49,14 +49,25 @@ class Lease:
         self._identity = identity
         self._clock = clock
         self._held_until = float("-inf")
+        self._term = 0
         self._seen: tuple[object, ...] = ()
         self._seen_at = float("-inf")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it is still tried for."""
+        return self._thread.is_alive()
+
     def held(self) -> bool:
         """Whether this process may act now."""
         return self._clock() < self._held_until
+
+    @property
+    def term(self) -> int:
+        """The Lease's count of changes of holder when it became ours: while it stays the same, nobody has held it in between."""
+        return self._term
 
     def start(self) -> None:
         """Begin to try, every two seconds."""
@@ -92,9 +103,10 @@ class Lease:
         if holder not in ("", self._identity) and sent_at < self._seen_at + respected_s:
             return False
         try:
-            self._write(lease, holder=self._identity, duration_s=DURATION_S)
+            written = self._write(lease, holder=self._identity, duration_s=DURATION_S)
         except Conflict:
             return False  # the other was quicker
+        self._term = int(written["spec"]["leaseTransitions"])  # before it is held: who acts must know as of when
         self._held_until = sent_at + DEADLINE_S
         return True
 
@@ -106,6 +118,9 @@ class Lease:
             except ClusterError as error:
                 ours = self.held()  # until the deadline it still is
                 log.warning("the Lease could not be renewed: %s", error)
+            except Exception:  # what is not expected must not end the thread: nobody would lead any more
+                ours = self.held()
+                log.exception("the Lease could not be renewed: this is a bug in the operator, please report it")
             if ours != held:
                 held = ours
                 log.info(

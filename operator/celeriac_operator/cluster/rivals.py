@@ -1,7 +1,8 @@
 """Who else scales a pool's target: an older WorkerPool, a HorizontalPodAutoscaler, a KEDA ScaledObject.
 
 Two controllers on one workload undo each other for ever, so the loop keeps its hands off and names the other. Reading
-HPAs and ScaledObjects is optional: without the permission, or without KEDA, only WorkerPools are compared.
+HPAs and ScaledObjects is optional: without the permission, or without KEDA, only WorkerPools are compared. A list that
+failed is no answer: until there is a first one, nobody knows, and nothing is to be written.
 """
 
 import logging
@@ -13,7 +14,7 @@ from typing import Any
 
 from celeriac_operator.cluster.client import KubeClient
 from celeriac_operator.cluster.index import ClusterIndex, Pool, TargetKey
-from celeriac_operator.errors import ClusterError, Forbidden, NotFound
+from celeriac_operator.errors import ClusterError, Forbidden, NotFound, Unreachable
 from celeriac_operator.resources.labels import KIND
 
 log = logging.getLogger("celeriac_operator.cluster")
@@ -30,14 +31,29 @@ IDLE_MODES = ("DryRun", "Paused")
 #: Seconds a namespace's autoscalers are believed; and after a refusal, or where the API does not exist.
 FRESH_S = 60.0
 ABSENT_S = 600.0
+#: Seconds until the next try when a list failed: while nothing is known, and when what was known before is kept.
+FIRST_RETRY_S = 3.0
+RETRY_S = 15.0
+#: Seconds between two lists of a namespace to which new pools keep coming: an answer counts for those that were there when it was asked for.
+NEW_POOL_S = 1.0
+#: Seconds that other threads wait for the first answer, from when it was asked for.
+FIRST_ANSWER_S = 10.0
 
 
 @dataclass(slots=True)
 class _Seen:
-    """The autoscalers of one kind in one namespace: target -> "Kind/name"."""
+    """The autoscalers of one kind in one namespace: target -> "Kind/name", None before the first answer.
 
-    names: dict[TargetKey, str] = field(default_factory=dict)
+    error      why there was none, at the last try. until: monotonic s, when to ask again.
+    asking     held by the thread that asks, since asked_at. of: when the answer that is there was asked for.
+    """
+
+    names: Mapping[TargetKey, str] | None = None
+    error: str = ""
     until: float = 0.0
+    asked_at: float = float("-inf")
+    of: float = float("-inf")
+    asking: threading.Lock = field(default_factory=threading.Lock)
 
 
 class Rivals:
@@ -53,7 +69,9 @@ class Rivals:
     def of(self, pool: Pool) -> str:
         """The other scaler as "Kind/name", or "". Of two WorkerPools that act, the older one keeps the target.
 
-        One with a wrong spec does not act, but it will once it is corrected: then it has its target back.
+        One with a wrong spec does not act, but it will once it is corrected: then it has its target back. Raises
+        Unreachable while it is not known: no list of this namespace's autoscalers has come since the pool is there. (The two may
+        have been made by one `kubectl apply`.)
         """
         acting = (
             other
@@ -64,36 +82,63 @@ class Rivals:
         if oldest.record.uid != pool.record.uid:
             return f"{KIND}/{oldest.record.name}"
         namespace, name = pool.record.key
+        unread: list[str] = []
+        since = self._index.met_at(pool.record.uid)
         for kind in AUTOSCALERS:
-            names = self._names(kind, namespace)
+            seen = self._look(kind, namespace, since)
+            known = seen.names or {}
             # One that scales the WorkerPool itself would set its override.
-            if rival := names.get(pool.target) or names.get((KIND, namespace, name)):
+            if rival := known.get(pool.target) or known.get((KIND, namespace, name)):
                 return rival
+            if seen.names is None or seen.of < since:
+                unread.append(f"whether a {kind} scales it too is not known: {seen.error or 'no answer yet'}")
+        if unread:
+            raise Unreachable("; ".join(unread), what="GET autoscalers")
         return ""
 
-    def _names(self, kind: str, namespace: str) -> Mapping[TargetKey, str]:
-        now = time.monotonic()
+    def _look(self, kind: str, namespace: str, since: float) -> _Seen:
+        """What is known of that kind, asked for anew when it is old, or older than `since` (monotonic s).
+
+        One thread asks; others wait only where nothing that counts is known.
+        """
         with self._lock:
             seen = self._seen.setdefault((kind, namespace), _Seen())
-            if now < seen.until:
-                return seen.names
-            seen.until = now + FRESH_S  # other threads answer from what there is while this one asks
+        if not _due(seen, since):
+            return seen
+        known = seen.names is not None and seen.of >= since
+        wait_s = 0.0 if known else max(0.0, seen.asked_at + FIRST_ANSWER_S - time.monotonic())
+        if not seen.asking.acquire(timeout=wait_s):
+            return seen
+        try:
+            if _due(seen, since):  # nobody answered it meanwhile
+                seen.asked_at = time.monotonic()
+                self._ask(seen, kind, namespace)
+        finally:
+            seen.asking.release()
+        return seen
+
+    def _ask(self, seen: _Seen, kind: str, namespace: str) -> None:
         group, plural = AUTOSCALERS[kind]
+        fresh_s = FRESH_S
         try:
             self._client.get(
                 group
             )  # open to all: where it is not served, a list would be Forbidden instead of NotFound
             found = _targets(kind, namespace, self._client.items(f"{group}/namespaces/{namespace}/{plural}"))
         except NotFound:  # no KEDA in this cluster
-            found, seen.until = {}, now + ABSENT_S
+            found, fresh_s = {}, ABSENT_S
         except Forbidden as error:
-            found, seen.until = {}, now + ABSENT_S
+            found, fresh_s = {}, ABSENT_S
             self._tell_once(kind, f"conflicts with a {kind} will not be noticed: {error}")
         except ClusterError as error:
-            log.info("%s", error)
-            return seen.names
-        seen.names = found
-        return found
+            if str(error) != seen.error:
+                log.warning("the list of %s in namespace %s failed: %s", plural, namespace, error)
+            seen.error = str(error)
+            seen.until = time.monotonic() + (FIRST_RETRY_S if seen.names is None else RETRY_S)
+            return
+        # What is not served, or not allowed, is no matter of time. Before the names: others read them without the lock.
+        seen.of = seen.asked_at if fresh_s == FRESH_S else float("inf")
+        seen.names, seen.error, seen.until = found, "", time.monotonic() + fresh_s
 
     def _tell_once(self, kind: str, message: str) -> None:
         with self._lock:
@@ -101,6 +146,11 @@ class Rivals:
                 return
             self._told.add(kind)
         log.warning(message)
+
+
+def _due(seen: _Seen, since: float) -> bool:
+    now = time.monotonic()
+    return now >= seen.until or (seen.names is not None and seen.of < since and now >= seen.asked_at + NEW_POOL_S)
 
 
 def _targets(kind: str, namespace: str, items: Any) -> dict[TargetKey, str]:

@@ -51,6 +51,11 @@ class Sweep:
         self._thread = threading.Thread(target=self._run, name="sweep", daemon=True)
 
     @property
+    def alive(self) -> bool:
+        """Whether it still compares."""
+        return self._thread.is_alive()
+
+    @property
     def missed(self) -> int:
         """Changes found that no watch had told of, so far. Growing: a watch is silent."""
         return self._missed
@@ -91,7 +96,7 @@ class Sweep:
         for uid in missed:
             kind, own, _ = listed[uid]
             try:
-                concerned |= self._index.put(kind, self._client.get(own))
+                concerned |= self._index.put(kind, self._client.get(own), since=now)
             except NotFound:
                 concerned |= self._index.drop(uid)
         self._behind = {uid: version for uid, version in behind.items() if uid not in missed}
@@ -122,3 +127,7 @@ class Sweep:
                     self._poke(namespace, name)
             except ClusterError as error:
                 log.warning("the index was not compared with the cluster: %s", error)
+            except (
+                Exception
+            ):  # what is not expected must not end the thread: a silent watch would never be noticed again
+                log.exception("the index was not compared with the cluster: this is a bug, please report it")

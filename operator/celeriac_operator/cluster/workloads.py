@@ -22,10 +22,12 @@ class Workload:
     replicas         spec.replicas; absent means 1, as the API server defaults it.
     existing         status.replicas: the pods that its controller counts, None before it counted any.
     first_ordinal    of a StatefulSet's pods: spec.ordinals.start.
+    ordered          a StatefulSet whose podManagementPolicy is OrderedReady, which is the default.
     generation       counts changes of its spec; its controller has seen observed_generation of them.
     replacing        its pods are being replaced, by the controller's own account.
     grace_s          terminationGracePeriodSeconds of its pods.
     pod_labels       of its template.
+    selector         of its pods, as text: "app=mails,tier in (a,b)".
     quota_exceeded   its controller cannot create pods: the message, or "".
     replicas_manager field manager that owns spec.replicas, "" when none is recorded (Kubernetes before 1.22 records
                      none for `/scale`); replicas_written_at is when it last wrote, epoch seconds.
@@ -48,7 +50,9 @@ class Workload:
     replicas_written_at: float | None = None
     existing: int | None = None
     first_ordinal: int = 0
+    ordered: bool = False
     pod_labels: Mapping[str, str] = field(default_factory=dict)
+    selector: str = ""
 
 
 def workload_of(body: Mapping[str, Any]) -> Workload:
@@ -76,8 +80,20 @@ def workload_of(body: Mapping[str, Any]) -> Workload:
         replicas_written_at=written_at,
         existing=status.get("replicas"),
         first_ordinal=int((spec.get("ordinals") or {}).get("start") or 0),
+        ordered=kind == "StatefulSet" and spec.get("podManagementPolicy") != "Parallel",
         pod_labels=(template.get("metadata") or {}).get("labels") or {},
+        selector=selector_text(spec.get("selector") or {}),
     )
+
+
+def selector_text(selector: Mapping[str, Any]) -> str:
+    """A label selector as kubectl takes it and as `/scale` shows it: its labels and its expressions, joined by commas."""
+    parts = [f"{name}={value}" for name, value in sorted((selector.get("matchLabels") or {}).items())]
+    for each in selector.get("matchExpressions") or ():
+        key, operator = each["key"], each["operator"]
+        values = ",".join(sorted(each.get("values") or ()))
+        parts.append({"Exists": key, "DoesNotExist": f"!{key}"}.get(operator, f"{key} {operator.lower()} ({values})"))
+    return ",".join(parts)
 
 
 def replaces_pods(kind: str, spec: Mapping[str, Any], status: Mapping[str, Any]) -> bool:

@@ -73,7 +73,7 @@ class Probe(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerSide:
-    """The three conversations. Each object is used by one thread only.
+    """The conversations with one broker. Each object is used by one thread only.
 
     management     what RabbitMQ tells besides, where its URL was given.
     rates          where the broker keeps rates for all workers; None where it cannot.

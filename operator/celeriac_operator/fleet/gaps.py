@@ -1,7 +1,8 @@
-"""Which signals are missing: what makes a decision coarser than it could be, in words. Pure."""
+"""Which signals are missing: what makes a decision coarser than it could be, and whose commands are not heeded. In words. Pure."""
 
 from collections.abc import Sequence
 
+from celeriac_operator.fleet.signature import Lack
 from celeriac_operator.scaling.signals import PodSample
 
 #: Seconds that a pod which has just become ready, and an operator which has just started, are given.
@@ -50,6 +51,31 @@ def gaps(
     if unmanaged:
         found.append(("ManagementUnavailable", f"{unmanaged}: messages in flight are known from heartbeats alone"))
     return tuple(found)
+
+
+def unheeded(
+    pods: Sequence[PodSample], *, lack: Lack | None, certificate: str, unanswered: Sequence[str]
+) -> tuple[str, str]:
+    """(reason, sentence) when workers that demand signed commands do not heed the operator's; ("", "") when all is well.
+
+    lack         why the operator cannot sign, None when it can; certificate: the name of what it signs with.
+    unanswered   names of pods that have not echoed a drain mark in time.
+    """
+    demanding = sorted(pod.name for pod in pods if pod.signed and not pod.deleting)
+    if demanding and lack is not None:
+        sentence = (
+            f"{len(demanding)} pods demand signed commands ({_listed(demanding)}), and the operator {lack.says}. Until then they are neither"
+            " drained nor told a rate"
+        )
+        return (lack.reason, sentence)
+    mute = [name for name in demanding if name in set(unanswered)]
+    if mute:
+        sentence = (
+            f"{len(mute)} pods demand signed commands and do not answer ours ({_listed(mute)}): is the certificate {certificate!r} in their"
+            " security_cert_store, is their security_digest the operator's, are the clocks in step? Their logs say what they refused"
+        )
+        return ("CommandsRefused", sentence)
+    return ("", "")
 
 
 def _listed(names: Sequence[str]) -> str:

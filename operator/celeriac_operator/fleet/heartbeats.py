@@ -7,13 +7,15 @@ it found the workers. `Fleet` does no I/O and reads no clock; `Ears` is the thre
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from operator import add, sub
 from typing import Any, Protocol, TypeVar
 
+from celeriac.broker.eventbus import Unread
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
-from celeriac.wire.event import Heartbeat, QueueTotals, TaskTotals, heartbeat_from_wire
+from celeriac.wire.event import WAIT_BUCKETS_S, Heartbeat, QueueTotals, TaskTotals, heartbeat_from_wire, mark_of
 from celeriac_operator import clock
 
 log = logging.getLogger("celeriac_operator.fleet")
@@ -24,6 +26,9 @@ MISSED_HEARTBEATS = 3
 SLACK_S = 1.0
 #: No worker counts as alive for longer than if it sent a heartbeat each minute, whatever it says of itself.
 SLOWEST_S = 60.0
+#: Seconds by which a heartbeat may be older than the newest and count as overtaken on the way. One that is older than that comes
+#: from a node whose clock was set back.
+OVERTAKEN_S = 10.0
 #: Seconds an incarnation without an owner is waited for before its totals are counted under no pool: its pod may not
 #: be indexed yet.
 OWNER_WAIT_S = 15.0
@@ -64,17 +69,25 @@ class Worker:
 
 @dataclass(slots=True, kw_only=True)
 class _Incarnation:
+    """beat was heard at read_at; unread, if there is one, came after it, at heard_at. told_at: when the newest was sent."""
+
     beat: Heartbeat
     heard_at: float
     first_heard_at: float
     born: bool
+    mark: str
+    read_at: float
+    told_at: float
+    unread: Unread | None = None
     offline: bool = False
+    malformed: bool = False
     owner: Owner | None = None
     # What has been counted already: by queue at once, by owner when the owner is known.
     queues: dict[str, QueueTotals] = field(default_factory=dict)
     tasks: dict[str, TaskTotals] = field(default_factory=dict)
     owned_queues: dict[str, QueueTotals] = field(default_factory=dict)
     owned_tasks: dict[str, TaskTotals] = field(default_factory=dict)
+    waits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     ends: dict[str, int] = field(default_factory=dict)  # of a stock worker's runs, by the event that told it
 
 
@@ -88,11 +101,13 @@ class FleetTotals:
 
     by_queue             all workers of a queue, whoever they belong to.
     owned, owned_tasks   split by pool, `NOBODY` for workers of none.
+    waits                by queue, counts of waits by bucket of `WAIT_BUCKETS_S`: of the workers that tell them.
     """
 
     by_queue: Mapping[str, QueueTotals]
     owned: Mapping[tuple[Owner, str], QueueTotals]
     owned_tasks: Mapping[tuple[Owner, str, str], TaskTotals]
+    waits: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 class Fleet:
@@ -103,17 +118,24 @@ class Fleet:
         self._lock = threading.Lock()
         self._incarnations: dict[str, _Incarnation] = {}
         self._by_queue: dict[str, QueueTotals] = {}
+        self._waits: dict[str, list[int]] = {}
         self._owned: dict[tuple[Owner, str], QueueTotals] = {}
         self._owned_tasks: dict[tuple[Owner, str, str], TaskTotals] = {}
         self._silent: frozenset[str] = frozenset()
         self._turn = 0
 
-    def hear(self, body: Mapping[str, Any], now: float) -> bool:
+    def hear(self, event: Mapping[str, Any] | Unread, now: float) -> bool:
         """Take in one event; True when a worker came, went, or changed its drain state: worth a tick before its time.
 
         Of task events only the ends of runs in stock Celery workers are counted (`-E`): ours tell them in their heartbeats.
-        Raises ValueError for a worker event that is malformed.
+        Raises ValueError for a worker event that is malformed; one that is kept unread is read when somebody asks.
         """
+        if isinstance(event, Unread):
+            if self._kept(event, now):
+                return False
+            body: Mapping[str, Any] = event.body()
+        else:
+            body = event
         kind = body.get("type")
         if kind in _UNHAPPY_ENDS:
             self._hear_end(body, str(kind))
@@ -127,16 +149,46 @@ class Fleet:
                 known = self._first_sight(beat, now)
                 changed = True
             else:
-                if beat.timestamp < known.beat.timestamp:
-                    return False  # overtaken on the way: the newer one has told it all
+                if _overtaken(beat.timestamp, known):
+                    return False  # the newer one has told it all
                 if not beat.ours:
                     beat = _stock(beat, known)
-                changed = known.offline or _mark(known.beat) != _mark(beat)
-                known.beat, known.heard_at = beat, now
+                mark = mark_of(beat)
+                changed = known.offline or known.mark != mark
+                known.beat, known.mark, known.unread = beat, mark, None
+                known.heard_at, known.read_at, known.told_at = now, now, beat.timestamp
             known.offline = kind == "worker-offline"
             changed = changed or known.offline
             self._turn += changed
             return changed
+
+    def _kept(self, unread: Unread, now: float) -> bool:
+        """Keep a heartbeat for when it is asked for, where its header tells that nothing has changed but figures.
+
+        Some hundred come every second, and a pool at rest is looked at twice a minute.
+        """
+        glance = unread.glance
+        with self._lock:
+            known = self._incarnations.get(glance.incarnation)
+            if known is None or known.offline or glance.kind != "worker-heartbeat" or known.mark != glance.mark:
+                return False
+            if not _overtaken(glance.timestamp, known):
+                known.unread, known.heard_at, known.told_at = unread, now, glance.timestamp
+            return True
+
+    def _read(self, seen: _Incarnation) -> Heartbeat:
+        """The newest heartbeat of an incarnation. One that cannot be read counts as a sign of life and no more."""
+        unread, seen.unread = seen.unread, None
+        if unread is not None:
+            try:
+                beat = heartbeat_from_wire(unread.body())
+            except ValueError as error:
+                if not seen.malformed:  # once each: it will send the next one in two seconds
+                    log.warning("malformed heartbeats of %s are passed over: %s", seen.beat.hostname, error)
+                seen.malformed = True
+            else:
+                seen.beat, seen.read_at = beat, seen.heard_at
+        return seen.beat
 
     def _hear_end(self, body: Mapping[str, Any], kind: str) -> None:
         with self._lock:
@@ -148,7 +200,15 @@ class Fleet:
         # A worker that has been up for longer than we listen was counted by our predecessor, or by nobody: its totals
         # so far are the baseline. Both durations are by one clock each, so that clocks need not agree.
         born = beat.started_at > 0 and beat.timestamp - beat.started_at < now - self.started_at
-        seen = _Incarnation(beat=beat, heard_at=now, first_heard_at=now, born=born)
+        seen = _Incarnation(
+            beat=beat,
+            heard_at=now,
+            first_heard_at=now,
+            born=born,
+            mark=mark_of(beat),
+            read_at=now,
+            told_at=beat.timestamp,
+        )
         if not beat.ours:
             seen.beat = _stock(beat, None)
         if not born:
@@ -156,14 +216,29 @@ class Fleet:
             seen.tasks = dict(seen.beat.task_totals)
             seen.owned_queues = dict(seen.queues)
             seen.owned_tasks = dict(seen.tasks)
+            seen.waits = seen.beat.queue_waits
         self._incarnations[identity(beat)] = seen
         return seen
 
     def _count(self, seen: _Incarnation) -> None:
-        for queue, totals in seen.beat.queue_totals.items():
+        for queue, totals in self._read(seen).queue_totals.items():
             before = seen.queues.get(queue)
             if totals is not before and totals != before:
                 self._by_queue[queue], seen.queues[queue] = _counted(self._by_queue.get(queue), totals, before)
+        told, known = seen.beat.queue_waits, seen.waits
+        if told is not known:
+            # The heartbeat's own, without a copy; a queue that is not told of any more keeps what was counted of it.
+            seen.waits = told if known.keys() <= told.keys() else {**known, **told}
+            for queue, counts in told.items():
+                self._add_waits(queue, counts, known.get(queue, ()))
+
+    def _add_waits(self, queue: str, counts: tuple[int, ...], before: tuple[int, ...]) -> None:
+        if counts == before:
+            return
+        sums = self._waits.setdefault(queue, [0] * (len(WAIT_BUCKETS_S) + 1))
+        for bucket, (now, then) in enumerate(zip_longest(counts, before, fillvalue=0)):
+            if now > then:
+                sums[bucket] += now - then
 
     def own(self, incarnation: str, owner: Owner, queues: tuple[str, ...] = ()) -> None:
         """Say whose worker this is. queues: what its pool consumes, as stock Celery's heartbeats name none."""
@@ -184,19 +259,22 @@ class Fleet:
                 self._turn += 1
             return self._turn
 
-    def settle(self, now: float) -> None:
-        """Count what has grown to its owner, and forget who has been gone for long. Call once a tick, after `own`."""
+    def settle(self, now: float, *, strangers: bool = True) -> None:
+        """Count what has grown to its owner, and forget who has been gone for long. Called at each tick, after `own`.
+
+        strangers   whether those without an owner count as nobody's by now; not at a scrape, which may come before a new one was owned.
+        """
         with self._lock:
             for id_, seen in list(self._incarnations.items()):
                 gone = _gone(seen, now)
-                if seen.owner is not None or gone or now - seen.first_heard_at > OWNER_WAIT_S:
+                if seen.owner is not None or (strangers and (gone or now - seen.first_heard_at > OWNER_WAIT_S)):
                     self._credit(seen, seen.owner or NOBODY)
-                if gone and now - seen.heard_at > REMEMBERED_S:
+                if strangers and gone and now - seen.heard_at > REMEMBERED_S:
                     self._count(seen)
                     del self._incarnations[id_]
 
     def _credit(self, seen: _Incarnation, owner: Owner) -> None:
-        for queue, totals in seen.beat.queue_totals.items():
+        for queue, totals in self._read(seen).queue_totals.items():
             at, before = (owner, queue), seen.owned_queues.get(queue)
             if totals != before or at not in self._owned:
                 self._owned[at], seen.owned_queues[queue] = _counted(self._owned.get(at), totals, before)
@@ -212,7 +290,7 @@ class Fleet:
             return [
                 Worker(
                     id=id_,
-                    beat=seen.beat,
+                    beat=self._read(seen),
                     heard_at=seen.heard_at,
                     first_heard_at=seen.first_heard_at,
                     started_at=_started_at(seen),
@@ -230,7 +308,10 @@ class Fleet:
             for seen in self._incarnations.values():
                 self._count(seen)
             return FleetTotals(
-                by_queue=dict(self._by_queue), owned=dict(self._owned), owned_tasks=dict(self._owned_tasks)
+                by_queue=dict(self._by_queue),
+                owned=dict(self._owned),
+                owned_tasks=dict(self._owned_tasks),
+                waits={queue: tuple(sums) for queue, sums in self._waits.items()},
             )
 
     def drop(self, owners: set[Owner]) -> None:
@@ -250,10 +331,8 @@ def identity(beat: Heartbeat) -> str:
     return beat.incarnation or f"{beat.hostname}#{beat.pid}"
 
 
-def _mark(beat: Heartbeat) -> tuple[str, str, int, str]:
-    if beat.drain is None:
-        return (beat.state, "", 0, "")
-    return (beat.state, beat.drain.id, beat.drain.epoch, beat.drain.state)
+def _overtaken(sent_at: float, known: _Incarnation) -> bool:
+    return known.told_at - OVERTAKEN_S <= sent_at < known.told_at
 
 
 def _gone(seen: _Incarnation, now: float) -> bool:
@@ -262,7 +341,7 @@ def _gone(seen: _Incarnation, now: float) -> bool:
 
 def _started_at(seen: _Incarnation) -> float:
     up_s = seen.beat.timestamp - seen.beat.started_at if seen.beat.started_at > 0 else 0.0
-    return min(seen.first_heard_at, seen.heard_at - max(0.0, up_s))
+    return min(seen.first_heard_at, seen.read_at - max(0.0, up_s))
 
 
 def _stock(beat: Heartbeat, before: _Incarnation | None) -> Heartbeat:
@@ -326,7 +405,7 @@ def _made(like: Totals, skipped: int, numbers: Iterable[Any]) -> Totals:
 class Receiver(Protocol):
     """Where events come from: `celeriac.broker.eventbus.EventReceiver`, or a test's list."""
 
-    def drain(self, timeout_s: float) -> list[dict[str, Any]]: ...
+    def drain(self, timeout_s: float) -> Sequence[Mapping[str, Any] | Unread]: ...
 
     def close(self) -> None: ...
 
@@ -392,14 +471,14 @@ class Ears:
             self._stopping.wait(GATHER_S)
         self._receiver.close()
 
-    def _take(self, bodies: list[dict[str, Any]]) -> None:
+    def _take(self, events: Sequence[Mapping[str, Any] | Unread]) -> None:
         changed = False
         now = clock.now()
-        for body in bodies:
+        for event in events:
             try:
-                changed = self._fleet.hear(body, now) or changed
+                changed = self._fleet.hear(event, now) or changed
             except ValueError as error:
-                sender = str(body.get("hostname"))[:100]
+                sender = event.glance.incarnation if isinstance(event, Unread) else str(event.get("hostname"))[:100]
                 if sender not in self._malformed and len(self._malformed) < 100:
                     self._malformed.add(sender)  # once each: it will send the next one in two seconds
                     log.warning("malformed events of %s are passed over: %s", sender, error)

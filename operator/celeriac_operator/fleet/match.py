@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from celeriac.wire.control import SIGNED
 from celeriac.wire.event import DrainState
 from celeriac_operator.fleet.heartbeats import Worker
 from celeriac_operator.resources.records import PodRecord
@@ -64,13 +65,16 @@ def _speakers(workers: Sequence[Worker]) -> Sequence[Worker]:
 
 
 def pod_samples(
-    pods: Sequence[PodRecord], matched: Mapping[str, Sequence[Worker]], now: float
+    pods: Sequence[PodRecord], matched: Mapping[str, Sequence[Worker]], now: float, *, skew_s: float = 0.0
 ) -> tuple[PodSample, ...]:
     """The pods with what their workers last said of themselves; of several in one pod, the sum.
 
+    Times of pods are the cluster's, which the machine's clock follows; in the samples they are by the clock of `now`, which
+    the machine's is ahead of by skew_s.
+
     A worker that fell silent keeps what it said, with its age: it may well be running. One that said good-bye does not.
     """
-    return tuple(_sample(pod, _speakers(matched.get(pod.name, ())), now) for pod in pods)
+    return tuple(_sample(pod, _speakers(matched.get(pod.name, ())), now, skew_s) for pod in pods)
 
 
 def keepers(workers: Iterable[Worker]) -> tuple[Keeper, ...]:
@@ -87,7 +91,9 @@ def keepers(workers: Iterable[Worker]) -> tuple[Keeper, ...]:
     )
 
 
-def _sample(pod: PodRecord, workers: Sequence[Worker], now: float) -> PodSample:
+def _sample(pod: PodRecord, workers: Sequence[Worker], now: float, skew_s: float) -> PodSample:
+    created_at = None if pod.created_at is None else pod.created_at - skew_s
+    ready_at = None if pod.ready_at is None else pod.ready_at - skew_s
     if not workers:
         return PodSample(
             name=pod.name,
@@ -95,8 +101,8 @@ def _sample(pod: PodRecord, workers: Sequence[Worker], now: float) -> PodSample:
             phase=pod.phase,
             ready=pod.ready,
             deleting=pod.deleting,
-            created_at=pod.created_at,
-            ready_at=pod.ready_at,
+            created_at=created_at,
+            ready_at=ready_at,
             pending_reason=pod.pending_reason,
             revision=pod.revision,
             running=pod.running,
@@ -111,8 +117,8 @@ def _sample(pod: PodRecord, workers: Sequence[Worker], now: float) -> PodSample:
         phase=pod.phase,
         ready=pod.ready,
         deleting=pod.deleting,
-        created_at=pod.created_at,
-        ready_at=pod.ready_at,
+        created_at=created_at,
+        ready_at=ready_at,
         pending_reason=pod.pending_reason,
         revision=pod.revision,
         running=pod.running,
@@ -129,6 +135,7 @@ def _sample(pod: PodRecord, workers: Sequence[Worker], now: float) -> PodSample:
         drain_state=drain_state,
         drain_id=drain_id,
         drain_expires_in_s=drain_expires_in_s,
+        signed=any(beat.commands == SIGNED for beat in at_work),
     )
 
 

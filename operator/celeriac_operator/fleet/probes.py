@@ -25,21 +25,21 @@ def queue_samples(
     *,
     names: Iterable[str] | None = None,
 ) -> dict[str, QueueSample]:
-    """Queue -> its sample, of these queues (None: of all) that could be read.
+    """Queue -> its sample, of these queues (None: of all) that could be read. now: by the machine's clock, as messages' times.
 
     Work in flight is the greater of what the broker has leased and what live workers run: some brokers cannot tell the one
     (RabbitMQ without its management API), and with early acks there is nothing leased while a task runs.
     What is leased beyond the live workers' slots is reserved, and so is what a dead worker held: it waits like the rest.
     """
     return {
-        name: _sample(name, depths, [w for w in consumers.get(name, ()) if not w.gone], totals.by_queue.get(name), now)
+        name: _sample(name, depths, [w for w in consumers.get(name, ()) if not w.gone], totals, now)
         for name in (depths if names is None else names)
         if name in depths and not depths[name].error
     }
 
 
 def _sample(
-    name: str, depths: Mapping[str, QueueDepth], consumers: Sequence[Worker], totals: QueueTotals | None, now: float
+    name: str, depths: Mapping[str, QueueDepth], consumers: Sequence[Worker], totals: FleetTotals, now: float
 ) -> QueueSample:
     depth = depths[name]
     held = round(sum(_share(worker, name, depths) * (worker.beat.busy + worker.beat.reserved) for worker in consumers))
@@ -47,7 +47,7 @@ def _sample(
     # The broker's number is fresh and the heartbeats' are not: slots bound what runs better than `busy` tells it.
     slots = sum(_share(worker, name, depths) * worker.beat.slots for worker in consumers)
     running = min(leased - depth.expired, round(slots))
-    done = totals or QueueTotals()
+    done = totals.by_queue.get(name) or QueueTotals()
     return QueueSample(
         name=name,
         ready=depth.ready,
@@ -67,6 +67,7 @@ def _sample(
         busy_s=done.busy_s,
         wait_s=done.wait_s,
         waits=done.waits,
+        wait_counts=totals.waits.get(name, ()),
         consumers=len(consumers) or depth.consumers,
     )
 

@@ -58,12 +58,13 @@ class LocalCluster:
             (pool.namespace, spec.target_ref.name): spec.min_replicas
             for pool, spec in ((pool, self._specs[pool.key]) for pool in manifest.pools)
         }
+        #: What the workers are given, a workload each.
+        self.environments: list[Mapping[str, str]] = []
         for workload in manifest.workloads.values():
             if workload.key in floors:
                 start = workload.replicas if workload.replicas is not None else floors[workload.key]
-                environment(
-                    workload, manifest, broker_url, result_url
-                )  # a missing Secret is told before anything starts
+                # A missing Secret is told before anything starts.
+                self.environments.append(environment(workload, manifest, broker_url, result_url))
                 processes.add(
                     workload.namespace,
                     workload.name,
@@ -92,7 +93,8 @@ class LocalCluster:
         return TargetSample(
             replicas=self._processes.replicas(*at),
             ready_replicas=sum(pod.ready for pod in self._processes.pods(*at)),
-            kind=workload.kind,
+            # A StatefulSet's processes have no ordinals: they are made and taken as a ReplicaSet's pods are.
+            kind="ReplicaSet" if workload.kind == "StatefulSet" else workload.kind,
             name=workload.name,
             resource_version=str(version),
             grace_s=workload.program.grace_s,
@@ -134,9 +136,10 @@ class LocalCluster:
     def kill_pod(self, pool: PoolRecord, name: str) -> None:
         self._processes.kill_pod(pool.namespace, self._specs[pool.key].target_ref.name, name)
 
-    def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> None:
+    def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> Mapping[str, Any]:
         with self._lock:
             self._status[pool.key] = status
+        return status
 
     def event(self, pool: PoolRecord, kind: str, reason: str, message: str) -> None:
         with self._lock:
@@ -146,6 +149,10 @@ class LocalCluster:
 
     def may_act(self) -> bool:
         return not self._closing
+
+    def term(self) -> int:
+        """Always the same: nobody else acts for these pools."""
+        return 0
 
     def close(self) -> None:
         """From now on the loop watches and does nothing: somebody else stops the processes."""

@@ -22,12 +22,14 @@ from celeriac.broker.connection import redacted
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.telemetry.endpoint import Endpoint
 from celeriac_operator.errors import SetupError
+from celeriac_operator.fleet.signature import key_files
 from celeriac_operator.local.cluster import LocalCluster
 from celeriac_operator.local.embedded import EmbeddedValkey
 from celeriac_operator.local.guard import Guard
 from celeriac_operator.local.manifest import Manifest, read_manifest
 from celeriac_operator.local.processes import Processes
 from celeriac_operator.local.recorder import Recorder
+from celeriac_operator.local.signing import local_signature
 from celeriac_operator.local.view import Enduring, View, view_for
 from celeriac_operator.loop import OperatorLoop
 from celeriac_operator.metrics import OperatorMetrics
@@ -76,6 +78,14 @@ EXIT_INTERRUPTED = 130
     default=None,
     help="Serve the operator's /livez, /readyz and /metrics here; 0 for any free port.",
 )
+@click.option(
+    "--signing-key", metavar="FILE", envvar="CELERIAC_OPERATOR_SIGNING_KEY",
+    help="The RSA key, in PEM, that drains are signed with, where the workers demand that. [default: CELERIAC_SECURITY_KEY of the container]",
+)  # fmt: skip
+@click.option(
+    "--signing-certificate", metavar="FILE", envvar="CELERIAC_OPERATOR_SIGNING_CERTIFICATE",
+    help="That key's certificate, in PEM. [default: CELERIAC_SECURITY_CERTIFICATE of the container]",
+)  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
 @click.option("--plain", is_flag=True, help="Print lines, also on a terminal.")
 def up(**options: Any) -> None:
@@ -111,6 +121,8 @@ class _Session:
         summary: Path | None,
         broker_file: Path | None,
         http_port: int | None,
+        signing_key: str | None,
+        signing_certificate: str | None,
         as_json: bool,
         plain: bool,
     ) -> None:
@@ -122,6 +134,10 @@ class _Session:
         self._summary = summary
         self._broker_file = broker_file
         self._http_port = http_port
+        self._key = key_files(
+            signing_key, signing_certificate, os.environ.get("CELERIAC_OPERATOR_SIGNING_KEY_PASSWORD"),
+            os.environ.get("CELERIAC_OPERATOR_SIGNING_DIGEST"),
+        )  # fmt: skip
         self._as_json = as_json
         self._plain = plain
         self._interrupts = 0
@@ -148,12 +164,18 @@ class _Session:
             processes = Processes(logs=logs, guard=guard, on_change=poke)
             cluster = LocalCluster(manifest, processes, broker_url=broker_url, result_url=result_url)
             metrics = OperatorMetrics(version=__version__)
-            loop = OperatorLoop(cluster, metrics=metrics, default_broker_url=broker_url, watch=recorder.tick)
+            signature = local_signature(self._key, cluster.environments)
+            loop = OperatorLoop(
+                cluster, metrics=metrics, default_broker_url=broker_url, watch=recorder.tick, signature=signature
+            )
             self._endpoint(loop, metrics, view)
             self._catch_signals()
             view.start()
             self._undo.callback(view.stop)
             view.note(f"broker {redacted(broker_url)}, logs in {logs}")
+            if signature.name:
+                lack = signature.lack()
+                view.note(f"the operator {lack.says}" if lack else f"drains are signed as {signature.name}")
             if self._broker_file is not None:
                 self._broker_file.write_text(broker_url + "\n", encoding="utf-8")
             processes.start()

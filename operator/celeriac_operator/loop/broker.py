@@ -1,31 +1,37 @@
 """One broker's thread: probe its queues, join them with heartbeats and pods, decide each pool, act, report."""
 
 import logging
+import math
 import threading
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 
 from celeriac.broker.depth import QueueDepth
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
 from celeriac.wire.event import TaskTotals
 from celeriac_operator import clock
-from celeriac_operator.errors import ClusterError, Conflict
+from celeriac_operator.errors import CannotSign, ClusterError, Conflict
 from celeriac_operator.fleet.brokers import BrokerSide
-from celeriac_operator.fleet.control import end, keep_drained, lift_drain
-from celeriac_operator.fleet.gaps import HEARD_AFTER_S, gaps
+from celeriac_operator.fleet.control import MARK_TTL_S, Commands, end, keep_drained, lift_drain
+from celeriac_operator.fleet.gaps import HEARD_AFTER_S, gaps, unheeded
 from celeriac_operator.fleet.heartbeats import Ears, Fleet, FleetTotals, Worker
 from celeriac_operator.fleet.management import ManagementUnavailable, with_facts
 from celeriac_operator.fleet.match import Crews, crews_of, keepers, match, pod_samples
 from celeriac_operator.fleet.probes import consumers_of, limited_classes, queue_samples
+from celeriac_operator.fleet.signature import Signature, without_key
 from celeriac_operator.loop.members import STUCK_S, Changes, Cluster, Drain, Key, Member, Sight, Tick, subject_of
-from celeriac_operator.loop.rates import Asked, Rates
+from celeriac_operator.loop.rates import Asked, Rates, disagreements
 from celeriac_operator.loop.rest import rest_of, sleeps, still
-from celeriac_operator.metrics import FleetReading, OperatorMetrics, PoolReading
-from celeriac_operator.resources.spec import DrainTimeoutPolicy, Mode, WorkerPoolSpec
+from celeriac_operator.loop.sharing import split_shared
+from celeriac_operator.metrics import BrokerReading, OperatorMetrics, PoolReading
+from celeriac_operator.resources.spec import DrainTimeoutPolicy, WorkerPoolSpec
 from celeriac_operator.resources.status import QUIET_WRITE_S, face_of, gist_of, status_of, worth_writing
 from celeriac_operator.scaling.decision import Decision, decide
+from celeriac_operator.scaling.drain import unanswered
+from celeriac_operator.scaling.guards import QUIET
 from celeriac_operator.scaling.learning import horizon_s
 from celeriac_operator.scaling.memory import Memory
 from celeriac_operator.scaling.rates import Keeper
@@ -35,6 +41,8 @@ log = logging.getLogger("celeriac_operator.loop")
 
 #: Seconds between two ticks, at the least, however often one is asked for.
 FASTEST_TICK_S = 1.0
+#: Pods of one pool whose deletion cost is written in one tick.
+MOST_MARKS = 25
 #: Deletion cost of a pod that is to go first. Others keep what they have, which is 0 unless somebody set it.
 DOOMED_COST = -1000
 
@@ -46,6 +54,7 @@ class BrokerLoop:
     epoch     called at each tick for the number that counts leaders, 0 while this one's time of leading has not begun; see
               `celeriac.wire.control.drain`.
     name      for logs and labels, unique among the loops of this process.
+    signature what commands are signed with.
     """
 
     def __init__(
@@ -59,12 +68,14 @@ class BrokerLoop:
         metrics: OperatorMetrics,
         changes: Changes,
         watch: Callable[[Tick], None] | None = None,
+        signature: Signature | None = None,
     ) -> None:
         self.name = name
         self._cluster = cluster
         self._side = side
         self._members = members
         self._epoch = epoch
+        self._commands = Commands(side.post, signature or without_key())
         self._metrics = metrics
         self._changes = changes
         self._watch = watch
@@ -86,9 +97,15 @@ class BrokerLoop:
         self._phase = zlib.crc32(name.encode()) / 2**32
         self._ticks = int(self._phase * 1000)
         self._rates_error = ""  # why rates were not kept at the last tick
+        self._rates_differ: Mapping[Key, str] = {}
         self._rates = Rates(
-            side.rates, side.post, name=name, changes=changes, exists=lambda: {pool.key for pool in cluster.pools()}
+            side.rates,
+            self._commands,
+            name=name,
+            changes=changes,
+            exists=lambda: {pool.key for pool in cluster.pools()},
         )
+        metrics.broker_serves(name, self._read)
 
     def start(self) -> None:
         self._ears.start()
@@ -137,7 +154,7 @@ class BrokerLoop:
             self._wake.clear()
             started = time.monotonic()
             members = self._members()
-            self._interval_s = min((member.spec.interval_s for member in members), default=5.0)
+            self._interval_s = interval_s(members)
             try:
                 self.tick(members)
             except Exception:  # what is not expected must not end the loop that all pools of this broker depend on
@@ -149,6 +166,7 @@ class BrokerLoop:
             wait_s = self._interval_s * self._phase if first else self._interval_s
             self._wake.wait(max(0.0, wait_s - (time.monotonic() - started)))
             first = False
+        self._forget(set())
         self._rates.close(lift=self._deserted)
         self._side.close()
 
@@ -162,7 +180,7 @@ class BrokerLoop:
         """Serve every member once. Raises nothing that concerns one of them alone."""
         began = time.monotonic()
         error = self._probe(members)
-        now = clock.now()
+        now, skew_s = clock.now(), clock.skew_s()
         self._ticks += 1
         turn = self._fleet.attend(now)
         if not error:
@@ -173,12 +191,12 @@ class BrokerLoop:
         asleep, awake = self._parted(members, turn, error=error)
         seen = [*asleep]
         if awake:
-            seen += self._decide(awake, asleep, turn, error=error, now=now)
+            seen += self._decide(awake, asleep, turn, error=error, now=now, skew_s=skew_s)
         if self._stopping.is_set():
             return  # whoever retired it has taken it out of the metrics
-        if self._acts():
+        if (epoch := self._epoch()) and self._acts():
             asked = [_asked(sight, now) for sight in seen if sight.keepers is not None]
-            self._rates_error = self._rates.keep(asked, epoch=self._epoch())
+            self._rates_error = self._rates.keep(asked, epoch=epoch)
             if self._rates_error:
                 self._metrics.error("RateLimitsNotKept")
         self._forget({member.record.key for member in members})
@@ -208,42 +226,53 @@ class BrokerLoop:
         return asleep, awake
 
     def _decide(
-        self, members: Sequence[Member], asleep: Sequence[Sight], turn: int, *, error: str, now: float
+        self, members: Sequence[Member], asleep: Sequence[Sight], turn: int, *, error: str, now: float, skew_s: float
     ) -> list[Sight]:
         """Look at these members, decide each, and carry that out; what was seen of them."""
         workers = self._fleet.workers(now)
+        self._commands.know(workers)
         crews, consumers = crews_of(workers), consumers_of(workers)
         seen: list[Sight] = []
         for member in members:
             with self._guard(member, "reading its target and pods"):
-                # The trace first: what changes while it is looked at is looked at again.
-                member.state.trace = (self.name, turn, self._cluster.trace(member.record, member.spec))
-                member.state.sight = sight = self._look(member, crews, now)
+                # The trace is taken first, that what changes meanwhile is looked at again, and kept last, that a look that failed is.
+                trace = (self.name, turn, self._cluster.trace(member.record, member.spec))
+                member.state.sight = sight = self._look(member, crews, now, skew_s)
+                member.state.trace = trace
                 seen.append(sight)
             self._progress()
         self._fleet.settle(now)
         totals = self._fleet.totals()
         if not error:
             self._take_samples(
-                {queue.name for member in members for queue in member.spec.queues}, consumers, totals, now
+                {queue.name for member in members for queue in member.spec.queues}, consumers, totals, now + skew_s
             )
         shares, by_task = split_shared([*asleep, *seen]), _by_task(totals)
+        self._rates_differ = disagreements(
+            {sight.member.record.key: _rates_of(sight) for sight in seen if sight.keepers is not None}
+        )
         for sight in seen:
             if self._stopping.is_set():
                 break  # its pools may be another loop's by now
             with self._guard(sight.member, "acting for it"):
-                signals = self._signals(sight, consumers, by_task, shares=shares, error=error, now=now)
+                signals = self._signals(sight, consumers, by_task, shares=shares, error=error, now=now, skew_s=skew_s)
                 self._serve(sight.member, signals, totals, now)
             self._progress()
-        if not self._stopping.is_set():
-            self._metrics.fleet_counted(self.name, FleetReading(queues=totals.owned, tasks=totals.owned_tasks))
         return seen
 
+    def _read(self) -> BrokerReading:
+        """What a scrape gets of this broker: most of its pools rest, and are decided on a few times a minute."""
+        now = clock.now()
+        self._fleet.settle(now, strangers=False)
+        totals = self._fleet.totals()
+        samples = queue_samples(self._depths, consumers_of(self._fleet.workers(now)), totals, now + clock.skew_s())
+        return BrokerReading(samples=samples, queues=totals.owned, tasks=totals.owned_tasks)
+
     def _take_samples(
-        self, names: Collection[str], consumers: Mapping[str, Sequence[Worker]], totals: FleetTotals, now: float
+        self, names: Collection[str], consumers: Mapping[str, Sequence[Worker]], totals: FleetTotals, wall: float
     ) -> None:
-        """Take samples of these queues. Others keep theirs: of pools that rest, which were seen to need no newer one."""
-        samples = queue_samples(self._depths, consumers, totals, now, names=names)
+        """Take samples of these queues. wall: the machine's clock. Others keep theirs: of pools that rest, which were seen to need no newer one."""
+        samples = queue_samples(self._depths, consumers, totals, wall, names=names)
         kept = {name: sample for name, sample in self._samples.items() if name in self._depths and name not in samples}
         self._samples = {**kept, **samples}
 
@@ -251,13 +280,16 @@ class BrokerLoop:
         """Read the queues; what went wrong, or ""."""
         horizons: dict[str, float] = {}
         for member in members:
+            horizon_s = _horizon_s(member)
             for queue in member.spec.queues:
-                horizons[queue.name] = max(horizons.get(queue.name, 0.0), _horizon_s(member))
+                horizons[queue.name] = max(horizons.get(queue.name, 0.0), horizon_s)
         began = time.monotonic()
         try:
-            self._side.probe.release_due([name for name in horizons if self._may_delay(name)])
+            self._side.probe.release_due([name for name in horizons if self._may_be_due(name, horizons[name])])
             self._depths = self._side.probe.probe(horizons)
         except (BrokerUnavailable, ImproperlyConfigured) as error:
+            if self._stopping.is_set():
+                return str(error) or type(error).__name__  # whoever retired it has taken it out of metrics and log
             self._metrics.broker_failed(self.name)
             self._metrics.error(type(error).__name__)
             self._changes.failed(f"broker {self.name}", str(error))
@@ -275,10 +307,12 @@ class BrokerLoop:
                 self._changes.worked(subject)
         return ""
 
-    def _may_delay(self, queue: str) -> bool:
-        """Whether delayed messages may lie there: what was not there a tick ago is hardly due yet."""
+    def _may_be_due(self, queue: str, horizon_s: float) -> bool:
+        """Whether delayed messages may be due there, by what lay there a tick ago: where it was asked for what is due by now."""
         depth = self._depths.get(queue)
-        return depth is None or depth.delayed > 0 or bool(depth.error)
+        if depth is None or depth.error:
+            return True
+        return (depth.due_soon if horizon_s >= 2 * self._interval_s else depth.delayed) > 0
 
     def _ask_management(self) -> None:
         """Add what the management API knows to the depths; without it they are coarser, and the pools say so."""
@@ -295,7 +329,7 @@ class BrokerLoop:
             self._unmanaged = ""
             self._changes.worked(subject)
 
-    def _look(self, member: Member, crews: Crews, now: float) -> Sight:
+    def _look(self, member: Member, crews: Crews, now: float, skew_s: float) -> Sight:
         """The member's target and pods, joined with the workers that run in them."""
         target = self._cluster.target(member.record, member.spec)
         pods = () if target.error else self._cluster.pods(member.record, member.spec)
@@ -308,7 +342,7 @@ class BrokerLoop:
         return Sight(
             member=member,
             target=target,
-            pods=pod_samples(pods, matched, now),
+            pods=pod_samples(pods, matched, now, skew_s=skew_s),
             stock=tuple(stock),
             keepers=self._keepers(member.spec, target, matched),
         )
@@ -317,7 +351,7 @@ class BrokerLoop:
         self, spec: WorkerPoolSpec, target: TargetSample, matched: Mapping[str, Sequence[Worker]]
     ) -> tuple[Keeper, ...] | None:
         """The workers as keepers of rates, where somebody asks them; None for a pool that may tell them nothing."""
-        if spec.mode in _QUIET or target.foreign_manager:
+        if spec.mode in QUIET or target.foreign_manager or target.foreign_unread:
             return None
         if not spec.rate_limits and self._side.rates is not None:
             return ()  # the broker keeps the rates of others
@@ -332,9 +366,11 @@ class BrokerLoop:
         shares: Mapping[Key, Mapping[str, float]],
         error: str,
         now: float,
+        skew_s: float,
     ) -> Signals:
         spec = sight.member.spec
         names = [queue.name for queue in spec.queues]
+        memory = sight.member.state.memory
         listening_since = self._ears.listening_since
         listened_s = 0.0 if listening_since is None else max(0.0, now - listening_since)
         return Signals(
@@ -355,6 +391,14 @@ class BrokerLoop:
             share=shares.get(sight.member.record.key, {}),
             queue_errors={name: self._unread[name] for name in names if name in self._unread},
             rates_error=self._rates_error if spec.rate_limits else "",
+            rates_differ=self._rates_differ.get(sight.member.record.key, ""),
+            skew_s=skew_s,
+            unheeded=unheeded(
+                sight.pods,
+                lack=self._commands.signature.lack(),
+                certificate=self._commands.signature.name,
+                unanswered=unanswered(sight.pods, memory, now) if memory is not None else (),
+            ),
             missing=gaps(
                 sight.pods,
                 queues=len(names),
@@ -373,10 +417,16 @@ class BrokerLoop:
             rest, state.rest = state.rest, None
             if state.memory is None:
                 state.memory = Memory.from_status(member.record.status)
+            elif state.served_by is not self:
+                state.memory, rest = state.memory.elsewhere(), None
+            state.served_by = self
+            if not epoch or state.epoch != epoch:
+                # What was planned and told to nobody, or in another time of leading, is no drain: how long one takes counts from its mark.
+                state.memory = state.memory.undrained()
             rests = rest is not None and still(rest, signals, member.spec, epoch)
             decision = rest.decision if rest and rests else decide(signals, member.spec, state.memory, now)
             state.memory = decision.memory
-            acts = self._acts()
+            acts = epoch == self._epoch() and self._acts()
             self._measure(member, signals, decision, now)
             if acts and not rests:
                 state.lead(epoch)
@@ -415,14 +465,7 @@ class BrokerLoop:
 
         Returns what to report of it. Raises ClusterError when the scale was refused.
         """
-        try:
-            epoch = member.state.epoch
-            lift_drain(self._side.post, nodes=_nodes(signals, decision.undrain), epoch=epoch)
-            keep_drained(self._side.post, mark=decision.drain_id, nodes=_nodes(signals, decision.drain), epoch=epoch)
-            self._changes.worked(f"commands over {self.name}")
-        except (BrokerUnavailable, ImproperlyConfigured) as error:
-            # The next tick says it again, and a mark that is not repeated expires: nothing hangs on this one.
-            self._changes.failed(f"commands over {self.name}", str(error))
+        self._tell(member, signals, decision)
         self._mark(member, signals, decision)
         self._progress()
         replicas = decision.replicas
@@ -446,6 +489,30 @@ class BrokerLoop:
         )
         return decision
 
+    def _tell(self, member: Member, signals: Signals, decision: Decision) -> None:
+        """Lift marks, and say those again that hold. What fails is said at the next tick, and a mark that is not repeated
+        expires: nothing hangs on this one.
+        """
+        over, lacking = f"commands over {self.name}", ""
+        for tell in (
+            partial(lift_drain, nodes=_nodes(signals, decision.undrain)),
+            partial(keep_drained, nodes=_nodes(signals, decision.drain), mark=decision.drain_id),
+        ):
+            try:
+                tell(self._commands, epoch=member.state.epoch)
+            except CannotSign as error:
+                lacking = str(error)
+            except (BrokerUnavailable, ImproperlyConfigured) as error:
+                self._changes.failed(over, str(error))
+                return
+        self._changes.worked(over)
+        subject = f"{subject_of(member.record)}: commands"
+        if lacking:
+            self._metrics.error(CannotSign.__name__)
+            self._changes.failed(subject, lacking)
+        else:
+            self._changes.worked(subject)
+
     def _end_overdue(self, member: Member, signals: Signals, decision: Decision) -> Decision:
         """See to the pods that still work after drainTimeout. Their successors are idle, and drained like any other.
 
@@ -457,12 +524,12 @@ class BrokerLoop:
         subject = f"{subject_of(member.record)}: ending overdue pods"
         try:
             if policy is DrainTimeoutPolicy.REQUEUE:
-                end(self._side.post, nodes=_nodes(signals, decision.overdue), epoch=member.state.epoch)
+                end(self._commands, nodes=_nodes(signals, decision.overdue), epoch=member.state.epoch)
             else:
                 for name in decision.overdue:
                     self._cluster.kill_pod(member.record, name)
                     self._progress()
-        except (BrokerUnavailable, ImproperlyConfigured, ClusterError) as error:
+        except (BrokerUnavailable, ImproperlyConfigured, CannotSign, ClusterError) as error:
             self._metrics.error(type(error).__name__)
             self._changes.failed(subject, str(error))
             return decision.unended(str(error))
@@ -474,6 +541,11 @@ class BrokerLoop:
         costs = dict.fromkeys((name for name in decision.drain if name in present), DOOMED_COST)
         costs |= dict.fromkeys((name for name in member.state.costs if name in present and name not in costs), 0)
         news = {name: cost for name, cost in costs.items() if member.state.costs.get(name, 0) != cost}
+        # Each is a request of its own, and other pools of this broker wait: the rest is marked at the next ticks.
+        later = list(news)[MOST_MARKS:]
+        for name in later:
+            del news[name]
+            costs[name] = member.state.costs.get(name, 0)
         subject = f"{subject_of(member.record)}: marking pods"
         if news:
             try:
@@ -491,12 +563,18 @@ class BrokerLoop:
         self._metrics.pool_decided(
             key,
             PoolReading(
+                broker=self.name,
                 signals=signals,
                 decision=decision,
                 min_replicas=spec.min_replicas,
                 max_replicas=spec.max_replicas,
                 objective=str(spec.objective.type),
                 objective_s=float(spec.objective.seconds),
+                queue_objectives={
+                    queue.name: (str(objective.type), float(objective.seconds))
+                    for queue in spec.queues
+                    for objective in (spec.objective_of(queue),)
+                },
                 at=now,
             ),
         )
@@ -521,7 +599,8 @@ class BrokerLoop:
         state.heard_pods &= set(pods)
 
     def _report(self, member: Member, signals: Signals, decision: Decision, now: float) -> None:
-        """Events that are new, and the status where a person would notice, or in 30 s when only figures moved.
+        """Events that are new, and the status where a person would notice, or in 30 s when only figures moved or somebody else's
+        stands there.
 
         decision: as it was carried out.
         """
@@ -537,12 +616,12 @@ class BrokerLoop:
         if state.status == record.status:
             state.status = record.status  # one copy of it is enough
         before = state.status if state.status is not None else record.status
-        status = status_of(decision, signals, member.spec, before, record.generation, now)
+        status = status_of(decision, signals, member.spec, before, record.generation, now + signals.skew_s)
         gist = gist_of(status)
         settled = gist == state.looked
-        if worth_writing(before, status, written_s_ago=now - state.status_at, settled=settled):
-            self._cluster.write_status(record, status)
-            state.status, state.status_at = status, now
+        worth = worth_writing(before, status, written_s_ago=now - state.status_at, settled=settled)
+        if worth or state.overwritten(record, now):
+            state.wrote(record, status, self._cluster.write_status(record, status), now)
         # Only now: what could not be written is tried again at the next tick.
         state.face, state.looked, state.looked_at = face, gist, now
 
@@ -554,6 +633,14 @@ class BrokerLoop:
         gone = self._known - present
         if gone:
             self._fleet.drop(gone)
+            # The roster took them out of the metrics when they went; this thread may have told of them since.
+            try:
+                there = {record.key for record in self._cluster.pools()}
+            except ClusterError as error:
+                log.warning("which pools are gone cannot be told: %s", error)
+                return  # `_known` keeps them for the next tick
+            for key in gone - there:
+                self._metrics.pool_gone(key)
         self._known = present
 
     @contextmanager
@@ -573,24 +660,12 @@ class BrokerLoop:
             self._changes.worked(subject)
 
 
-def split_shared(sights: Sequence[Sight]) -> dict[Key, dict[str, float]]:
-    """Pool -> queue -> its part of the demand, of queues that several pools consume: by slots, none counting as one."""
-    weights: dict[str, dict[Key, float]] = {}
-    for sight in sights:
-        slots = sum(pod.slots for pod in sight.pods if pod.ready and not pod.deleting)
-        for queue in sight.member.spec.queues:
-            weights.setdefault(queue.name, {})[sight.member.record.key] = max(1.0, slots)
-    shares: dict[Key, dict[str, float]] = {}
-    for queue_name, pools in weights.items():
-        if len(pools) > 1:
-            whole = sum(pools.values())
-            for key, weight in pools.items():
-                shares.setdefault(key, {})[queue_name] = weight / whole
-    return shares
-
-
-#: Modes in which a pool changes nothing.
-_QUIET = (Mode.DRY_RUN, Mode.PAUSED)
+def interval_s(members: Sequence[Member]) -> float:
+    """Seconds between two ticks: the least that a pool asks for, and while marks are to hold, a third of their time."""
+    return min(
+        (min(member.spec.interval_s, MARK_TTL_S / 3 if member.state.drains else math.inf) for member in members),
+        default=5.0,
+    )
 
 
 def _nodes(signals: Signals, names: Sequence[str]) -> list[str]:
@@ -614,10 +689,14 @@ def _asked(sight: Sight, now: float) -> Asked:
     ]
     return Asked(
         key=sight.member.record.key,
-        rates={limit.task: limit.rate_per_s for limit in sight.member.spec.rate_limits},
+        rates=_rates_of(sight),
         keepers=sight.keepers or (),
         coming_slots=float(slots * len(coming)),
     )
+
+
+def _rates_of(sight: Sight) -> dict[str, float]:
+    return {limit.task: limit.rate_per_s for limit in sight.member.spec.rate_limits}
 
 
 def _horizon_s(member: Member) -> float:

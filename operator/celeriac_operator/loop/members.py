@@ -20,6 +20,9 @@ log = logging.getLogger("celeriac_operator.loop")
 #: Seconds without progress after which a loop counts as stuck; for a broker's beyond its interval.
 STUCK_S = 60.0
 
+#: Seconds within which a status that was written has come back to the records that the loops hold.
+ECHO_S = 15.0
+
 Key = tuple[str, str]
 
 
@@ -64,8 +67,8 @@ class Cluster(Protocol):
         """End one pod without grace. One that is gone is passed over."""
         ...
 
-    def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> None:
-        """Replace the pool's status subresource."""
+    def write_status(self, pool: PoolRecord, status: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Replace the pool's status subresource. Returns it as it is stored: an old CRD may have dropped fields."""
         ...
 
     def event(self, pool: PoolRecord, kind: str, reason: str, message: str) -> None:
@@ -77,6 +80,10 @@ class Cluster(Protocol):
 
         Without it the loop observes and decides, and writes nothing.
         """
+        ...
+
+    def term(self) -> int:
+        """A number that is another one when this replica may act again after another might have. To be asked before `may_act`."""
         ...
 
 
@@ -101,15 +108,20 @@ class Tick:
 class PoolState:
     """What the loop remembers of one pool between ticks; it follows the pool from broker to broker.
 
+    served_by   the broker's loop that decided it last.
     epoch   as whose leader it knows status, fault, events and costs: another replica may have written since.
-    status  the last that was written, at status_at; looked: the gist of the last that was thought of, at looked_at. face: the last tick's.
+    status  the last that was written, at status_at, over the pool's version `over`; stored: as the cluster keeps it, None when that
+            is the same. looked: the gist of the last that was thought of, at looked_at. face: the last tick's.
     sight   what was seen of it last, while the cluster and the workers bore this trace.
     """
 
     lock: threading.Lock = field(default_factory=threading.Lock)
     memory: Memory | None = None
+    served_by: object | None = None
     status: Mapping[str, Any] | None = None
     status_at: float = 0.0
+    stored: Mapping[str, Any] | None = None
+    over: str = ""
     face: tuple[object, ...] = ()
     looked: int = 0
     looked_at: float = 0.0
@@ -132,6 +144,22 @@ class PoolState:
             self.face = ()
             self.fault, self.events = ("", ""), frozenset()
             self.costs.clear()
+
+    def wrote(self, record: PoolRecord, status: Mapping[str, Any], stored: Mapping[str, Any], now: float) -> None:
+        """Take in that this status was written, and what the cluster made of it."""
+        self.status, self.status_at, self.over = status, now, record.resource_version
+        self.stored = stored if stored != status else None
+
+    def overwritten(self, record: PoolRecord, now: float) -> bool:
+        """Whether the record's status is somebody else's: not what was written last, nor older.
+
+        A record of the version that was written over is older; after `ECHO_S` every later one has our status, unless somebody
+        else wrote after us.
+        """
+        if self.status is None or record.resource_version == self.over or now - self.status_at < ECHO_S:
+            return False
+        ours = self.status if self.stored is None else self.stored
+        return record.status is not ours and record.status != ours
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

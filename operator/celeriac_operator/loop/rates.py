@@ -8,7 +8,8 @@ from typing import Protocol
 
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, ImproperlyConfigured
 from celeriac.wire import control
-from celeriac_operator.fleet.control import Post
+from celeriac_operator.errors import CannotSign
+from celeriac_operator.fleet.control import Telling
 from celeriac_operator.loop.members import Changes, Key
 from celeriac_operator.scaling.rates import Keeper, Order, divided, lifted, unheeded
 
@@ -54,7 +55,7 @@ class Rates:
     """
 
     def __init__(
-        self, store: Store | None, post: Post, *, name: str, changes: Changes, exists: Callable[[], Collection[Key]]
+        self, store: Store | None, post: Telling, *, name: str, changes: Changes, exists: Callable[[], Collection[Key]]
     ) -> None:
         self._store, self._post, self._name, self._changes, self._exists = store, post, name, changes, exists
         self._stored: dict[str, tuple[float, str]] = {}
@@ -64,12 +65,15 @@ class Rates:
         self._seen: set[str] = set()
         #: (node, task) -> (when it was told last, how often in vain).
         self._told: dict[tuple[str, str], tuple[float, int]] = {}
+        #: Why workers could not be told at this tick that they demand a signature for it.
+        self._unsigned = ""
 
     def keep(self, pools: Sequence[Asked], *, epoch: int) -> str:
         """Tell broker and workers what has changed; what went wrong, or "". It is tried again at the next tick."""
         if epoch != self._epoch:  # another replica may have led meanwhile
             self._epoch, self._stored, self._read_at = epoch, {}, float("-inf")
         subject = f"broker {self._name}: rate limits"
+        self._unsigned = ""
         try:
             if self._store is not None:
                 self._keep_stored(self._store, pools)
@@ -78,8 +82,11 @@ class Rates:
         except (BackendUnavailable, BrokerUnavailable, ImproperlyConfigured, _Outdated) as error:
             self._changes.failed(subject, str(error))
             return str(error)
-        self._changes.worked(subject)
-        return ""
+        if self._unsigned:
+            self._changes.failed(subject, self._unsigned)
+        else:
+            self._changes.worked(subject)
+        return self._unsigned
 
     def close(self, *, lift: bool) -> None:
         """Disconnect. lift: first lift what pools have set that exist no more."""
@@ -130,7 +137,7 @@ class Rates:
             self._stored.pop(task, None)
         else:
             self._stored[task] = (per_s, by)
-        self._post.send(self._order(task, per_s, "cluster", by))
+        self._mention(self._order(task, per_s, "cluster", by))
         how = "as declared" if per_s is None else f"{per_s:g} times a second"
         log.info("broker %s: %s starts %s", self._name, task, how)
 
@@ -142,7 +149,14 @@ class Rates:
         """Tell again those that keep something else: they have not heard, or a person has told them otherwise."""
         nodes = self._due(task, unheeded(task, per_s, keepers, by=by), now)
         if nodes:
-            self._post.send(self._order(task, per_s, "cluster", by, nodes))
+            self._mention(self._order(task, per_s, "cluster", by, nodes))
+
+    def _mention(self, order: control.Command) -> None:
+        """Tell workers what stands in the store: those that cannot be told look there by themselves."""
+        try:
+            self._post.send(order)
+        except CannotSign as error:
+            log.debug("broker %s: %s; the workers read the rate in the store", self._name, error)
 
     # -- kept by the workers
 
@@ -169,7 +183,12 @@ class Rates:
         return self._told.get((keeper.node, task), (0.0, 0))[1] >= ORDERS
 
     def _tell(self, order: Order, *, by: str) -> None:
-        self._post.send(self._order(order.task, order.per_s, "worker", by, order.nodes))
+        try:
+            self._post.send(self._order(order.task, order.per_s, "worker", by, order.nodes))
+        except CannotSign as error:
+            self._unsigned = str(error)
+            for node in error.nodes:
+                self._told.pop((node, order.task), None)  # they were not told
 
     def _order(
         self, task: str, per_s: float | None, scope: str, by: str, nodes: Sequence[str] | None = None
@@ -191,6 +210,21 @@ class Rates:
 
 class _Outdated(Exception):
     """This one leads no more; the message says what it could not do."""
+
+
+def disagreements(asked: Mapping[Key, Mapping[str, float]]) -> dict[Key, str]:
+    """Pool -> on which tasks other pools of its broker ask for another rate, in words. asked: pool -> task -> starts a second."""
+    by_task: dict[str, dict[Key, float]] = {}
+    for key, rates in asked.items():
+        for task, per_s in rates.items():
+            by_task.setdefault(task, {})[key] = per_s
+    said: dict[Key, list[str]] = {}
+    for task, rates_of in sorted(by_task.items()):
+        if len(set(rates_of.values())) > 1:
+            asks = ", ".join(f"{'/'.join(key)} for {per_s:g}/s" for key, per_s in sorted(rates_of.items()))
+            for key in rates_of:
+                said.setdefault(key, []).append(f"of {task} pools ask for different rates ({asks}): the lowest holds")
+    return {key: "; ".join(sentences) for key, sentences in said.items()}
 
 
 def _strictest(pools: Iterable[Asked]) -> dict[str, tuple[float, str]]:

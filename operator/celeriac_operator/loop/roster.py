@@ -5,19 +5,20 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from celeriac.broker.connection import redacted
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac_operator import clock
 from celeriac_operator.errors import ClusterError, NotFound
 from celeriac_operator.fleet.brokers import BrokerSide, BrokerTarget, connect
+from celeriac_operator.fleet.signature import Signature
 from celeriac_operator.loop.broker import BrokerLoop
 from celeriac_operator.loop.members import STUCK_S, Changes, Cluster, Key, Member, PoolState, Tick, subject_of
 from celeriac_operator.metrics import OperatorMetrics
 from celeriac_operator.resources.records import PoolRecord
 from celeriac_operator.resources.spec import Mode, OnDelete, SecretKeyRef, SpecError, WorkerPoolSpec
-from celeriac_operator.resources.status import fault_status
+from celeriac_operator.resources.status import fault_status, first_target
 
 log = logging.getLogger("celeriac_operator.loop")
 
@@ -37,6 +38,7 @@ class OperatorLoop:
 
     default_broker_url   for pools that name no broker; None: such a pool gets a condition that says so.
     watch                called after each decision, from the broker's thread: for the live view.
+    signature            what commands are signed with, to workers that demand it.
     """
 
     def __init__(
@@ -47,12 +49,14 @@ class OperatorLoop:
         default_broker_url: str | None = None,
         connect: Callable[[BrokerTarget], BrokerSide] = connect,
         watch: Callable[[Tick], None] | None = None,
+        signature: Signature | None = None,
     ) -> None:
         self._cluster = cluster
         self._metrics = metrics
         self._default = BrokerTarget(url=default_broker_url) if default_broker_url else None
         self._connect = connect
         self._watch = watch
+        self._signature = signature
         self._changes = Changes()
         self._lock = threading.Lock()
         self._roster: Mapping[BrokerTarget, Sequence[Member]] = {}
@@ -66,6 +70,7 @@ class OperatorLoop:
         self._poked: set[Key] = set()
         self._epoch = 0
         self._led = False
+        self._led_term = 0  # the cluster's number of the time of leading that the epoch is of
         self._ready = False
         self._progress_at = time.monotonic()
         self._look_at = 0.0
@@ -116,7 +121,7 @@ class OperatorLoop:
             self._wake.clear()
             with self._lock:
                 poked, self._poked = self._poked, set()
-            if not poked and self._cluster.may_act() == self._led and time.monotonic() < self._look_at:
+            if not poked and self._leads_as_before() and time.monotonic() < self._look_at:
                 self._wake.wait(LEAD_S)
                 continue
             # What is wrong may be put right in a Secret, of which no watch tells.
@@ -155,6 +160,7 @@ class OperatorLoop:
             state = self._state(record)
             try:
                 spec = _spec_of(record, state)
+                _check_target(record, spec, state)
                 target = self._target(record, spec, now)
             except SpecError as error:
                 faulted = True
@@ -175,6 +181,11 @@ class OperatorLoop:
                 if member.state.fault != ("", ""):
                     self._changes.worked(subject_of(member.record))
                     member.state.fault = ("", "")
+                    member.state.rest, member.state.face = (
+                        None,
+                        (),
+                    )  # its status says what was wrong: decide, and write it anew
+                self._metrics.pool_served(member.record.key)
         self._faulted = faulted or sides.keys() != opening
         self._targets = {target: target for target in roster}
         with self._lock:
@@ -183,17 +194,23 @@ class OperatorLoop:
         self._ready = True
 
     def _lead(self) -> None:
-        leads = self._cluster.may_act()
-        if leads and not self._led:
+        term, leads = self._cluster.term(), self._cluster.may_act()
+        # Another may have led and gone while this thread was busy, and never saw it.
+        if leads and not (self._led and term == self._led_term):
             # Later leaders have higher numbers. One whose clock is behind its predecessor's is not heeded by workers that
             # heard that one, until it has been silent for some minutes: see `celeriac.policy.drain`.
-            self._epoch = max(self._epoch + 1, int(clock.now()))
+            self._epoch = max(self._epoch + 1, int(time.time()))
+            self._led_term = term
         self._led = leads
         self._metrics.leads(leads)
 
+    def _leads_as_before(self) -> bool:
+        term, leads = self._cluster.term(), self._cluster.may_act()
+        return leads == self._led and (not leads or term == self._led_term)
+
     def _term(self) -> int:
         """The number of this time of leading; 0 while there is none, or the roster has not seen yet that there is."""
-        return self._epoch if self._led else 0
+        return self._epoch if self._led and self._cluster.term() == self._led_term else 0
 
     def _state(self, record: PoolRecord) -> PoolState:
         known, state = self._states.get(record.key, (None, PoolState()))
@@ -258,7 +275,10 @@ class OperatorLoop:
         """Say what is wrong with a pool that cannot be served, once per change."""
         if self._led:
             state.lead(self._epoch)
-        if state.fault == (reason, message):
+        # At each look: a tick that was under way when the pool left its loop may have told of it since.
+        self._metrics.pool_fault(record.key, reason)
+        news = state.fault != (reason, message)
+        if not (news or state.overwritten(record, now)):
             return
         subject = subject_of(record)
         self._changes.failed(subject, message)
@@ -267,11 +287,12 @@ class OperatorLoop:
         try:
             with state.lock:
                 before = state.status if state.status is not None else record.status
-                status = fault_status(before, reason, message, record.generation, now)
-                self._cluster.write_status(record, status)
+                status = fault_status(before, reason, message, record.generation, time.time())
+                state.wrote(record, status, self._cluster.write_status(record, status), now)
                 # Only now: until the status is written, the next look tries again.
-                state.status, state.status_at, state.fault = status, now, (reason, message)
-            self._cluster.event(record, "Warning", reason, message)
+                state.fault = (reason, message)
+            if news:
+                self._cluster.event(record, "Warning", reason, message)
         except ClusterError as error:
             self._metrics.error(type(error).__name__)
             self._changes.failed(f"{subject}: telling its fault", str(error))
@@ -299,6 +320,8 @@ class OperatorLoop:
                 continue  # another pool has the target by now, be it this one made anew
             try:
                 target = self._cluster.target(record, spec)
+                if target.foreign_unread:
+                    raise ClusterError(target.foreign_unread)
                 if target.error or target.foreign_manager:
                     pass
                 elif target.replicas > restore.replicas:
@@ -357,6 +380,7 @@ class OperatorLoop:
                 metrics=self._metrics,
                 changes=self._changes,
                 watch=self._watch,
+                signature=self._signature,
             )
             loop.start()  # before it is known: whoever asks for its health must not find it dead
             with self._lock:
@@ -386,7 +410,18 @@ def _restore_of(record: PoolRecord, state: PoolState) -> list[_Restore]:
     replicas = status.get("originalReplicas")
     if spec.on_delete is not OnDelete.RESTORE_REPLICAS or spec.mode is Mode.DRY_RUN or not isinstance(replicas, int):
         return []
+    if first := first_target(status):
+        spec = replace(spec, target_ref=replace(spec.target_ref, kind=first[0], name=first[1]))
     return [_Restore(record=record, spec=spec, replicas=replicas, gone_at=clock.now())]
+
+
+def _check_target(record: PoolRecord, spec: WorkerPoolSpec, state: PoolState) -> None:
+    """Raises SpecError when the pool had another target: Kubernetes before 1.25 knows no rule that forbids the change."""
+    first = first_target(state.status if state.status is not None else record.status)
+    now = (spec.target_ref.kind, spec.target_ref.name)
+    if first not in (None, now):
+        problem = f"spec.targetRef is immutable: it was {' '.join(first)}, and is {' '.join(now)}; change it back, or make another pool"
+        raise SpecError([problem])
 
 
 class _NoBroker(Exception):

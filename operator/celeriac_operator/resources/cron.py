@@ -53,9 +53,10 @@ class Cron:
             if not self._fires_on(day):
                 continue
             for hour in reversed(self.hours):
+                if _at(day, hour, self.minutes[0], zone) > now:
+                    continue
                 for minute in reversed(self.minutes):
-                    fired_at = datetime(day.year, day.month, day.day, hour, minute, tzinfo=zone).timestamp()
-                    if fired_at <= now:
+                    if (fired_at := _at(day, hour, minute, zone)) <= now:
                         return fired_at
         return None
 
@@ -64,6 +65,10 @@ class Cron:
             return False
         by_day, by_weekday = day.day in self.days, day.isoweekday() % 7 in self.weekdays
         return (by_day or by_weekday) if self.either_day else (by_day and by_weekday)
+
+
+def _at(day: date, hour: int, minute: int, zone: tzinfo) -> float:
+    return datetime(day.year, day.month, day.day, hour, minute, tzinfo=zone).timestamp()
 
 
 def zone_of(name: str) -> tzinfo:

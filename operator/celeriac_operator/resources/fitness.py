@@ -103,6 +103,20 @@ def _worker(containers: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return containers[0]
 
 
+def of_condition(subject: str, condition: Mapping[str, Any]) -> Finding | None:
+    """What a pool's own condition says is wrong, where a person has to set something; None for any other."""
+    kind, truth = condition.get("type"), condition.get("status")
+    says = f"{condition.get('reason')}: {condition.get('message')}"
+    if kind == "Ready" and truth != "True":
+        return Finding(Level.ERROR, subject, f"it is not ready: {says}", "as it says")
+    if kind == "CommandsNotHeeded" and truth == "True":
+        return Finding(
+            Level.ERROR, subject, f"its workers are not drained: {says}",
+            "give the operator a key (signing.secretName of its chart), and its workers the certificate (security_cert_store)",
+        )  # fmt: skip
+    return None
+
+
 def of_secret(subject: str, path: str, key: str, secret: Mapping[str, Any] | None) -> Finding:
     """Whether a Secret is there with the key that the spec's `path` names; its values are not looked at."""
     if secret is None:

@@ -3,20 +3,21 @@
 Source: KEDA 2.20's ScaledObject, TriggerAuthentication and its redis, rabbitmq and cron scalers (research/operator.md 1).
 """
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from celeriac_operator.errors import OperatorError
+from celeriac_operator.resources.keda_objects import beside, is_true, mapping, mappings, number, shown_name, workers_of
+from celeriac_operator.resources.keda_triggers import taken_over
 from celeriac_operator.resources.spec import SpecError, WorkerPoolSpec
 
-#: kombu's separator of queue name and priority step in a Redis list's key.
-_STEP = re.compile("\x06\x16\\d+$")
 #: KEDA's defaults.
 _MAX_REPLICAS, _COOLDOWN_S, _POLLING_S = 100, 300, 30
-_REDIS = {"redis", "redis-sentinel", "redis-cluster"}
 _STATIC = "static"
+_JOBS = "a ScaledJob starts a Job a message, which a pool of workers does not"
+#: What a pool can scale.
+_TARGETS = {("apps/v1", "Deployment"), ("apps/v1", "StatefulSet"), ("apps/v1", "ReplicaSet")}
 _FALLBACKS = {
     _STATIC: "Replicas",
     "currentReplicas": "Hold",
@@ -37,10 +38,16 @@ class NothingToImport(OperatorError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
-    """One pool. notes: sentences for its reader: what was not carried over and why, and what is to be done."""
+    """One pool, of the object `of`.
+
+    notes     sentences for its reader: what was not carried over and why, and what is to be done.
+    problems  why it cannot be applied as it stands: empty for a pool that can.
+    """
 
     pool: Mapping[str, Any]
+    of: str
     notes: Sequence[str]
+    problems: Sequence[str] = ()
 
 
 def imported(documents: Iterable[Any], *, mode: str = "DryRun") -> list[Imported]:
@@ -53,9 +60,14 @@ def imported(documents: Iterable[Any], *, mode: str = "DryRun") -> list[Imported
     scaled = [item for item in found if item.get("kind") == "ScaledObject"]
     if not scaled:
         kinds = sorted({str(item.get("kind")) for item in found})
-        jobs = "; a ScaledJob starts a Job a message, which a pool of workers does not" if "ScaledJob" in kinds else ""
+        jobs = f"; {_JOBS}" if "ScaledJob" in kinds else ""
         raise NothingToImport(f"there is no ScaledObject here, only: {', '.join(kinds) or 'nothing'}{jobs}")
     return [_pool(item, found, mode) for item in scaled]
+
+
+def left_out(documents: Iterable[Any]) -> list[str]:
+    """A sentence on each object among `documents` that scales something and becomes no pool."""
+    return [f"{shown_name(item)}: {_JOBS}" for item in _objects(documents) if item.get("kind") == "ScaledJob"]
 
 
 def _objects(documents: Iterable[Any]) -> Iterable[Mapping[str, Any]]:
@@ -70,29 +82,40 @@ def _objects(documents: Iterable[Any]) -> Iterable[Mapping[str, Any]]:
 
 def _pool(scaled: Mapping[str, Any], others: Sequence[Mapping[str, Any]], mode: str) -> Imported:
     notes: list[str] = []
-    meta, spec = _dict(scaled.get("metadata")), _dict(scaled.get("spec"))
+    meta, spec = mapping(scaled.get("metadata")), mapping(scaled.get("spec"))
     name, namespace = str(meta.get("name") or "pool"), meta.get("namespace")
-    target = _dict(spec.get("scaleTargetRef"))
+    target = mapping(spec.get("scaleTargetRef"))
     target_ref = {"name": str(target.get("name") or "")}
     for field, usual in (("apiVersion", "apps/v1"), ("kind", "Deployment")):
         if target.get(field, usual) != usual:
             target_ref[field] = str(target[field])
     pool: dict[str, Any] = {"targetRef": target_ref}
-    workload = _beside(others, str(target.get("kind", "Deployment")), target_ref["name"])
-    queues, schedules = _triggers(spec, name, others, workload, target, pool, notes)
-    pool["queues"] = queues
+    workload = beside(others, str(target.get("kind", "Deployment")), target_ref["name"], namespace)
+    workers = workers_of(workload, str(target.get("envSourceContainerName") or ""))
+    triggers = taken_over(spec.get("triggers"), name, others, workers, namespace, notes)
+    if triggers.broker:
+        pool["broker"] = triggers.broker
+    pool["queues"] = triggers.queues
     _counts(spec, pool, notes)
+    if workers.slots:
+        pool["concurrency"] = workers.slots
+        notes.append(f"concurrency {workers.slots} is the workload's -c; keep the two alike, or leave the field out")
     pool["objective"] = {"seconds": 60}
-    if schedules:
-        pool["schedules"] = schedules
+    if triggers.schedules:
+        pool["schedules"] = triggers.schedules
     _scale_to_zero(spec, pool)
     _fallback(spec, pool, notes)
     _behavior(spec, pool, notes)
-    if _dict(spec.get("advanced")).get("restoreToOriginalReplicaCount"):
+    if mapping(spec.get("advanced")).get("restoreToOriginalReplicaCount"):
         pool["onDelete"] = "RestoreReplicas"
-    annotations = _dict(meta.get("annotations"))
+        notes.append(
+            "restoreToOriginalReplicaCount: deleting the ScaledObject writes back the replicas from before KEDA, and ends workers with"
+            f" what they run; first kubectl patch scaledobject {name}{f' -n {namespace}' if namespace else ''} --type merge -p"
+            ' \'{"spec":{"advanced":{"restoreToOriginalReplicaCount":false}}}\', then delete it, then set the mode here'
+        )
+    annotations = mapping(meta.get("annotations"))
     if f"{_PAUSE}paused-replicas" in annotations:
-        pool["replicas"] = _number(annotations[f"{_PAUSE}paused-replicas"], 0)
+        pool["replicas"] = number(annotations[f"{_PAUSE}paused-replicas"], 0)
         notes.append("paused-replicas became replicas, the manual override: take it away to scale again")
     wanted = _mode(annotations, _hpa_behavior(spec))
     # Paused writes nothing either; any other mode would act beside KEDA.
@@ -108,10 +131,8 @@ def _pool(scaled: Mapping[str, Any], others: Sequence[Mapping[str, Any]], mode: 
             "mode DryRun changes nothing beside KEDA and records what it would have done; to switch, delete the ScaledObject,"
             f" then set mode: {wanted}"
         )
-    try:
-        WorkerPoolSpec.parse(pool)
-    except SpecError as error:
-        notes += [f"to be mended by hand: {problem}" for problem in error.problems]
+    problems = _problems(pool)
+    notes += [f"to be mended by hand: {problem}" for problem in problems]
     made: dict[str, Any] = {
         "apiVersion": "celeriac.dev/v1alpha1",
         "kind": "WorkerPool",
@@ -120,36 +141,56 @@ def _pool(scaled: Mapping[str, Any], others: Sequence[Mapping[str, Any]], mode: 
     }
     if namespace:
         made["metadata"]["namespace"] = str(namespace)
-    return Imported(pool=made, notes=notes)
+    return Imported(pool=made, of=shown_name(scaled), notes=notes, problems=problems)
+
+
+def _problems(pool: Mapping[str, Any]) -> list[str]:
+    """Why the pool cannot be applied, or would scale nothing."""
+    problems: list[str] = []
+    try:
+        WorkerPoolSpec.parse(pool)
+    except SpecError as error:
+        problems += error.problems
+    # The spec looks at how fields go together only when each is right by itself.
+    low, high = pool["minReplicas"], pool["maxReplicas"]
+    if low > high and not any("spec.minReplicas" in problem for problem in problems):
+        problems.append(f"spec.minReplicas is {low}, above maxReplicas {high}")
+    ref = pool["targetRef"]
+    target = (ref.get("apiVersion", "apps/v1"), ref.get("kind", "Deployment"))
+    if target not in _TARGETS:
+        problems.append(
+            f"spec.targetRef is {' '.join(target)}; a pool scales a Deployment, StatefulSet or ReplicaSet of apps/v1"
+        )
+    return problems
 
 
 def _counts(spec: Mapping[str, Any], pool: dict[str, Any], notes: list[str]) -> None:
-    low, high = _number(spec.get("minReplicaCount"), 0), _number(spec.get("maxReplicaCount"), _MAX_REPLICAS)
+    low, high = number(spec.get("minReplicaCount"), 0), number(spec.get("maxReplicaCount"), _MAX_REPLICAS)
     idle = spec.get("idleReplicaCount")
-    if idle is not None and _number(idle, 0) < low:
+    if idle is not None and number(idle, 0) < low:
         notes.append(
             f"idleReplicaCount {idle} with minReplicaCount {low}: the pool goes to {idle} when idle, and starts as many as the"
             f" objective needs, which may be fewer than {low}"
         )
-        low = _number(idle, 0)
+        low = number(idle, 0)
     pool["minReplicas"], pool["maxReplicas"] = low, high
 
 
 def _scale_to_zero(spec: Mapping[str, Any], pool: dict[str, Any]) -> None:
     if pool["minReplicas"] == 0:
-        pool["scaleToZero"] = {"after": f"{_number(spec.get('cooldownPeriod'), _COOLDOWN_S)}s"}
+        pool["scaleToZero"] = {"after": f"{number(spec.get('cooldownPeriod'), _COOLDOWN_S)}s"}
 
 
 def _fallback(spec: Mapping[str, Any], pool: dict[str, Any], notes: list[str]) -> None:
-    given = _dict(spec.get("fallback"))
+    given = mapping(spec.get("fallback"))
     if not given:
         return
     behavior = str(given.get("behavior") or _STATIC)
-    after_s = _number(given.get("failureThreshold"), 3) * _number(spec.get("pollingInterval"), _POLLING_S)
+    after_s = number(given.get("failureThreshold"), 3) * number(spec.get("pollingInterval"), _POLLING_S)
     ours = _FALLBACKS.get(behavior, "Hold")
     pool["fallback"] = {"after": f"{max(1, after_s)}s", "behavior": ours}
     if ours in {"Replicas", "AtLeast"}:
-        pool["fallback"]["replicas"] = _number(given.get("replicas"), 0)
+        pool["fallback"]["replicas"] = number(given.get("replicas"), 0)
     if behavior == _STATIC:
         notes.append(
             "fallback static: here nothing lowers a pool on missing data; it goes up to the number, never down to it"
@@ -162,15 +203,15 @@ def _fallback(spec: Mapping[str, Any], pool: dict[str, Any], notes: list[str]) -
 
 def _behavior(spec: Mapping[str, Any], pool: dict[str, Any], notes: list[str]) -> None:
     behavior = _hpa_behavior(spec)
-    up, down = _dict(behavior.get("scaleUp")), _dict(behavior.get("scaleDown"))
+    up, down = mapping(behavior.get("scaleUp")), mapping(behavior.get("scaleDown"))
     periods_s: set[int] = set()
-    for policy in _list(up.get("policies")):
-        kind, value = policy.get("type"), _number(policy.get("value"), 0)
+    for policy in mappings(up.get("policies")):
+        kind, value = policy.get("type"), number(policy.get("value"), 0)
         if value > 0 and kind in {"Pods", "Percent"}:
             step = pool.setdefault("scaleUp", {})
             field = "maxPods" if kind == "Pods" else "maxPercent"
             step[field] = max(value, step.get(field, 0))
-            periods_s.add(_number(policy.get("periodSeconds"), 15))
+            periods_s.add(number(policy.get("periodSeconds"), 15))
             step["perSeconds"] = max(periods_s)
     if len(periods_s) > 1:
         notes.append(
@@ -181,32 +222,32 @@ def _behavior(spec: Mapping[str, Any], pool: dict[str, Any], notes: list[str]) -
     if up.get("stabilizationWindowSeconds"):
         notes.append("behavior.scaleUp.stabilizationWindowSeconds: a pool never waits to scale up")
     if down.get("stabilizationWindowSeconds") is not None:
-        pool["scaleDown"] = {"idleTimeout": f"{_number(down['stabilizationWindowSeconds'], 300)}s"}
+        pool["scaleDown"] = {"idleTimeout": f"{number(down['stabilizationWindowSeconds'], 300)}s"}
         notes.append(
             "behavior.scaleDown.stabilizationWindowSeconds became idleTimeout: how long a pod must have been spare before it goes"
         )
-    if _list(down.get("policies")) or down.get("selectPolicy") in {"Min", "Max"}:
+    if mappings(down.get("policies")) or down.get("selectPolicy") in {"Min", "Max"}:
         notes.append(
             "behavior.scaleDown.policies: pods go one by one as they are drained (maxConcurrentDrains), not by a rate"
         )
     if "tolerance" in up or "tolerance" in down:
         notes.append("behavior tolerance: the pool has a deadband of its own")
-    if _dict(_dict(spec.get("advanced")).get("scalingModifiers")):
+    if mapping(mapping(spec.get("advanced")).get("scalingModifiers")):
         notes.append(
             "advanced.scalingModifiers: the queues' demands are summed (weights: queues[].weight); the formula is not carried over"
         )
 
 
 def _hpa_behavior(spec: Mapping[str, Any]) -> Mapping[str, Any]:
-    return _dict(_dict(_dict(spec.get("advanced")).get("horizontalPodAutoscalerConfig")).get("behavior"))
+    return mapping(mapping(mapping(spec.get("advanced")).get("horizontalPodAutoscalerConfig")).get("behavior"))
 
 
 def _mode(annotations: Mapping[str, Any], behavior: Mapping[str, Any]) -> str:
     """The mode of a pool that does what KEDA does at present: what is paused, or disabled in the HPA, stays so."""
 
     def stopped(annotation: str, direction: str = "") -> bool:
-        paused = str(annotations.get(_PAUSE + annotation, "false")).lower() == "true"
-        return paused or _dict(behavior.get(direction)).get("selectPolicy") == "Disabled"
+        paused = is_true(annotations.get(_PAUSE + annotation))
+        return paused or mapping(behavior.get(direction)).get("selectPolicy") == "Disabled"
 
     if f"{_PAUSE}paused-replicas" not in annotations and stopped("paused"):
         return "Paused"
@@ -219,154 +260,3 @@ def _mode(annotations: Mapping[str, Any], behavior: Mapping[str, Any]) -> str:
             return "ScaleDownOnly"
         case _:
             return "Active"
-
-
-def _triggers(
-    spec: Mapping[str, Any], name: str, others: Sequence[Mapping[str, Any]], workload: Mapping[str, Any],
-    target: Mapping[str, Any], pool: dict[str, Any], notes: list[str],
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:  # fmt: skip
-    queues: dict[str, dict[str, Any]] = {}
-    schedules: list[dict[str, Any]] = []
-    sources: list[tuple[Any, str]] = []
-    for place, trigger in enumerate(_list(spec.get("triggers"))):
-        kind, data = str(trigger.get("type")), _dict(trigger.get("metadata"))
-        path = f"triggers[{place}] ({kind})"
-        if kind in _REDIS or kind == "rabbitmq":
-            queue = _queue(kind, data, path, notes)
-            if queue:
-                queues.setdefault(queue, {"name": queue})
-                source = _source(kind, trigger, data, others, workload, target, path, notes)
-                if source not in sources:
-                    sources.append(source)
-        elif kind == "cron":
-            schedules.append(
-                {
-                    "start": str(data.get("start")), "end": str(data.get("end")), "timezone": str(data.get("timezone") or "UTC"),
-                    "minReplicas": _number(data.get("desiredReplicas"), 1),
-                }
-            )  # fmt: skip
-        else:
-            notes.append(f"{path}: a pool scales from the work that waits; this trigger is not carried over")
-    if len(sources) > 1:
-        notes.append(
-            "the triggers name more than one broker: a pool has one; make a pool for each, each with its own workload"
-        )
-    if sources:
-        ref, note = sources[0]
-        pool["broker"] = {"urlFrom": {"secretKeyRef": ref or {"name": f"{name}-broker", "key": "url"}}}
-        if note:
-            notes.append(note)
-    return list(queues.values()), schedules
-
-
-def _queue(kind: str, data: Mapping[str, Any], path: str, notes: list[str]) -> str:
-    """The queue of a trigger, and notes on how it was measured; empty for none."""
-    if kind == "rabbitmq":
-        queue = str(data.get("queueName") or "")
-        if str(data.get("useRegex", "false")).lower() == "true":
-            notes.append(f"{path}: useRegex is not carried over; list the queues that {queue!r} means")
-        measured = str(data.get("mode") or "QueueLength")
-        value = data.get("value") or data.get("queueLength") or 20
-        if measured != "QueueLength":
-            notes.append(f"{path}: mode {measured} is not needed: the pool measures arrivals and service times itself")
-    else:
-        listed = str(data.get("listName") or "")
-        queue = _STEP.sub("", listed)
-        value = data.get("listLength") or 5
-        if queue != listed:
-            notes.append(f"{path}: the list of one priority step of {queue}; the pool counts all steps of a queue")
-    if not queue:
-        notes.append(f"{path}: it names no queue")
-        return ""
-    notes.append(
-        f"{path}: {value} messages a replica became an objective in seconds, 60 for a start; to keep the ratio:"
-        f" objective: {{type: Backlog, target: {value} / slots of a pod}}"
-    )
-    active = data.get("activationListLength") or data.get("activationValue")
-    if active and str(active) != "0":
-        notes.append(
-            f"{path}: the activation threshold {active} is not carried over: one message is reason enough for one pod"
-        )
-    return queue
-
-
-def _source(
-    kind: str, trigger: Mapping[str, Any], data: Mapping[str, Any], others: Sequence[Mapping[str, Any]],
-    workload: Mapping[str, Any], target: Mapping[str, Any], path: str, notes: list[str],
-) -> tuple[dict[str, str] | None, str]:  # fmt: skip
-    """(the Secret key with the broker's URL or None, what is to be done when there is none)."""
-    if kind == "rabbitmq" and str(data.get("protocol", "auto")) == "http":
-        notes.append(
-            f"{path}: protocol http is the management API: put its URL in broker.managementUrlFrom, and the amqp:// URL in urlFrom"
-        )
-    authentication = _dict(trigger.get("authenticationRef"))
-    found = _beside(
-        others, str(authentication.get("kind") or "TriggerAuthentication"), str(authentication.get("name") or "")
-    )
-    for entry in _list(_dict(found.get("spec")).get("secretTargetRef")):
-        if kind == "rabbitmq" and entry.get("parameter") == "host":
-            return {"name": str(entry.get("name")), "key": str(entry.get("key"))}, ""
-    variable = str(data.get("hostFromEnv") or "") if kind == "rabbitmq" else ""
-    if variable:
-        ref = _variable(workload, variable, str(target.get("envSourceContainerName") or ""))
-        if ref:
-            return ref, ""
-        return (
-            None,
-            f"broker: make a Secret with the URL that ${variable} has in the workload, and name it in broker.urlFrom",
-        )
-    if kind == "rabbitmq":
-        return (
-            None,
-            "broker: make a Secret with the amqp:// URL, user and password included, and name it in broker.urlFrom",
-        )
-    where = str(
-        data.get("address") or ":".join(str(data[part]) for part in ("host", "port") if data.get(part)) or "HOST:6379"
-    )
-    scheme = (
-        "sentinel"
-        if kind == "redis-sentinel"
-        else "rediss"
-        if str(data.get("enableTLS")).lower() == "true"
-        else "redis"
-    )
-    url = f"{scheme}://:PASSWORD@{where}/{data.get('databaseIndex') or 0}"
-    return None, f"broker: make a Secret with the URL, {url}, and name it in broker.urlFrom"
-
-
-def _variable(workload: Mapping[str, Any], variable: str, container: str) -> dict[str, str] | None:
-    """The Secret key that a container's environment variable comes from."""
-    pod = _dict(_dict(_dict(workload.get("spec")).get("template")).get("spec"))
-    containers = _list(pod.get("containers"))
-    chosen = next((one for one in containers if one.get("name") == container), containers[0] if containers else {})
-    for entry in _list(chosen.get("env")):
-        ref = _dict(_dict(entry.get("valueFrom")).get("secretKeyRef"))
-        if entry.get("name") == variable and ref:
-            return {"name": str(ref.get("name")), "key": str(ref.get("key"))}
-    return None
-
-
-def _beside(others: Sequence[Mapping[str, Any]], kind: str, name: str) -> Mapping[str, Any]:
-    for item in others:
-        if name and item.get("kind") == kind and _dict(item.get("metadata")).get("name") == name:
-            return item
-    return {}
-
-
-def _dict(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _list(value: Any) -> list[Mapping[str, Any]]:
-    return (
-        [item for item in value if isinstance(item, Mapping)]
-        if isinstance(value, Sequence) and not isinstance(value, str)
-        else []
-    )
-
-
-def _number(value: Any, usual: int) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        return usual

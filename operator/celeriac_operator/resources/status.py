@@ -5,6 +5,7 @@ would notice at once, the rest twice a minute. Numbers are integers or strings: 
 """
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
 from celeriac_operator.resources.conditions import Found, merged, moment
@@ -15,6 +16,8 @@ QUIET_WRITE_S = 30.0
 
 _HISTORY_KEPT = 10
 _LIMITS_SHOWN = 64
+#: Characters of the reason of a change that a dry run would have made.
+_WISH_SAID = 256
 
 #: Ages are told in steps of so many seconds.
 _AGE_STEP_S = 5
@@ -77,6 +80,10 @@ class Target(Protocol):
     def error(self) -> str: ...
     @property
     def contested_by(self) -> str: ...
+    @property
+    def ours(self) -> bool: ...
+    @property
+    def selector(self) -> str: ...
 
 
 class Limited(Protocol):
@@ -126,7 +133,7 @@ def status_of(
         "desiredReplicas": decision.desired,
         "unclampedReplicas": decision.unclamped,
         "queueNames": _shortened(", ".join(queue.name for queue in spec.queues)),
-        "queues": [_queue(name, known) for name, known in decision.queues.items()],
+        "queues": _queues(decision, spec, previous_status),
         "backlog": sum(known["ready"] + known["reserved"] + known["throttled"] for known in decision.queues.values()),
         "decision": {
             "time": moment(now),
@@ -137,6 +144,8 @@ def status_of(
         "learned": decision.memory.to_status(),
         "history": _history(decision, signals.target, previous_status, now),
     }
+    if spec.mode is Mode.DRY_RUN and (dry := _dry_run(decision, signals.target, previous_status, now)):
+        status["dryRun"] = dry
     if signals.limited:
         status["rateLimits"] = [_limit(limit) for limit in signals.limited[:_LIMITS_SHOWN]]
     ages = [known["oldest_age_s"] for known in decision.queues.values() if known["oldest_age_s"] is not None]
@@ -149,6 +158,8 @@ def status_of(
     if signals.target.error:
         counts = (
             "replicas",
+            "target",
+            "selector",
             "originalReplicas",
             "readyReplicas",
             "startingReplicas",
@@ -158,6 +169,9 @@ def status_of(
         status.update({name: previous_status[name] for name in counts if name in previous_status})
     else:
         status["replicas"] = signals.target.replicas
+        status["target"] = {"kind": spec.target_ref.kind, "name": spec.target_ref.name}
+        if signals.target.selector:
+            status["selector"] = signals.target.selector
         status["originalReplicas"] = previous_status.get("originalReplicas", signals.target.replicas)
         status["readyReplicas"] = sum(pod.ready for pod in pods)
         status["startingReplicas"] = sum(not pod.ready and not pod.drain_state for pod in pods)
@@ -183,6 +197,14 @@ def fault_status(
     }
     conditions = merged(_list(previous_status, "conditions"), found, generation=generation, now=now)
     return {**previous_status, "observedGeneration": generation, "state": reason, "conditions": conditions}
+
+
+def first_target(status: Mapping[str, Any]) -> tuple[str, str] | None:
+    """(kind, name) of the workload that `originalReplicas` is of, None before there was one."""
+    target = status.get("target")
+    if not isinstance(target, Mapping) or not target.get("name"):
+        return None
+    return (str(target.get("kind")), str(target["name"]))
 
 
 def noticeable(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
@@ -296,6 +318,27 @@ def _state(decision: Decided, signals: Seen, spec: WorkerPoolSpec) -> str:
     return "ScalingUp" if decision.desired > signals.target.replicas else "Draining"
 
 
+def _queues(decision: Decided, spec: WorkerPoolSpec, previous_status: Mapping[str, Any]) -> list[dict[str, Any]]:
+    objectives = {queue.name: spec.objective_of(queue).seconds for queue in spec.queues}
+    shown = {row.get("name"): row.get("waitSeconds") for row in _list(previous_status, "queues")}
+    rows = []
+    for name, known in decision.queues.items():
+        row = _queue(name, known)
+        if known["waited_s"] is not None:
+            row["waitSeconds"] = _shown_wait(shown.get(name), known["waited_s"], objectives.get(name, 0))
+        rows.append(row)
+    return rows
+
+
+def _shown_wait(shown: object, waited_s: float, objective_s: float) -> str:
+    """What is shown already, unless the new one differs by more than a quarter of the greatest of both and the objective: people
+    look here for whether the objective is met, and what goes up and down below it is no news."""
+    old_s = None if shown is None else _figure(shown)
+    if old_s is not None and abs(waited_s - old_s) <= 0.25 * max(objective_s, old_s, waited_s):
+        return str(shown)
+    return _two_digits(waited_s)
+
+
 def _queue(name: str, known: Mapping[str, Any]) -> dict[str, Any]:
     queue: dict[str, Any] = {
         "name": name,
@@ -333,11 +376,50 @@ def _history(
         and before != target.replicas
         and (not history or history[-1].get("to") != target.replicas)
     ):
-        by = target.contested_by or "somebody else"
-        history = [*history, _change(before, target.replicas, f"changed by {by}", now)]
+        by = f"changed by {target.contested_by or 'somebody else'}"
+        said = "written by the operator, which did not hear the answer or was replaced" if target.ours else by
+        history = [*history, _change(before, target.replicas, said, now)]
     if decision.replicas is not None and decision.replicas != target.replicas:
         history = [*history, _change(target.replicas, decision.replicas, decision.summary, now)]
     return history[-_HISTORY_KEPT:]
+
+
+def _dry_run(decision: Decided, target: Target, previous_status: Mapping[str, Any], now: float) -> Mapping[str, Any]:
+    """What the pool would have done since its mode is DryRun, and what the target had, up to the last change of either.
+
+    Empty before the first number that follows from work; changes that come and go between two writes of the status are not seen.
+    """
+    known = previous_status.get("dryRun")
+    known = known if isinstance(known, Mapping) else {}
+    ready = decision.conditions.get("Ready")
+    if ready is not None and not ready[0]:
+        return known
+    wished, had = previous_status.get("desiredReplicas"), previous_status.get("replicas")
+    until = _epoch(known.get("until"))
+    if until is None or not isinstance(wished, int) or not isinstance(had, int):
+        known = {"since": moment(now), "podHours": "0", "targetPodHours": "0", "changes": []}
+        wished = had = target.replicas
+        until = now
+    elif (wished, had) == (decision.desired, target.replicas):
+        return known
+    hours = max(0.0, now - until) / 3600
+    changes = _list(known, "changes")
+    if decision.desired != wished:
+        changes = [*changes, _change(wished, decision.desired, decision.summary[:_WISH_SAID], now)]
+    return {
+        "since": known.get("since", moment(now)),
+        "until": moment(now),
+        "podHours": f"{(_figure(known.get('podHours')) or 0.0) + hours * wished:.4f}",
+        "targetPodHours": f"{(_figure(known.get('targetPodHours')) or 0.0) + hours * had:.4f}",
+        "changes": changes[-_HISTORY_KEPT:],
+    }
+
+
+def _epoch(time: object) -> float | None:
+    try:
+        return datetime.fromisoformat(str(time)).timestamp()
+    except ValueError:
+        return None
 
 
 def _change(before: int, after: int, reason: str, now: float) -> Mapping[str, Any]:

@@ -8,7 +8,7 @@ from celeriac_operator.resources.spec import WorkerPoolSpec
 from celeriac_operator.scaling import drain, guards, report
 from celeriac_operator.scaling.demand import staff
 from celeriac_operator.scaling.health import blocked, watch
-from celeriac_operator.scaling.learning import cold_start_s, fresh, learn
+from celeriac_operator.scaling.learning import cold_start_s, fresh, learn, longest_run_s
 from celeriac_operator.scaling.memory import Memory
 from celeriac_operator.scaling.signals import Signals
 
@@ -21,13 +21,14 @@ class Decision:
     replicas    what to write to /scale now, or None to write nothing: scale-in waits until its victims are drained.
     drain       pods (names) to mark or keep marked, with `drain_id`; undrain: pods whose mark to lift; overdue: those
                 of `drain` that still work after spec.scale_down.drain_timeout_s, for `on_drain_timeout` to deal with.
-    terms       slots by term: steady, headroom, backlog, eta, floor, cap (a missing term plays no part).
+    terms       slots by term: steady, headroom, backlog, eta, floor, cap, ordered (a missing term plays no part).
     limited_by  the guard that had the last word: none, work, rate_limit, scale_to_zero, startup, stabilization,
                 pending_pods, not_consuming, failing, step, deadband, schedule, min, max, override, dry_run, paused,
-                scale_up_only, scale_down_only, signal, target, conflict, rollout, drain.
+                scale_up_only, scale_down_only, signal, target, conflict, conflict_unknown, rollout, drain.
     conditions  type -> (status, reason, message): status True, False or None for Unknown.
     events      (type Normal|Warning, reason, message) worth a Kubernetes event, on change only.
-    queues      what is known of each queue: counts, arrivals_per_s, completions_per_s, service_s, slots.
+    queues      what is known of each queue: counts, arrivals_per_s, completions_per_s, service_s, slots; waited_s:
+                the objective's percentile of waits, None but for objective Latency.
     memory      what to hand in at the next tick; opaque to the caller but for `to_status` / `from_status`.
     """
 
@@ -101,10 +102,8 @@ def decide(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) -
     course = guards.hands_off(course, tick)
 
     # What to do about it: write it, or first drain those who are to go.
-    if guards.may_act(tick):
-        plan = drain.plan(signals, spec, course.memory, course.pods, now)
-    else:
-        plan = drain.Plan(memory=replace(course.memory, drain_id="", marked=()))
+    acts, kept = guards.may_act(tick), course.memory
+    plan = drain.plan(signals, spec, kept, course.pods, now) if acts else drain.release(signals, kept)
     limited_by = ("rollout" if plan.rollout else "drain") if plan.waiting else course.limited_by
 
     facts = report.Facts(
@@ -116,7 +115,7 @@ def decide(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) -
         stale=stale,
         falls_back=stale and guards.falls_back(tick, course.memory),
         at_limit=at_limit,
-        longest_run_s=memory.longest_run_s,
+        longest_run_s=longest_run_s(memory),
     )
     summary = report.summary(facts, course.said)
     conditions = report.conditions(facts)

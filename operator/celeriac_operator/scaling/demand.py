@@ -25,7 +25,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celeriac_operator.resources.spec import Objective, ObjectiveType, QueueSpec, WorkerPoolSpec
-from celeriac_operator.scaling.learning import arrivals_per_s, cold_start_s, completions_per_s
+from celeriac_operator.scaling.learning import arrivals_per_s, cold_start_s, completions_per_s, waited_s
 from celeriac_operator.scaling.memory import Memory, QueueMemory, rounded, shares
 from celeriac_operator.scaling.signals import LimitedClass, QueueSample, Signals
 from celeriac_operator.scaling.supply import Supply, supply
@@ -229,13 +229,15 @@ def streams_of(
 
 def left_in(streams: Sequence[Stream], ordered: Supply, within_s: float) -> float:
     """The part of all that waits and will come in within that time, which then still waits with the slots ordered."""
-    due_s = [stream.ready * stream.service_s for stream in streams if stream.limit_per_s is None]
-    coming_s = [stream.rate_per_s * stream.service_s * within_s for stream in streams if stream.limit_per_s is None]
-    tasks = sum(stream.ready + stream.rate_per_s * within_s for stream in streams if stream.limit_per_s is None)
-    work_s = sum(due_s) + sum(coming_s)
+    free = [stream for stream in streams if stream.limit_per_s is None]
+    work_s = sum((stream.ready + stream.rate_per_s * within_s) * stream.service_s for stream in free)
     if work_s <= 0:
         return 1.0
-    return max(0.0, 1.0 - ordered.done_s(within_s, service_s=work_s / tasks) / work_s)
+    # That of what busy slots run now, not of what waits: short messages behind long tasks end none of those sooner.
+    running = sum(stream.running for stream in free)
+    running_s = sum(stream.running * stream.service_s for stream in free)
+    service_s = running_s / running if running > 0 else max(stream.service_s for stream in free)
+    return max(0.0, 1.0 - ordered.done_s(within_s, service_s=service_s) / work_s)
 
 
 def slots_for(stream: Stream, *, cold_start_s: float, tick_s: float, left: float | None = None) -> Slots:
@@ -359,5 +361,6 @@ def _of_queue(sample: QueueSample, memory: Memory, asked: Sequence[Slots]) -> Ma
         "arrivals_per_s": max(0.0, arrivals_per_s(known)),
         "completions_per_s": completions_per_s(known),
         "service_s": known.overall.value_s,
+        "waited_s": waited_s(known),
         "slots": sum(slots.slots for slots in asked),
     }

@@ -15,6 +15,9 @@ from celeriac_operator.scaling.learning import cold_start_s
 from celeriac_operator.scaling.memory import Memory
 from celeriac_operator.scaling.signals import Signals
 
+#: Modes in which a pool changes nothing.
+QUIET = (Mode.DRY_RUN, Mode.PAUSED)
+
 #: An operator younger than this has not heard every worker: it removes none.
 STARTUP_GRACE_S = 10.0
 
@@ -186,7 +189,7 @@ def deadband(course: Course, tick: Tick) -> Course:
 
 def schedule(course: Course, tick: Tick) -> Course:
     """The largest minimum and smallest maximum of the windows that are open; where they cross, the maximum holds."""
-    opened = [window for window in tick.spec.schedules if is_open(window, tick.now)]
+    opened = [window for window in tick.spec.schedules if is_open(window, tick.now + tick.signals.skew_s)]
     least = max((window.min_replicas or 0 for window in opened), default=0)
     most = min((window.max_replicas for window in opened if window.max_replicas is not None), default=None)
     raised = course.to(max(course.pods, least), "schedule", f"{least} at least by schedule")
@@ -227,21 +230,31 @@ def mode(course: Course, tick: Tick) -> Course:
 
 
 def hands_off(course: Course, tick: Tick) -> Course:
-    """A workload that cannot be read, or that another autoscaler drives, is not written to."""
+    """A workload that cannot be read, or that another autoscaler drives, or may drive, is not written to.
+
+    In a mode that writes nothing another autoscaler is no obstacle: who scales is told, and that is all.
+    """
     target = tick.signals.target
     if target.error:
         said = (*course.said, f"nothing is written: {target.error}")
         return replace(course, limited_by="target", said=said)
+    if tick.spec.mode in QUIET:
+        rival = target.foreign_manager
+        return replace(course, said=(*course.said, f"{rival} scales {target.kind} {target.name}")) if rival else course
     if target.foreign_manager:
         said = (*course.said, f"nothing is written: {target.foreign_manager} scales {target.kind} {target.name} too")
         return replace(course, limited_by="conflict", said=said)
+    if target.foreign_unread:
+        said = (*course.said, f"nothing is written: {target.foreign_unread}")
+        return replace(course, limited_by="conflict_unknown", said=said)
     return course
 
 
 def may_act(tick: Tick) -> bool:
     """Whether pods may be marked and `/scale` be written at all."""
     target = tick.signals.target
-    return not target.error and not target.foreign_manager and tick.spec.mode not in (Mode.DRY_RUN, Mode.PAUSED)
+    hands_off = target.error or target.foreign_manager or target.foreign_unread
+    return not hands_off and tick.spec.mode not in QUIET
 
 
 def is_open(window: Schedule, now: float) -> bool:

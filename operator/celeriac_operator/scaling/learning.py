@@ -7,7 +7,9 @@ them. Ticks may be irregular and may fail: everything is counted over the time t
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import zip_longest
 
+from celeriac.wire.event import WAIT_BUCKETS_S
 from celeriac_operator.resources.spec import Objective, ObjectiveType, WorkerPoolSpec
 from celeriac_operator.scaling.memory import (
     FIRST_COLD_START_S,
@@ -18,6 +20,7 @@ from celeriac_operator.scaling.memory import (
     Service,
 )
 from celeriac_operator.scaling.signals import LimitedClass, PodSample, QueueSample, Signals
+from celeriac_operator.scaling.waits import grown, percentile_s
 
 #: Time constants of the two arrival rates: the fast one sees a burst in a tick or two, the slow one ignores it.
 _FAST_S, _SLOW_S, _DONE_S = 10.0, 120.0, 30.0
@@ -36,6 +39,9 @@ _CLAIMS_KEPT = 1000.0
 
 _STARTS_KEPT, _TRAIL_KEPT = 32, 64
 
+#: How long a long run is remembered, and how close together such runs are kept.
+_RUNS_KEPT_S, _RUNS_SPACING_S = 3600.0, 60.0
+
 #: No cold start is learnt to be longer: pods ordered so far ahead would mostly be for work that somebody else has done.
 _COLD_START_MOST_S = 600.0
 
@@ -48,6 +54,9 @@ HEARTBEAT_FRESH_S = 15.0
 #: The head-room fed back from waits: once a minute, from at least so many, within bounds, at most halved or doubled.
 _JUDGED_EVERY_S, _JUDGED_FROM_WAITS = 60.0, 20
 _HEADROOM_LEAST, _HEADROOM_MOST = 0.25, 3.0
+
+#: Waits are remembered for about so long: a minute's percentile goes up and down. None since so long: nothing is told of them.
+_LATELY_S, _WAITED_TOLD_FOR_S = 1800.0, 3600.0
 
 #: While one of these has the last word, waits say nothing about the head-room.
 _FREEZING = frozenset({"max", "rate_limit", "signal", "pending_pods", "not_consuming", "failing"})
@@ -130,10 +139,22 @@ def _learn_pods(signals: Signals, memory: Memory, now: float) -> Memory:
         starts=starts,
         homeless=homeless,
         cold_start_s=_p90([seconds for _, seconds in starts]) if starts else memory.cold_start_s,
-        longest_run_s=max([memory.longest_run_s, *(pod.longest_running_s for pod in heard)]),
+        long_runs=_learn_runs(max((pod.longest_running_s for pod in heard), default=0.0), memory.long_runs, now),
         missing_since=missing_since,
         trail=memory.trail if signals.target.error else trail,
     )
+
+
+def longest_run_s(memory: Memory) -> float:
+    """The longest that a task was seen to run within the last hour: what ran once and never again is no news for ever."""
+    return memory.long_runs[0][1] if memory.long_runs else 0.0
+
+
+def _learn_runs(longest_s: float, runs: tuple[tuple[float, float], ...], now: float) -> tuple[tuple[float, float], ...]:
+    runs = tuple((at, seconds) for at, seconds in runs if at > now - _RUNS_KEPT_S and seconds > longest_s)
+    # One entry a minute is enough, and keeps the list short.
+    news = longest_s > 0 and (not runs or now - runs[-1][0] >= _RUNS_SPACING_S)
+    return (*runs, (now, longest_s)) if news else runs
 
 
 def _learn_starts(
@@ -270,24 +291,56 @@ def _learn_service(service: Service, at: float, busy_s: float, ended: float) -> 
 def _learn_headroom(
     queue: QueueMemory, sample: QueueSample, objective: Objective, headroom: float, *, frozen: bool
 ) -> QueueMemory:
-    """For objective Latency, beta times the root of (observed percentile / wanted), once a minute.
-
-    The workers report the sum and the number of waits; the percentile is that of an exponential with their mean.
+    """For objective Latency, beta times the root of (observed percentile / wanted), once a minute; not downwards while the last half
+    hour's percentile, which people are told too, is above what is wanted: bursts may be some minutes apart.
     """
     if objective.type is not ObjectiveType.LATENCY:
-        return replace(queue, headroom=None)
-    judged = replace(queue, judged_at=queue.sampled_at, judged_wait_s=sample.wait_s, judged_waits=sample.waits)
+        if queue.headroom is None and queue.waited_s is None:
+            return queue
+        return replace(queue, headroom=None, waits_lately=(), waited_s=None)
+    judged = replace(
+        queue,
+        judged_at=queue.sampled_at,
+        judged_wait_s=sample.wait_s,
+        judged_waits=sample.waits,
+        judged_counts=sample.wait_counts,
+        judged_frozen=frozen,
+    )
     if queue.headroom is None or queue.headroom_of != headroom:
         return replace(judged, headroom=headroom, headroom_of=headroom)
     waits = sample.waits - queue.judged_waits
-    if frozen or waits < 0:
+    if waits < 0 or frozen != queue.judged_frozen:
         return judged
     if queue.sampled_at - queue.judged_at < _JUDGED_EVERY_S or waits < _JUDGED_FROM_WAITS:
         return queue
+    counts = grown(sample.wait_counts, queue.judged_counts)
+    if sum(counts) >= _JUDGED_FROM_WAITS:
+        judged = _learn_lately(judged, counts, queue.sampled_at - queue.judged_at, objective.percentile)
+    if frozen:
+        return judged
     mean_s = max(0.0, sample.wait_s - queue.judged_wait_s) / waits
-    percentile_s = mean_s * math.log(1.0 / (1.0 - objective.percentile / 100.0))
-    factor = min(2.0, max(0.5, math.sqrt(percentile_s / objective.seconds)))
-    return replace(judged, headroom=min(_HEADROOM_MOST, max(_HEADROOM_LEAST, queue.headroom * factor)))
+    factor = math.sqrt(_observed_s(counts, mean_s, objective.percentile) / objective.seconds)
+    if factor < 1.0 and judged.waited_at == queue.sampled_at and (judged.waited_s or 0.0) > objective.seconds:
+        return judged  # a good minute between two bad ones
+    headroom = queue.headroom * min(2.0, max(0.5, factor))
+    return replace(judged, headroom=min(_HEADROOM_MOST, max(_HEADROOM_LEAST, headroom)))
+
+
+def _learn_lately(queue: QueueMemory, counts: Sequence[int], passed_s: float, percent: float) -> QueueMemory:
+    kept = math.exp(-passed_s / _LATELY_S)
+    lately = tuple([old * kept + new for old, new in zip_longest(queue.waits_lately, counts, fillvalue=0)])
+    waited_s = min(percentile_s(lately, percent), WAIT_BUCKETS_S[-1])
+    return replace(queue, waits_lately=lately, waited_s=waited_s, waited_at=queue.sampled_at)
+
+
+def _observed_s(counts: Sequence[int], mean_s: float, percent: float) -> float:
+    """The percentile of these waits, or, where too few workers tell counts or it lies beyond their buckets, that of an exponential
+    with the mean of all waits."""
+    by_mean_s = mean_s * math.log(1.0 / (1.0 - percent / 100.0))
+    if sum(counts) < _JUDGED_FROM_WAITS:
+        return by_mean_s
+    observed_s = percentile_s(counts, percent)
+    return max(by_mean_s, WAIT_BUCKETS_S[-1]) if math.isinf(observed_s) else observed_s
 
 
 def _decayed(value: float, latest: float, passed_s: float, constant_s: float) -> float:
@@ -303,6 +356,11 @@ def arrivals_per_s(queue: QueueMemory) -> float:
 def completions_per_s(queue: QueueMemory) -> float:
     """The rate of completions for people, likewise."""
     return queue.done_per_s / _learnt(queue.watched_s, _DONE_S)
+
+
+def waited_s(queue: QueueMemory) -> float | None:
+    """What the objective's percentile of messages waited, for people; None for other objectives and when it is long past."""
+    return queue.waited_s if queue.sampled_at - queue.waited_at <= _WAITED_TOLD_FOR_S else None
 
 
 def _learnt(watched_s: float, constant_s: float) -> float:

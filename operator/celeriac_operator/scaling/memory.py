@@ -4,7 +4,7 @@ Only `learning`, `guards` and `drain` know what the fields mean in full; to the 
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celeriac_operator.scaling.breaker import Breaker
@@ -60,7 +60,9 @@ class QueueMemory:
                   others.
     overall       service time of all the queue's tasks.
     headroom      beta as fed back from observed waits (objective Latency); headroom_of: the spec's, it started from.
-    judged_*      when that was, and the totals of waits then.
+    judged_*      when waits were judged last, the totals of waits then, and whether head-room is frozen since.
+    waits_lately  counts of waits by bucket, those of half an hour ago weighing a third; waited_s: the objective's percentile of
+                  them, as found at `waited_at`, None before (objective Latency).
     """
 
     last: QueueSample | None = None
@@ -82,6 +84,11 @@ class QueueMemory:
     judged_at: float = 0.0
     judged_wait_s: float = 0.0
     judged_waits: int = 0
+    judged_counts: tuple[int, ...] = ()
+    judged_frozen: bool = False
+    waits_lately: tuple[float, ...] = ()
+    waited_s: float | None = None
+    waited_at: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +100,7 @@ class Memory:
     steady_since   since when every tick had fresh data; None while the data is stale.
     quiet_since    since when no queue holds work; None while one does.
     slots_per_pod  as the heartbeats said last. starts: (pod uid, seconds) of the last cold starts seen.
-    longest_run_s  the longest that any task was seen to run.
+    long_runs      (at, seconds) of the longest runs seen within the last hour, only those that no later one tops.
     missing_since  since when the target has fewer pods than replicas.
     wants          (at, pods) asked for by demand within the idle time-out, only those that can still be the largest.
     trail          (at, replicas) as observed, one entry a change, for the step limit.
@@ -113,7 +120,7 @@ class Memory:
     cold_start_s: float | None = None
     starts: tuple[tuple[str, float], ...] = ()
     slots_per_pod: float | None = None
-    longest_run_s: float = 0.0
+    long_runs: tuple[tuple[float, float], ...] = ()
     missing_since: float | None = None
     wants: tuple[tuple[float, int], ...] = ()
     trail: tuple[tuple[float, int], ...] = ()
@@ -127,6 +134,36 @@ class Memory:
     breaker: Breaker = field(default_factory=Breaker)
     limited_by: str = "none"
     truths: Mapping[str, bool | None] = field(default_factory=dict)
+
+    def undrained(self) -> "Memory":
+        """The same without any drain under way."""
+        if not (self.drain_id or self.marked or self.drained or self.ended):
+            return self
+        return replace(self, drain_id="", marked=(), drained=(), ended=frozenset())
+
+    def elsewhere(self) -> "Memory":
+        """The same for another broker: what was counted there starts anew, or all that waits here would have come in at once."""
+        return replace(
+            self,
+            sampled_at=0.0,
+            queues={
+                name: replace(
+                    queue,
+                    last=None,
+                    sampled_at=0.0,
+                    owed=0.0,
+                    service=replace(queue.service, marks=()),
+                    overall=replace(queue.overall, marks=()),
+                    classes={
+                        task: replace(known, last=None, service=replace(known.service, marks=()))
+                        for task, known in queue.classes.items()
+                    },
+                    headroom=None,
+                )
+                for name, queue in self.queues.items()
+            },
+            breaker=Breaker(),
+        )
 
     def to_status(self) -> dict[str, Any]:
         """What was learnt, as `status.learned` keeps it: rounded, so that it does not change without reason."""

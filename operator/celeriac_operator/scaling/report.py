@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from celeriac_operator.resources.spec import DrainTimeoutPolicy, Mode
 from celeriac_operator.scaling.demand import Demand
 from celeriac_operator.scaling.drain import Plan
-from celeriac_operator.scaling.guards import Tick
+from celeriac_operator.scaling.guards import QUIET, Tick
 from celeriac_operator.scaling.health import Blocked
 from celeriac_operator.scaling.memory import rounded
 
@@ -47,17 +47,19 @@ def conditions(facts: Facts) -> dict[str, Condition]:
     it scales; it is stalled when only a person can help.
     """
     spec, signals = facts.tick.spec, facts.tick.signals
-    target, plan = signals.target, facts.plan
+    target, plan, quiet = signals.target, facts.plan, spec.mode in QUIET
     found: dict[str, Condition] = {}
 
     if target.error:
         ready: Condition = (False, "TargetUnavailable", target.error)
-    elif target.foreign_manager:
+    elif target.foreign_manager and not quiet:
         ready = (
             False,
             "Conflict",
             f"{target.foreign_manager} scales {target.kind} {target.name} too: remove one of them",
         )
+    elif target.foreign_unread and not quiet:
+        ready = (False, "ConflictUnknown", f"nothing is written: {target.foreign_unread}")
     elif facts.stale and signals.queue_errors and signals.broker_ok:
         ready = (False, "QueueUnreadable", "; ".join(signals.queue_errors.values()))
     elif facts.stale and not signals.sampled_at and signals.broker_ok:
@@ -75,7 +77,7 @@ def conditions(facts: Facts) -> dict[str, Condition]:
         found["BrokerReachable"] = (True, "Answered", "")
     else:
         found["BrokerReachable"] = (None, "NoSampleYet", "")
-    found["Conflict"] = _either(ready[1] == "Conflict", "AnotherAutoscaler", ready[2], "NoConflict")
+    found["Conflict"] = _conflict(facts, ready)
     found["ScalingActive"] = _scaling_active(facts, ready)
     at_limit = f"work asks for {facts.work.pods} pods, maxReplicas is {spec.max_replicas}"
     found["AtLimit"] = _either(facts.at_limit, "MaxReplicas", at_limit, "WithinLimits")
@@ -83,13 +85,16 @@ def conditions(facts: Facts) -> dict[str, Condition]:
     found["RateLimited"] = _either(limited, "RateLimit", _rate_limited(facts.work), "NotLimited")
     unkept = bool(signals.rates_error)
     found["RateLimitsNotKept"] = _either(unkept, "NotTold", f"spec.rateLimits: {signals.rates_error}", "Kept")
+    found["CommandsNotHeeded"] = _either(bool(signals.unheeded[0]), *signals.unheeded, "Heeded")
+    differ = f"spec.rateLimits: {signals.rates_differ}"
+    found["RateLimitsDiffer"] = _either(bool(signals.rates_differ), "PoolsDisagree", differ, "PoolsAgree")
     obstacle = facts.obstacle
     found["ScaleUpBlocked"] = (True, obstacle.reason, obstacle.message) if obstacle else (False, "NotBlocked", "")
     drained = plan.waiting or f"{len(plan.drain)} drained pods go"
     found["Draining"] = _either(bool(plan.drain), "ScaleIn", drained, "NoScaleIn")
     found["FallbackActive"] = _either(facts.falls_back, str(spec.fallback.behavior), ready[2], "SignalsFresh")
     grace = (
-        f"tasks run for {rounded(facts.longest_run_s)} s and more, terminationGracePeriodSeconds is "
+        f"tasks were seen to run for {rounded(facts.longest_run_s)} s in the last hour, terminationGracePeriodSeconds is "
         f"{target.grace_s:.0f}: an eviction or a rollout cuts them off"
     )
     too_short = not target.error and facts.longest_run_s > target.grace_s
@@ -102,12 +107,24 @@ def conditions(facts: Facts) -> dict[str, Condition]:
 
 
 #: Reasons of a pool that is not ready: those that pass by themselves, and those that only a person can end.
-_TRANSIENT = frozenset({"NoSampleYet", "BrokerUnreachable"})
+_TRANSIENT = frozenset({"NoSampleYet", "BrokerUnreachable", "ConflictUnknown"})
 _PERSONS = frozenset({"TargetUnavailable", "Conflict", "QueueUnreadable"})
 
 
 def _either(holds: bool, reason: str, message: str, otherwise: str) -> Condition:
     return (True, reason, message) if holds else (False, otherwise, "")
+
+
+def _conflict(facts: Facts, ready: Condition) -> Condition:
+    target = facts.tick.signals.target
+    if ready[1] == "Conflict":
+        return (True, "AnotherAutoscaler", ready[2])
+    if target.foreign_manager:
+        message = f"{target.foreign_manager} scales {target.kind} {target.name}: this pool writes nothing beside it"
+        return (False, "HandsOff", message)
+    if target.foreign_unread:
+        return (None, "NotRead", target.foreign_unread)
+    return (False, "NoConflict", "")
 
 
 def _scaling_active(facts: Facts, ready: Condition) -> Condition:
@@ -116,7 +133,7 @@ def _scaling_active(facts: Facts, ready: Condition) -> Condition:
             return (False, "Paused", "spec.mode is Paused")
         case Mode.DRY_RUN:
             return (False, "DryRun", "spec.mode is DryRun: decisions are reported, not acted on")
-        case _ if ready[1] in _PERSONS:
+        case _ if ready[1] in _PERSONS or ready[1] == "ConflictUnknown":
             return (False, ready[1], ready[2])
         case _ if facts.tick.spec.replicas is not None:
             return (False, "Override", f"spec.replicas is {facts.tick.spec.replicas}: remove it to scale by work again")
@@ -143,10 +160,12 @@ _TELLING = {
     "Stalled": ("Warning", "the pool is decided on again"),
     "FallbackActive": ("Warning", "the queues are read again"),
     "ScaleUpBlocked": ("Warning", "nothing stands in the way of new pods any more"),
-    "GraceTooShort": ("Warning", "no task outlives the grace period any more"),
+    "GraceTooShort": ("Warning", "no task has outlived the grace period for an hour"),
     "EvictionBlocked": ("Warning", "no PodDisruptionBudget stands in the way any more"),
     "ReplicasContested": ("Warning", "nobody else changes the replicas any more"),
     "RateLimitsNotKept": ("Warning", "broker and workers know the rate limits again"),
+    "CommandsNotHeeded": ("Warning", "the workers heed the operator's commands again"),
+    "RateLimitsDiffer": ("Warning", "no other pool asks for another rate any more"),
     "AtLimit": ("Normal", "work fits within maxReplicas again"),
     "RateLimited": ("Normal", "no rate limit holds work back any more"),
 }

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 class LimitedClass:
     """One rate-limited type of task on a queue, as its workers report it.
 
-    rate_per_s   starts a second, for the whole pool (a per-worker limit is multiplied by the loop, by the workers).
+    rate_per_s   starts a second, for the whole pool (a per-worker limit is multiplied by the workers, in `fleet.probes`).
     per_worker   True when adding pods raises the limit.
     throttled    messages that wait for this limit in the broker. started, run_s: cumulative over the fleet.
     """
@@ -38,6 +38,7 @@ class QueueSample:
     oldest_age_s age of the oldest due message, None when unknown or the queue is empty.
     The rest is cumulative over the fleet, baselined by incarnation (never decreases): started, completed, failed,
     retried, redelivered runs, busy_s slot-seconds (running tasks included), enqueued messages where clients count them.
+    wait_counts  of the `waits` by bucket of celeriac.wire.event.WAIT_BUCKETS_S: those of workers that tell; empty: none does.
     consumers    live workers that consume this queue, from heartbeats or the broker.
     """
 
@@ -59,6 +60,7 @@ class QueueSample:
     busy_s: float = 0.0
     wait_s: float = 0.0
     waits: int = 0
+    wait_counts: tuple[int, ...] = ()
     enqueued: int | None = None
     consumers: int | None = None
 
@@ -78,6 +80,7 @@ class PodSample:
     revision        the ReplicaSet's hash: pods of an old revision are those a rollout replaces.
     running         a container of it runs, be it another than the one that pending_reason is about.
     nodes           the node names of all workers in it; node is one of them.
+    signed          a worker in it heeds signed commands only.
     """
 
     name: str
@@ -103,6 +106,7 @@ class PodSample:
     revision: str = ""
     running: bool = False
     nodes: tuple[str, ...] = ()
+    signed: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,11 +117,15 @@ class TargetSample:
     rollout           a rolling update is under way: no scale-in.
     grace_s           terminationGracePeriodSeconds of its pods.
     foreign_manager   another autoscaler (HPA, ScaledObject, WorkerPool) that targets it, by kind and name: hands off.
+    foreign_unread    why it is not known whether there is one, "" when it is: decide, and write nothing.
     contested_by      field manager that changed replicas since our last write, or "".
+    ours              replicas is known to be a number that this operator wrote, or another replica of it.
     kind              Deployment | StatefulSet | ReplicaSet
     first_ordinal     of a StatefulSet's pods: spec.ordinals.start.
+    ordered           a StatefulSet whose podManagementPolicy is OrderedReady: its controller does one pod at a time.
     existing          status.replicas: the pods that its controller counts, None when not known.
     settling          its controller has not yet seen the number that was written last.
+    selector          of its pods, as text, "" when not known.
     disruption        what a PodDisruptionBudget of its pods gets in the way of, "" when of nothing.
     """
 
@@ -129,12 +137,16 @@ class TargetSample:
     rollout: bool = False
     grace_s: float = 30.0
     foreign_manager: str = ""
+    foreign_unread: str = ""
     contested_by: str = ""
+    ours: bool = False
     error: str = ""
     first_ordinal: int = 0
+    ordered: bool = False
     existing: int | None = None
     settling: bool = False
     disruption: str = ""
+    selector: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,10 +155,13 @@ class Signals:
 
     broker_ok      this tick's probe of the broker worked; broker_error says why not (redacted, never a password).
     sampled_at     when the queues were last read: with a broker that is down it lies in the past.
-    operator_uptime_s   a young operator has not yet heard every worker.
-    share          this pool's part of the demand when other pools consume the same queues, in (0, 1].
+    operator_uptime_s   for how long heartbeats have been heard without a break: who has just begun has not yet heard every worker.
+    share          queue -> this pool's part of its demand, in (0, 1], where other pools consume it too; what is not named is all its own.
     queue_errors   queue -> why it alone could not be read, though the broker answers.
     rates_error    why its rate limits could not be told to broker or workers at the last tick, "" when they could.
+    unheeded       (reason, sentence) why workers that demand signed commands do not heed the operator's, ("", "") when they do.
+    rates_differ   on which tasks other pools ask for another rate, "" when on none.
+    skew_s         seconds by which the machine's clock, which schedules and people go by, is ahead of all times here.
     missing        (reason, sentence) of each signal that is not there and makes the decision coarser.
     """
 
@@ -161,4 +176,7 @@ class Signals:
     share: Mapping[str, float] = field(default_factory=dict)
     queue_errors: Mapping[str, str] = field(default_factory=dict)
     rates_error: str = ""
+    rates_differ: str = ""
+    unheeded: tuple[str, str] = ("", "")
+    skew_s: float = 0.0
     missing: tuple[tuple[str, str], ...] = ()

@@ -30,6 +30,7 @@ GUARDS: Mapping[str, str] = {
     "scale_up_only": "mode is ScaleUpOnly: set mode: Active",
     "scale_down_only": "mode is ScaleDownOnly: set mode: Active",
     "conflict": "something else scales the target: see the condition Conflict",
+    "conflict_unknown": "whether something else scales the target could not be read: see the condition Conflict",
     "target": "the target cannot be read or scaled: see the condition Ready",
     "drain": "pods go as they become idle: see scaleDown.maxConcurrentDrains and drainTimeout",
     "rollout": "pods are being replaced: it goes down when that is done",

@@ -4,22 +4,26 @@ import json
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import click
 
 from celeriac_operator import clock
+from celeriac_operator.documents import documents
 from celeriac_operator.errors import OperatorError, SetupError
-from celeriac_operator.local.manifest import read_manifest
-from celeriac_operator.resources.spec import WorkerPoolSpec, seconds_of
+from celeriac_operator.local.manifest import objects_of
+from celeriac_operator.resources.spec import SpecError, WorkerPoolSpec
 from celeriac_operator.simulate import plot
+from celeriac_operator.simulate.described import read_scenario
 from celeriac_operator.simulate.figures import Figures, grid, run, run_all
 from celeriac_operator.simulate.keda import KedaSettings
-from celeriac_operator.simulate.recorded import Record, query_prometheus, read_csv
-from celeriac_operator.simulate.report import Row, as_json, best, rows, table
-from celeriac_operator.simulate.scenario import Pods, Scenario, built_in, pool_spec, read_scenario
+from celeriac_operator.simulate.prometheus import query_prometheus
+from celeriac_operator.simulate.recorded import Record, read_csv
+from celeriac_operator.simulate.report import Row, as_json, best, rows, shown_time, table
+from celeriac_operator.simulate.scenario import Pods, Scenario, acting, built_in, check, pool_spec, span_s
 
 #: The values of KEDA that are shown beside ours without --grid: its defaults for Redis and RabbitMQ, and a large one.
 _USUAL_VALUES = (5, 20, 100)
@@ -41,7 +45,7 @@ def _checked_seeds(_ctx: click.Context, _param: click.Parameter, value: str) -> 
 
 def _checked_seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
     try:
-        return None if value is None else seconds_of(value)
+        return None if value is None else span_s(value)
     except ValueError as error:
         raise click.BadParameter(str(error)) from error
 
@@ -67,7 +71,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--since", default="24h", show_default=True, callback=_checked_seconds, help="How far back to query.")
 @click.option("--step", default="60s", show_default=True, callback=_checked_seconds, help="Resolution of the query.")
 @click.option("--service-time", callback=_checked_seconds, help="Mean run time of tasks, where the record has none.")
-@click.option("--pool", type=_FILE, help="A manifest with the WorkerPool to simulate, as `up` reads it.")
+@click.option("--token-file", type=_FILE, help="A file with a bearer token for Prometheus.")
+@click.option("--pool", type=click.File("rb"), help="A manifest with the WorkerPool to simulate; - for standard input.")
+@click.option("--pool-name", metavar="NAME", help="Which of the manifest's WorkerPools, where there are several.")
 @click.option("--objective", type=click.IntRange(1), help="spec.objective.seconds.")
 @click.option("--max", "most", type=click.IntRange(1), help="spec.maxReplicas.")
 @click.option("--min", "least", type=click.IntRange(0), help="spec.minReplicas.")
@@ -93,7 +99,9 @@ def simulate(
     since: float,
     step: float,
     service_time: float | None,
-    pool: Path | None,
+    token_file: Path | None,
+    pool: BinaryIO | None,
+    pool_name: str | None,
     objective: int | None,
     most: int | None,
     least: int | None,
@@ -118,9 +126,14 @@ def simulate(
         raise click.UsageError("give one of --scenario, --describe, --csv and --prometheus")
     if (prometheus is None) != (query is None):
         raise click.UsageError("--prometheus and --query need each other")
+    if pool_name is not None and pool is None:
+        raise click.UsageError("--pool-name needs --pool")
+    notes: list[str] = []
     try:
         if plot_file is not None:
             plot.require_matplotlib()
+            plot.require_place(plot_file)
+        spec = None if pool is None else _pool_of(pool, pool_name)
         if names:
             scenarios = [read_scenario(path) for path in _named(names)]
         elif describe is not None:
@@ -129,37 +142,50 @@ def simulate(
             scenarios = [_recorded(csv_file.stem, read_csv(csv_file, service_time))]
         else:
             record = query_prometheus(
-                prometheus or "", query or "", end_at=clock.now(), since_s=since, step_s=step, service_s=service_time
-            )
+                prometheus or "", query or "", end_at=clock.now(), since_s=since, step_s=step, service_s=service_time,
+                token="" if token_file is None else _token(token_file),
+            )  # fmt: skip
+            notes += record.notes
             scenarios = [_recorded("prometheus", record)]
         scenarios = [
             _adapted(
                 scenario,
-                pool=None if pool is None else _pool_of(pool),
+                pool=spec,
                 objective_s=objective,
                 most=most,
                 least=least,
-                pods=_pods(scenario.pods, slots, cold_start, grace),
+                pods=_pods(scenario.pods, spec, slots, cold_start, grace),
             )
             for scenario in scenarios
         ]
+        for scenario in scenarios:
+            check(scenario)
     except OperatorError as error:
         raise click.ClickException(str(error)) from error
+    acted = [acting(scenario.spec) for scenario in scenarios]
+    notes += [note for _, said in acted for note in said]
+    scenarios = [replace(scenario, spec=spec) for scenario, (spec, _) in zip(scenarios, acted, strict=True)]
+    for note in dict.fromkeys(notes):
+        click.echo(f"note: {note}", err=True)
 
-    documents, panels = [], []
+    found_json, panels = [], []
     for scenario in scenarios:
         settings = _settings(scenario, values, whole_grid=whole_grid, ready_only=keda_metric == "ready")
         began = time.monotonic()
         figures = list(run_all(scenario, [None, *settings], seeds, processes=jobs))
         took_s = time.monotonic() - began
+        if not any(run.tasks for run in figures):
+            raise click.ClickException(
+                f"{scenario.name}: no task arrives within {shown_time(scenario.duration_s)}, so there is nothing to compare"
+            )
         found = rows(figures)
-        documents.append(as_json(scenario, found, figures))
+        found_json.append(as_json(scenario, found, figures))
         if as_text:
             click.echo("\n".join([*table(scenario, found), f"  {len(figures)} runs in {took_s:.0f} s", ""]))
         if plot_file is not None:
             panels.append((scenario, _drawn(scenario, found, seeds[0]), found))
     if not as_text:
-        click.echo(json.dumps(documents, indent=2))
+        click.echo(json.dumps(found_json, indent=2))
     if plot_file is not None:
         plot.draw(plot_file, panels)
         click.echo(f"{plot_file} is written", err=True)
@@ -174,11 +200,39 @@ def _named(names: Sequence[str]) -> list[Path]:
     return [known[name] for name in wanted]
 
 
-def _pool_of(manifest: Path) -> WorkerPoolSpec:
-    pools = read_manifest(manifest).pools
-    if len(pools) > 1:
-        raise SetupError(f"{manifest} holds {len(pools)} WorkerPools; --pool needs a file with one")
-    return WorkerPoolSpec.parse(pools[0].spec)
+def _pool_of(manifest: BinaryIO, name: str | None) -> WorkerPoolSpec:
+    """The spec of the manifest's one WorkerPool, or of that with this name. Raises SetupError."""
+    shown = str(getattr(manifest, "name", "standard input"))
+    found = objects_of(documents(manifest.read(), shown))
+    pools = [(_name(raw), raw.get("spec") or {}) for raw in found if raw.get("kind") == "WorkerPool"]
+    names = ", ".join(known for known, _ in pools)
+    if not pools:
+        raise SetupError(f"{shown} holds no WorkerPool")
+    wanted = [pool for pool in pools if name in (None, pool[0])]
+    if not wanted:
+        raise SetupError(f"{shown} holds no WorkerPool {name}, only {names}")
+    if len(wanted) > 1:
+        raise SetupError(f"{shown} holds {len(wanted)} WorkerPools, {names}: say which one by --pool-name")
+    [(known, spec)] = wanted
+    try:
+        return WorkerPoolSpec.parse(spec)
+    except SpecError as error:
+        raise SetupError(f"{shown}: WorkerPool {known}: {error}") from error
+
+
+def _name(raw: Mapping[str, Any]) -> str:
+    metadata = raw.get("metadata")
+    return str(metadata.get("name")) if isinstance(metadata, Mapping) else "without a name"
+
+
+def _token(path: Path) -> str:
+    try:
+        token = path.read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        token = ""
+    if not token or not token.isprintable():
+        raise SetupError(f"{path} holds no token: it must be one line of ASCII that can be read")
+    return token
 
 
 def _recorded(name: str, record: Record) -> Scenario:
@@ -189,6 +243,7 @@ def _recorded(name: str, record: Record) -> Scenario:
         loads=record.loads,
         duration_s=record.duration_s,
         pods=Pods(),
+        start_at=record.start_at,
     )
 
 
@@ -220,7 +275,16 @@ def _adapted(
     return replace(scenario, spec=spec, pods=pods)
 
 
-def _pods(pods: Pods, slots: int | None, cold_start_s: float | None, grace_s: float | None) -> Pods:
+def _pods(
+    pods: Pods, pool: WorkerPoolSpec | None, slots: int | None, cold_start_s: float | None, grace_s: float | None
+) -> Pods:
+    """The pods as the command line has them, else as the pool does (concurrency, coldStart), else as they are."""
+    if pool is not None:
+        pods = replace(
+            pods,
+            slots=pool.concurrency or pods.slots,
+            cold_start_s=pods.cold_start_s if pool.cold_start_s is None else pool.cold_start_s,
+        )
     return Pods(
         slots=pods.slots if slots is None else slots,
         cold_start_s=pods.cold_start_s if cold_start_s is None else cold_start_s,

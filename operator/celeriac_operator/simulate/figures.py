@@ -27,10 +27,11 @@ class Figures:
     """What one run cost, and what it was worth.
 
     keda        None: our operator.
+    tasks       that arrived.
     p95_s       the 95th percentile of waits by queue: from when a task is due to the start of the run that completes
                 it; of one that has not started by the end, what it had waited by then.
-    strain      the largest of p95 over objective: up to 1 the objective is met.
-    late        the part of all tasks that waited for longer than their queue's objective.
+    strain      the largest of p95 over objective: up to 1 the objective is met. None: no queue has one in seconds.
+    late        the part of those queues' tasks that waited for longer than the objective; None as well.
     pod_hours   from a pod's order to its end, whether it serves or starts or stops.
     killed      runs that were cut off by a scale-in, and lost_s the work that was lost with them.
     writes      of /scale.
@@ -38,9 +39,10 @@ class Figures:
 
     keda: KedaSettings | None
     seed: int
+    tasks: int
     p95_s: Mapping[str, float]
-    strain: float
-    late: float
+    strain: float | None
+    late: float | None
     pod_hours: float
     killed: int
     lost_s: float
@@ -49,24 +51,32 @@ class Figures:
     samples: tuple[Sample, ...] = ()
 
     @property
-    def met(self) -> bool:
-        return self.strain <= 1.0
+    def met(self) -> bool | None:
+        return None if self.strain is None else self.strain <= 1.0
+
+    @property
+    def wait(self) -> float:
+        """What waits are compared by: the strain, or the longest p95 in seconds."""
+        return max(self.p95_s.values()) if self.strain is None else self.strain
 
     def beats(self, other: "Figures") -> bool:
         """Whether this is better by over 10 % in both: the wait, as a part of its objective, and the pod-hours."""
-        return self.strain < BEATEN_BELOW * other.strain and self.pod_hours < BEATEN_BELOW * other.pod_hours
+        return self.wait < BEATEN_BELOW * other.wait and self.pod_hours < BEATEN_BELOW * other.pod_hours
 
 
 def run(scenario: Scenario, keda: KedaSettings | None, seed: int, *, samples: int = 0) -> Figures:
-    """Simulate the scenario once, under KEDA as set, or under our operator. The same seed draws the same tasks."""
-    tasks = _tasks(scenario, seed)
-    chance = random.Random(f"{scenario.name} {seed} {keda}")
-    world = World(scenario, tasks, chance=chance)
+    """Simulate the scenario once, under KEDA as set, or under our operator.
+
+    Chance follows from the seed alone, and a queue's tasks from the seed and its name: whatever else differs, runs of
+    one seed meet the same tasks, and look for the first time at the same part of their period.
+    """
+    world = World(scenario, _tasks(scenario, seed), chance=random.Random(f"{seed} victims"))
+    moments = random.Random(f"{seed} moments")
+    look, sync = moments.random(), moments.random()
     if keda is None:
-        Operator(world, first_at=chance.uniform(0.0, scenario.spec.interval_s))
+        Operator(world, first_at=look * scenario.spec.interval_s)
     else:
-        poll_at, sync_at = chance.uniform(0.0, keda.polling_s), chance.uniform(0.0, SYNC_S)
-        Keda(world, keda, first_poll_at=poll_at, first_sync_at=sync_at)
+        Keda(world, keda, first_poll_at=look * keda.polling_s, first_sync_at=sync * SYNC_S)
     world.run(samples=samples)
     return _figures(world, keda, seed)
 
@@ -103,14 +113,13 @@ def grid(scenario: Scenario, *, ready_only: bool = False) -> list[KedaSettings]:
 
 @lru_cache(maxsize=1)
 def _tasks(scenario: Scenario, seed: int) -> tuple[Tasks, ...]:
-    chance = random.Random(f"{scenario.name} {seed}")
-    return tuple(draw(load, scenario.duration_s, chance) for load in scenario.loads)
+    return tuple(draw(load, scenario.duration_s, random.Random(f"{seed} queue {load.name}")) for load in scenario.loads)
 
 
 def _figures(world: World, keda: KedaSettings | None, seed: int) -> Figures:
     p95_s: dict[str, float] = {}
-    late = count = unstarted = 0
-    strain = 0.0
+    late = count = judged = unstarted = 0
+    strains: list[float] = []
     for queue in world.queues:
         objective_s = world.scenario.objective_s(queue.name)
         due_at = queue.tasks.due_at
@@ -118,16 +127,19 @@ def _figures(world: World, keda: KedaSettings | None, seed: int) -> Figures:
             wait if wait >= 0 else world.now - due for wait, due in zip(queue.waits, due_at, strict=True) if wait != 0.0
         ]
         unstarted += sum(wait < 0 for wait in queue.waits)
-        late += sum(wait > objective_s for wait in waits)
         count += len(due_at)
         p95_s[queue.name] = percentile(sorted(waits), 0.95, of=len(due_at))
-        strain = max(strain, p95_s[queue.name] / objective_s)
+        if objective_s is not None:
+            late += sum(wait > objective_s for wait in waits)
+            judged += len(due_at)
+            strains.append(p95_s[queue.name] / objective_s)
     return Figures(
         keda=keda,
         seed=seed,
+        tasks=count,
         p95_s=p95_s,
-        strain=strain,
-        late=late / count if count else 0.0,
+        strain=max(strains, default=None),
+        late=late / max(1, judged) if strains else None,
         pod_hours=world.pod_s / 3600.0,
         killed=world.killed,
         lost_s=world.lost_s,

@@ -170,6 +170,38 @@ def _arrivals(shape: Steady | Sine | Counts, duration_s: float, chance: random.R
             yield at
 
 
+def tasks_expected(shape: Shape, duration_s: float) -> float:
+    """About how many tasks a shape brings."""
+    match shape:
+        case Steady(every_s=None):
+            return shape.rate_per_s * max(0.0, duration_s - shape.first_at)
+        case Steady(every_s=every_s, for_s=for_s):
+            return shape.rate_per_s * max(0.0, duration_s - shape.first_at) * min(1.0, for_s / (every_s or math.inf))
+        case Sine():
+            return (shape.low_per_s + shape.high_per_s) / 2 * duration_s
+        case Counts():
+            return sum(shape.counts)
+        case Herd(every_s=None):
+            return shape.count if shape.first_at < duration_s else 0
+        case Herd(every_s=every_s):
+            return shape.count * max(0.0, math.ceil((duration_s - shape.first_at) / (every_s or math.inf)))
+        case Recorded():
+            return len(shape.tasks)
+
+
+def most_draws(shape: Shape, duration_s: float) -> float:
+    """How many arrivals `draw` tries: what the shape's highest rate would bring all the time."""
+    match shape:
+        case Steady():
+            return shape.rate_per_s * max(0.0, duration_s - shape.first_at)
+        case Sine():
+            return shape.high_per_s * duration_s
+        case Counts():
+            return max(shape.counts, default=0.0) / shape.span_s * max(0.0, duration_s - shape.first_at)
+        case Herd() | Recorded():
+            return tasks_expected(shape, duration_s)
+
+
 def _moments(first_at: float, every_s: float | None, duration_s: float) -> Sequence[float]:
     if every_s is None:
         return [first_at] if first_at < duration_s else []

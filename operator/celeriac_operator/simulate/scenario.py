@@ -1,26 +1,31 @@
-"""A scenario: a pool, its pods, and what arrives; read from a YAML file of the form that docs/simulate.md describes."""
+"""A scenario: a pool, its pods, and what arrives, as values; and whether it can be simulated."""
 
+import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from celeriac_operator.errors import SetupError
-from celeriac_operator.resources.spec import SpecError, WorkerPoolSpec, seconds_of
-from celeriac_operator.simulate.load import (
-    Counts,
-    Distribution,
-    Herd,
-    QueueLoad,
-    ServiceTime,
-    Shape,
-    Sine,
-    Steady,
-)
+from celeriac_operator.resources.fields import seconds_of
+from celeriac_operator.resources.spec import Mode, Objective, ObjectiveType, SpecError, WorkerPoolSpec
+from celeriac_operator.simulate.load import QueueLoad, most_draws, tasks_expected
+
+#: Monday 2026-01-05 00:00 UTC: schedules need a time of the week.
+START_AT = 1_767_571_200.0
+
+#: What is simulated at the most: a month; tasks; numbers drawn for them; repetitions of an event; slots of all pods.
+LONGEST_S = 31 * 86_400.0
+MOST_TASKS = 10_000_000
+_MOST_DRAWS = 100_000_000
+_MOST_TIMES = 1_000_000
+_MOST_SLOTS = 100_000
+
+#: 1970 and 2100: what is outside was not meant as a time.
+_EARLIEST_AT, _LATEST_AT = 0.0, 4_102_444_800.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +57,7 @@ class Outages:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """name is short, title says what it is like. spec is all that our operator is told."""
+    """name is short, title says what it is like. spec is all that our operator is told. start_at: epoch seconds."""
 
     name: str
     title: str
@@ -61,10 +66,15 @@ class Scenario:
     duration_s: float
     pods: Pods
     outages: tuple[Outages, ...] = ()
+    start_at: float = START_AT
 
-    def objective_s(self, queue: str) -> float:
-        found = next(known for known in self.spec.queues if known.name == queue)
-        return float(self.spec.objective_of(found).seconds)
+    def objective_of(self, queue: str) -> Objective:
+        return self.spec.objective_of(next(known for known in self.spec.queues if known.name == queue))
+
+    def objective_s(self, queue: str) -> float | None:
+        """The wait that the queue's objective is about; None for one that is about something else than time."""
+        objective = self.objective_of(queue)
+        return float(objective.seconds) if objective.type in (ObjectiveType.DRAIN_TIME, ObjectiveType.LATENCY) else None
 
 
 def built_in() -> dict[str, Path]:
@@ -73,21 +83,19 @@ def built_in() -> dict[str, Path]:
     return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
 
 
-def read_scenario(path: Path) -> Scenario:
-    """The scenario in a file. Raises SetupError with the file, the field and what it may hold."""
-    try:
-        raw = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SetupError(f"{path} cannot be read: {error}") from error
-    try:
-        return _scenario(path.stem, _mapping(raw, "the file", _FIELDS))
-    except ValueError as error:
-        raise SetupError(f"{path}: {error}") from error
-
-
 def pool_spec(fields: Mapping[str, Any], queues: Sequence[str]) -> WorkerPoolSpec:
     """The spec of `fields` (a WorkerPool's, as far as they matter here) with these queues. Raises ValueError."""
-    given = {str(entry.get("name")): entry for entry in fields.get("queues") or () if isinstance(entry, Mapping)}
+    entries = fields.get("queues")
+    if entries is not None and not isinstance(entries, list):
+        raise ValueError(f"pool.queues is {entries!r:.80}, must be a list")
+    for i, entry in enumerate(entries or ()):
+        if not isinstance(entry, Mapping) or not isinstance(entry.get("name"), str):
+            raise ValueError(  # noqa: TRY004  one error for all faults
+                f"pool.queues[{i}] is {entry!r:.80}, must be a mapping with a name, which is text"
+            )
+    given = {entry["name"]: entry for entry in entries or ()}
+    if strange := sorted(set(given) - set(queues)):
+        raise ValueError(f"pool.queues names {', '.join(strange)}, which is not among queues: {', '.join(queues)}")
     raw = {**fields, "targetRef": {"name": "workers"}, "queues": [given.get(name, {"name": name}) for name in queues]}
     try:
         return WorkerPoolSpec.parse(raw)
@@ -95,110 +103,79 @@ def pool_spec(fields: Mapping[str, Any], queues: Sequence[str]) -> WorkerPoolSpe
         raise ValueError(str(error).replace("spec.", "pool.")) from error
 
 
-_FIELDS = ("title", "duration", "pods", "pool", "queues", "outages")
-
-
-def _scenario(name: str, raw: Mapping[str, Any]) -> Scenario:
-    pods = _mapping(raw.get("pods") or {}, "pods", ("slots", "coldStart", "grace"))
-    loads = tuple(_queue(entry, f"queues[{i}]") for i, entry in enumerate(_list(raw.get("queues"), "queues")))
-    if not loads:
-        raise ValueError("queues is missing: name at least one, with its serviceTime and its arrivals")
-    return Scenario(
-        name=name,
-        title=str(raw.get("title") or name),
-        spec=pool_spec(raw.get("pool") or {}, [load.name for load in loads]),
-        loads=loads,
-        duration_s=_seconds(raw, "duration", "duration"),
-        pods=Pods(
-            slots=int(_number(pods, "slots", "pods", 4)),
-            cold_start_s=_seconds(pods, "coldStart", "pods.coldStart", 20.0),
-            grace_s=_seconds(pods, "grace", "pods.grace", 30.0),
-        ),
-        outages=tuple(_outages(entry, f"outages[{i}]") for i, entry in enumerate(_list(raw.get("outages"), "outages"))),
-    )
-
-
-def _queue(raw: object, path: str) -> QueueLoad:
-    fields = _mapping(raw, path, ("name", "serviceTime", "limitPerSecond", "arrivals"))
-    service = _mapping(fields.get("serviceTime"), f"{path}.serviceTime", ("mean", "distribution"))
-    try:
-        distribution = Distribution(service.get("distribution", "exponential"))
-    except ValueError:
-        raise ValueError(f"{path}.serviceTime.distribution must be one of {', '.join(Distribution)}") from None
-    limit = fields.get("limitPerSecond")
-    return QueueLoad(
-        name=str(fields.get("name") or ""),
-        service=ServiceTime(mean_s=_seconds(service, "mean", f"{path}.serviceTime.mean"), distribution=distribution),
-        shapes=tuple(
-            _shape(entry, f"{path}.arrivals[{i}]")
-            for i, entry in enumerate(_list(fields.get("arrivals"), f"{path}.arrivals"))
-        ),
-        limit_per_s=None if limit is None else _number(fields, "limitPerSecond", path),
-    )
-
-
-def _shape(raw: object, path: str) -> Shape:
-    fields = raw if isinstance(raw, Mapping) else {}
-    first_at = _seconds(fields, "first", f"{path}.first", 0.0)
-    every_s = _seconds(fields, "every", f"{path}.every") if "every" in fields else None
-    if "rate" in fields:
-        _mapping(fields, path, ("rate", "first", "every", "for"))
-        for_s = _seconds(fields, "for", f"{path}.for") if every_s is not None else 0.0
-        return Steady(rate_per_s=_number(fields, "rate", path), first_at=first_at, every_s=every_s, for_s=for_s)
-    if "low" in fields:
-        _mapping(fields, path, ("low", "high", "period"))
-        return Sine(
-            low_per_s=_number(fields, "low", path),
-            high_per_s=_number(fields, "high", path),
-            period_s=_seconds(fields, "period", f"{path}.period"),
+def acting(spec: WorkerPoolSpec) -> tuple[WorkerPoolSpec, list[str]]:
+    """The spec as it is simulated, and a sentence on each field that is passed over for it."""
+    notes = []
+    if spec.mode in (Mode.DRY_RUN, Mode.PAUSED):
+        notes.append(f"mode {spec.mode} is simulated as {Mode.ACTIVE}")
+        spec = replace(spec, mode=Mode.ACTIVE)
+    if spec.replicas is not None:
+        notes.append(f"replicas {spec.replicas}, the manual override, is passed over")
+        spec = replace(spec, replicas=None)
+    if spec.rate_limits:
+        notes.append(
+            "rateLimits are passed over, as a load names queues and not tasks: give a queue limitPerSecond in a scenario"
         )
-    if "count" in fields:
-        _mapping(fields, path, ("count", "first", "every", "ahead"))
-        ahead_s = _seconds(fields, "ahead", f"{path}.ahead", 0.0)
-        return Herd(count=int(_number(fields, "count", path)), first_at=first_at, every_s=every_s, ahead_s=ahead_s)
-    if "counts" in fields:
-        _mapping(fields, path, ("counts", "span", "first"))
-        counts = tuple(float(count) for count in _list(fields["counts"], f"{path}.counts"))
-        return Counts(counts=counts, span_s=_seconds(fields, "span", f"{path}.span"), first_at=first_at)
-    raise ValueError(f"{path} must have rate (every, for), low and high, count, or counts")
+        spec = replace(spec, rate_limits=())
+    if spec.schedules:
+        notes.append("schedules hold for Celeriac; the KEDA beside it has no cron trigger")
+    return spec, notes
 
 
-def _outages(raw: object, path: str) -> Outages:
-    fields = _mapping(raw, path, ("first", "every", "for"))
-    return Outages(
-        first_at=_seconds(fields, "first", f"{path}.first"),
-        for_s=_seconds(fields, "for", f"{path}.for"),
-        every_s=_seconds(fields, "every", f"{path}.every") if "every" in fields else None,
-    )
+def check(scenario: Scenario) -> None:
+    """Raises SetupError when the scenario is more than can be simulated in reasonable time."""
+    duration_s, name = scenario.duration_s, scenario.name
+    if not 0 < duration_s <= LONGEST_S:
+        raise SetupError(f"{name} takes {duration_s / 86_400:g} days; what can be simulated is up to 31")
+    tasks = sum(tasks_expected(shape, duration_s) for load in scenario.loads for shape in load.shapes)
+    if tasks > MOST_TASKS:
+        raise SetupError(f"{name} has some {tasks:,.0f} tasks; what can be simulated is up to {MOST_TASKS:,}")
+    draws = sum(most_draws(shape, duration_s) for load in scenario.loads for shape in load.shapes)
+    if draws > _MOST_DRAWS:
+        raise SetupError(
+            f"the highest rates of {name}, over {duration_s:g} s, are {draws:,.0f} tasks; what can be drawn is up to"
+            f" {_MOST_DRAWS:,}: simulate the part around the peak"
+        )
+    repeated = [shape for load in scenario.loads for shape in load.shapes] + list(scenario.outages)
+    for every_s in (getattr(each, "every_s", None) for each in repeated):
+        if every_s is not None and duration_s / every_s > _MOST_TIMES:
+            raise SetupError(
+                f"{name}: every {every_s:g} s is {duration_s / every_s:,.0f} times; up to {_MOST_TIMES:,} can be simulated"
+            )
+    slots = scenario.pods.slots * scenario.spec.max_replicas
+    if slots > _MOST_SLOTS:
+        raise SetupError(
+            f"{name}: {scenario.spec.max_replicas} pods (maxReplicas) of {scenario.pods.slots} slots are {slots:,} slots;"
+            f" what can be simulated is up to {_MOST_SLOTS:,}"
+        )
 
 
-def _mapping(raw: object, path: str, known: Sequence[str]) -> Mapping[str, Any]:
-    if not isinstance(raw, Mapping):
-        raise ValueError(f"{path} must be a mapping with {', '.join(known)}")  # noqa: TRY004  one error for all faults
-    unknown = sorted(set(map(str, raw)) - set(known))
-    if unknown:
-        raise ValueError(f"{path} has {', '.join(unknown)}, known are {', '.join(known)}")
-    return raw
+_DAYS = re.compile(r"([0-9]+(?:\.[0-9]+)?)d(.*)")
 
 
-def _list(raw: object, path: str) -> Sequence[Any]:
-    if raw is not None and not isinstance(raw, list):
-        raise ValueError(f"{path} must be a list")
-    return raw or ()
+def span_s(text: str) -> float:
+    """Seconds of a duration, which may have days (1d12h) and is 31 days at the most. Raises ValueError."""
+    days = _DAYS.fullmatch(text)
+    seconds = float(days[1]) * 86_400 if days else 0.0
+    try:
+        seconds += 0.0 if days and not days[2] else seconds_of(days[2] if days else text)
+    except ValueError:
+        raise ValueError(f"{text!r:.80} is not a duration such as 30s, 5m, 1h30m or 2d") from None
+    if not seconds <= LONGEST_S:
+        raise ValueError(f"{text!r:.80} is longer than 31 days")
+    return seconds
 
 
-def _number(fields: Mapping[str, Any], name: str, path: str, default: float | None = None) -> float:
-    value = fields.get(name, default)
-    if isinstance(value, bool) or not isinstance(value, int | float) or value < 0:
-        raise ValueError(f"{path}.{name} is {value!r}, must be a number, 0 or more")
-    return float(value)
+def moment_of(text: str) -> float:
+    """Epoch seconds of an ISO 8601 time, which without a zone is taken for UTC. Raises ValueError."""
+    if "-" not in text:  # else 7 to 8 figures would be a date
+        raise ValueError(f"{text:.80} is not a time")
+    moment = datetime.fromisoformat(text)
+    return checked_moment((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp(), text)
 
 
-def _seconds(fields: Mapping[str, Any], name: str, path: str, default_s: float | None = None) -> float:
-    value = fields.get(name)
-    if value is None:
-        if default_s is None:
-            raise ValueError(f"{path} is missing: write a duration such as 30s, 5m or 4h")
-        return default_s
-    text = str(value)
-    return float(text) if re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) else seconds_of(text)
+def checked_moment(at: float, text: str) -> float:
+    """Epoch seconds that a person may have meant. Raises ValueError."""
+    if not math.isfinite(at) or not _EARLIEST_AT <= at <= _LATEST_AT:
+        raise ValueError(f"{text:.80} is not a time between 1970 and 2100")
+    return at

@@ -1,13 +1,12 @@
 """Our operator over a world: what its loop would see, handed to `decide`, and what was decided, done."""
 
+from celeriac.telemetry.totals import Histogram
+from celeriac.wire.event import WAIT_BUCKETS_S
 from celeriac_operator.scaling.decision import Decision, decide
 from celeriac_operator.scaling.learning import horizon_s
 from celeriac_operator.scaling.memory import Memory
 from celeriac_operator.scaling.signals import LimitedClass, PodSample, QueueSample, Signals, TargetSample
 from celeriac_operator.simulate.world import Pod, QueueView, World
-
-#: Monday 2026-01-05 00:00 UTC: schedules need a time of the week.
-START_AT = 1_767_571_200.0
 
 #: A mark that is not repeated expires after so long.
 _MARK_S = 60.0
@@ -23,6 +22,7 @@ class Operator:
         self.world = world
         self.spec = world.scenario.spec
         self.memory = Memory()
+        self._start_at = world.scenario.start_at
         self._queues: tuple[QueueSample, ...] = ()
         self._limited: tuple[LimitedClass, ...] = ()
         self._sampled_at = 0.0
@@ -31,19 +31,20 @@ class Operator:
         self._first_heard: dict[str, float] = {}
         self._met_workers = False
         self._throttled = [0] * len(world.queues)
-        self._waits = [(0, 0.0)] * len(world.queues)
+        self._waits = [Histogram(WAIT_BUCKETS_S) for _ in world.queues]
+        self._counted = [0] * len(world.queues)  # tasks whose waits are in there
         world.at(first_at, self.tick)
 
     def tick(self) -> None:
         world = self.world
         world.at(world.now + self.spec.interval_s, self.tick)
-        decision = decide(self._look(), self.spec, self.memory, START_AT + world.now)
+        decision = decide(self._look(), self.spec, self.memory, self._start_at + world.now)
         self.memory = decision.memory
         self._act(decision)
 
     def _look(self) -> Signals:
         world = self.world
-        now, busy = START_AT + world.now, world.busy()
+        now, busy = self._start_at + world.now, world.busy()
         if not world.broker_down:
             self._met_workers = self._met_workers or world.claims()
             views = [
@@ -75,9 +76,10 @@ class Operator:
 
     def _queue(self, index: int, view: QueueView) -> QueueSample:
         name, throttled = self.world.queues[index].name, self._throttled[index]
-        known, wait_s = self._waits[index]
-        head = self.world.queues[index].head
-        self._waits[index] = head, wait_s + self.world.waits_between(index, known, head)
+        waits, head = self._waits[index], self.world.queues[index].head
+        for wait_s in self.world.waits_between(index, self._counted[index], head):
+            waits.add(wait_s)
+        self._counted[index] = head
         return QueueSample(
             name=name,
             ready=view.waiting - throttled,
@@ -89,8 +91,9 @@ class Operator:
             started=view.started,
             completed=view.completed,
             busy_s=view.busy_s,
-            waits=head,
-            wait_s=self._waits[index][1],
+            waits=sum(waits.counts),
+            wait_s=waits.sum,
+            wait_counts=tuple(waits.counts),
         )
 
     def _limit(self, index: int, view: QueueView) -> list[LimitedClass]:
@@ -126,10 +129,10 @@ class Operator:
             # Half of a cold start is for a node and an image, half for the process.
             phase="Running" if 2 * world.now >= pod.created_at + pod.ready_at else "Pending",
             ready=world.is_ready(pod, busy),
-            created_at=START_AT + pod.created_at,
-            ready_at=START_AT + pod.ready_at if pod.ready_at <= world.now else None,
+            created_at=self._start_at + pod.created_at,
+            ready_at=self._start_at + pod.ready_at if pod.ready_at <= world.now else None,
             heartbeat_age_s=world.now - self._heard_at + _HEARD_S if heard else None,
-            first_heartbeat_at=START_AT + self._first_heard[pod.name] if heard else None,
+            first_heartbeat_at=self._start_at + self._first_heard[pod.name] if heard else None,
             slots=len(pod.slots),
             busy=len(running),
             queues=tuple(queue.name for queue in world.queues) if heard else (),

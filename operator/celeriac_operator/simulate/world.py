@@ -171,9 +171,9 @@ class World:
             due_soon=sum(sent <= now for sent, _ in delayed[first:soon]),
         )
 
-    def waits_between(self, index: int, first: int, last: int) -> float:
-        """Sum of the waits of the tasks of those numbers, in the order they came."""
-        return sum(self.queues[index].waits[first:last])
+    def waits_between(self, index: int, first: int, last: int) -> list[float]:
+        """The waits of the tasks of those numbers, in the order they came; not of those that were cut off and wait again."""
+        return [wait for wait in self.queues[index].waits[first:last] if wait >= 0.0]
 
     def busy(self) -> dict[int, float]:
         """Slot -> until when it runs a task, of all slots that do."""
