@@ -18,7 +18,7 @@ from celeriac_operator.cluster.kube import KubeCluster
 from celeriac_operator.cluster.sweep import Sweep
 from celeriac_operator.fleet.brokers import BrokerSide, BrokerTarget
 from celeriac_operator.handlers import Watches
-from celeriac_operator.loop import OperatorLoop, broker, members
+from celeriac_operator.loop import OperatorLoop, members, report
 from celeriac_operator.metrics import OperatorMetrics
 
 SCALE, STATUS = r"/deployments/mails/scale$", r"/workerpools/mails/status$"
@@ -198,7 +198,7 @@ def _state(api: ApiServer) -> str | None:
 def test_a_status_that_somebody_else_wrote_is_put_right_once(
     api: ApiServer, eventually: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, spec: dict[str, Any]
 ) -> None:
-    monkeypatch.setattr(broker, "QUIET_WRITE_S", 1.0)
+    monkeypatch.setattr(report, "QUIET_WRITE_S", 1.0)
     monkeypatch.setattr(members, "ECHO_S", 1.0)
     api.put("deployments", deployment(replicas=1, ready=1))
     api.put("workerpools", worker_pool(interval="1s", minReplicas=1, maxReplicas=5, **spec))

@@ -17,8 +17,8 @@ from celeriac_operator import clock
 from celeriac_operator.errors import ClusterError, Conflict, Forbidden, NotFound
 from celeriac_operator.fleet.brokers import BrokerSide, BrokerTarget
 from celeriac_operator.fleet.signature import NO_KEY, Signature
-from celeriac_operator.loop import OperatorLoop, Tick, broker
-from celeriac_operator.loop.broker import DOOMED_COST
+from celeriac_operator.loop import OperatorLoop, Tick, act, broker
+from celeriac_operator.loop.act import DOOMED_COST
 from celeriac_operator.metrics import OperatorMetrics
 from celeriac_operator.resources.records import PodRecord, PoolRecord
 from celeriac_operator.resources.spec import WorkerPoolSpec
@@ -368,7 +368,7 @@ def test_a_broker_that_is_down_holds_the_pool_and_is_logged_once_without_its_pas
 
 
 def test_of_many_pods_that_are_drained_some_are_marked_at_each_tick(bench, monkeypatch):
-    monkeypatch.setattr(broker, "MOST_MARKS", 2)
+    monkeypatch.setattr(act, "MOST_MARKS", 2)
     b = bench(pool(scaleDown={"idleTimeout": "0s"}))
     b.cluster.replicas["mails-worker"] = 5
     b.cluster.kubelet = [pod(f"mails-{n}") for n in range(5)]

@@ -79,6 +79,23 @@ def _share(worker: Worker, queue: str, depths: Mapping[str, QueueDepth]) -> floa
     return leased[queue] / whole if whole else 1.0 / len(worker.beat.queues)
 
 
+def tasks_of(totals: FleetTotals) -> dict[str, TaskTotals]:
+    """Task -> sums over the fleet, whichever pools its workers belong to."""
+    sums: dict[str, TaskTotals] = {}
+    for (_, queue, task), counts in totals.owned_tasks.items():
+        known = sums.get(task, TaskTotals(queue=queue))
+        sums[task] = TaskTotals(
+            queue=queue,
+            started=known.started + counts.started,
+            succeeded=known.succeeded + counts.succeeded,
+            failed=known.failed + counts.failed,
+            retried=known.retried + counts.retried,
+            throttled=known.throttled + counts.throttled,
+            run_s=known.run_s + counts.run_s,
+        )
+    return sums
+
+
 def limited_classes(
     queues: Sequence[str],
     consumers: Mapping[str, Sequence[Worker]],

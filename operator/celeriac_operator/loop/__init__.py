@@ -5,8 +5,9 @@ reads all of a broker's queues in one round trip, joins them with heartbeats and
 pool, and carries out what it says. Nothing that is wrong with one pool, one broker or one request stops another.
 
     kopf's indexes, or local mode          OperatorLoop                      BrokerLoop (one per broker)
-    ────────────── poke ──────────────▶    which pool has which broker  ──▶  tick: probe, join, decide, apply, report
-                                                                             Ears: heartbeats, between the ticks
+    ────────────── poke ──────────────▶    which pool has which broker  ──▶  Ears: heartbeats, between the ticks
+                                                                             tick: Queues.probe, Observer.look, decide,
+                                                                                   Actuator.apply, Reporter.report
 """
 
 from celeriac_operator.loop.members import Cluster, Tick

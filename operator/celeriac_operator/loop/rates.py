@@ -10,7 +10,7 @@ from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, Improperl
 from celeriac.wire import control
 from celeriac_operator.errors import CannotSign
 from celeriac_operator.fleet.control import Telling
-from celeriac_operator.loop.members import Changes, Key
+from celeriac_operator.loop.members import Changes, Key, Sight
 from celeriac_operator.scaling.rates import Keeper, Order, divided, lifted, unheeded
 
 log = logging.getLogger("celeriac_operator.loop")
@@ -21,6 +21,8 @@ READ_AGAIN_S = 60.0
 TELL_AGAIN_S = 15.0
 #: Orders after which a worker that heeds none is taken for one that has no such task.
 ORDERS = 4
+#: Seconds from which a pod that has not been heard does not count as starting any more.
+LATE_S = 120.0
 
 
 class Store(Protocol):
@@ -210,6 +212,29 @@ class Rates:
 
 class _Outdated(Exception):
     """This one leads no more; the message says what it could not do."""
+
+
+def asked(sight: Sight, now: float) -> Asked:
+    """What a pool asks for, as it was seen."""
+    slots = max((pod.slots for pod in sight.pods), default=1)
+    coming = [
+        pod
+        for pod in sight.pods
+        if pod.heartbeat_age_s is None
+        and not (pod.deleting or pod.pending_reason)
+        and now - (pod.created_at or now) < LATE_S
+    ]
+    return Asked(
+        key=sight.member.record.key,
+        rates=rates_of(sight),
+        keepers=sight.keepers or (),
+        coming_slots=float(slots * len(coming)),
+    )
+
+
+def rates_of(sight: Sight) -> dict[str, float]:
+    """Task -> starts a second that the pool's spec asks for."""
+    return {limit.task: limit.rate_per_s for limit in sight.member.spec.rate_limits}
 
 
 def disagreements(asked: Mapping[Key, Mapping[str, float]]) -> dict[Key, str]:
