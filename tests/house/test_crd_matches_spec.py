@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import json
 import types
 import typing
 from enum import StrEnum
@@ -208,6 +209,46 @@ def test_every_string_and_list_of_the_spec_is_bounded() -> None:
     assert [path for path in unbounded if "anyOf" not in path] == []
 
 
+@pytest.mark.parametrize("part", ["spec", "status"])
+def test_kubectl_explain_has_a_sentence_for_every_field(part: str) -> None:
+    fields = [(path, node) for path, node in nodes(SCHEMA[part], part) if not path.endswith(".items")]
+    silent = [path for path, node in fields if not node.get("description", "").strip().endswith(".")]
+
+    assert len(fields) > 50
+    assert silent == []
+
+
+def test_kubectl_explain_tells_every_default() -> None:
+    """The sentence must: `kubectl explain` does not show what the schema has as `default`."""
+    given = [(path, node) for path, node in nodes(SCHEMA["spec"]) if not isinstance(node.get("default", {}), dict)]
+    untold = [path for path, node in given if not node["description"].endswith(f" Default {shown(node['default'])}.")]
+
+    assert len(given) > 20
+    assert untold == []
+
+
+def test_a_schema_has_no_key_that_kubernetes_does_not_know() -> None:
+    """Such as the rest of a sentence with a comma in it, unquoted."""
+    known = {
+        *("type", "format", "description", "default", "enum", "pattern", "properties", "required", "items", "anyOf"),
+        *("minLength", "maxLength", "minItems", "maxItems", "minimum", "maximum"),
+    }
+    keys = {key for _, node in nodes(VERSION["schema"]["openAPIV3Schema"]) for key in node}
+
+    assert {key for key in keys if not key.startswith("x-kubernetes-")} - known == set()
+
+
+def test_each_secret_says_for_itself_what_it_holds() -> None:
+    """They share one schema in the file, and with it a description, unless each has its own."""
+    told = [node["description"] for _, node in nodes(SCHEMA["spec"]) if "secretKeyRef" in node.get("properties", {})]
+
+    assert len(told) == len(set(told)) == 5
+
+
+def test_the_crd_fits_into_the_annotation_that_kubectl_apply_writes() -> None:
+    assert len(json.dumps(CRD)) < 200_000, "Kubernetes refuses annotations of more than 262,144 bytes"
+
+
 def test_an_int_or_string_has_the_one_shape_that_a_structural_schema_allows() -> None:
     for _, node in nodes(SCHEMA["spec"]):
         if node.get("x-kubernetes-int-or-string"):
@@ -289,6 +330,11 @@ def nodes(schema: Any, path: str = "") -> list[tuple[str, dict[str, Any]]]:
     if "items" in schema:
         found += nodes(schema["items"], f"{path}.items")
     return found
+
+
+def shown(default: object) -> str:
+    """As YAML writes it."""
+    return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 def fields_of_schema(schema: dict[str, Any], path: str = "") -> set[str]:
