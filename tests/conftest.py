@@ -4,6 +4,7 @@
 tests/support, which pytest puts on the path.
 """
 
+import gc
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,13 @@ from sites import Site
 
 #: A server that tests start.
 KindT = TypeVar("KindT", RedisServer, ValkeyServer, RabbitServer, PostgresServer, MariaServer)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _leaves_nothing_open() -> Iterator[None]:
+    """What a file leaves unclosed is told as its own last test's error, not as that of whichever test comes next."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
