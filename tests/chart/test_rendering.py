@@ -106,6 +106,7 @@ IN_1_20 = {
     ("rbac.authorization.k8s.io/v1", "Role"),
     ("rbac.authorization.k8s.io/v1", "RoleBinding"),
     ("v1", "ConfigMap"),
+    ("v1", "Pod"),
     ("v1", "Service"),
     ("v1", "ServiceAccount"),
 }
@@ -144,7 +145,8 @@ def test_kubernetes_1_20_serves_every_kind_rendered_for_it(chart: Path, values: 
 
 @each_case
 def test_every_pod_meets_the_restricted_standard(chart: Path, values: Mapping[str, Any]) -> None:
-    for spec in pod_specs(objects(chart, values)):
+    found = objects(chart, values)
+    for spec in (*pod_specs(found), *(pod["spec"] for pod in of_kind("Pod", found))):
         assert spec["securityContext"]["runAsNonRoot"] is True
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert not any(spec.get(name) for name in ("hostNetwork", "hostPID", "hostIPC"))
@@ -155,7 +157,7 @@ def test_every_pod_meets_the_restricted_standard(chart: Path, values: Mapping[st
                 "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             }
-            assert not any("hostPort" in port for port in container["ports"])
+            assert not any("hostPort" in port for port in container.get("ports", ()))
             assert {"name": "tmp", "mountPath": "/tmp"} in container["volumeMounts"]
 
 
@@ -165,7 +167,8 @@ def test_every_object_has_the_recommended_labels(chart: Path, values: Mapping[st
     for item in objects(chart, values):
         if item["metadata"]["name"] not in extra:
             labels = item["metadata"]["labels"]
-            assert labels["app.kubernetes.io/name"] == chart.name
+            suffix = "-test" if item["kind"] == "Pod" else ""
+            assert labels["app.kubernetes.io/name"] == chart.name + suffix
             assert labels["app.kubernetes.io/instance"] == "rel"
             assert labels["app.kubernetes.io/managed-by"] == "Helm"
             assert labels["helm.sh/chart"] == f"{chart.name}-0.1.0"
@@ -477,6 +480,76 @@ def test_the_key_is_mounted_read_only_and_without_the_rest_of_its_secret_and_its
     }
     secret = {"secretKeyRef": {"name": "operator-key", "key": "password"}}
     assert {"name": "CELERIAC_OPERATOR_SIGNING_KEY_PASSWORD", "valueFrom": secret} in container["env"]
+
+
+@pytest.mark.parametrize("chart", [OPERATOR, WORKER], ids=lambda chart: chart.name)
+def test_the_pod_of_helm_test_is_selected_by_nothing_that_selects_the_releases_own(chart: Path) -> None:
+    found = objects(chart, {"networkPolicy": {"from": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]}})
+    labels = the("Pod", found)["metadata"]["labels"]
+
+    selectors = [
+        item["spec"]["selector"].get("matchLabels", item["spec"]["selector"])
+        for item in found
+        if "selector" in item.get("spec", {})
+    ]
+    selectors += [policy["spec"]["podSelector"]["matchLabels"] for policy in of_kind("NetworkPolicy", found)]
+    assert selectors
+    assert not any(selector.items() <= labels.items() for selector in selectors)
+
+
+def test_the_pod_of_helm_test_is_let_in_where_not_everybody_is() -> None:
+    found = objects(OPERATOR, {"networkPolicy": {"from": [{"podSelector": {"matchLabels": {"app": "prometheus"}}}]}})
+
+    [rule] = the("NetworkPolicy", found)["spec"]["ingress"]
+    prometheus, test = (peer["podSelector"]["matchLabels"] for peer in rule["from"])
+    assert prometheus == {"app": "prometheus"}
+    assert test.items() <= the("Pod", found)["metadata"]["labels"].items()
+    anyone = the("NetworkPolicy", objects(OPERATOR))["spec"]["ingress"][0]
+    assert "from" not in anyone
+
+
+@pytest.mark.parametrize(
+    ("values", "least"),
+    [
+        ({}, "0"),
+        ({"pool": {"minReplicas": 3}}, "1"),
+        ({"pool": {"minReplicas": 3, "mode": "Paused"}}, "0"),
+        ({"pool": {"enabled": False}}, "0"),
+        ({"pool": {"enabled": False}, "replicas": 2}, "1"),
+        ({"pool": {"enabled": False}, "replicas": 0}, "0"),
+    ],
+    ids=["a pool that may be empty", "a pool that may not", "one that is paused", "others scale", "a number", "none"],
+)
+def test_helm_test_wants_a_worker_only_where_there_is_one_for_certain(values: Mapping[str, Any], least: str) -> None:
+    [container] = the("Pod", objects(WORKER, values))["spec"]["containers"]
+
+    assert container["args"][1:] == ["shop", "*@rel-celeriac-worker*", least]
+
+
+def test_helm_test_asks_the_service_as_it_is_and_the_doctor_of_each_namespace() -> None:
+    found = objects(OPERATOR, {"service": {"port": 9090}, "watchNamespaces": ["b", "a"]}, name="first")
+    [container] = the("Pod", found)["spec"]["containers"]
+    service = the("Service", found)["metadata"]["name"]
+
+    variable = service.upper().replace("-", "_")  # as Kubernetes names a Service's variables
+    assert container["args"][1:] == [f"$({variable}_SERVICE_HOST)", "9090", "a", "b"]
+    assert the("Pod", found)["spec"]["serviceAccountName"] == the("ServiceAccount", found)["metadata"]["name"]
+    everywhere = the("Pod", objects(OPERATOR, {"scope": "cluster"}))["spec"]["containers"][0]
+    assert everywhere["args"][2:] == ["8080"]
+
+
+@pytest.mark.parametrize(
+    ("chart", "values"),
+    [
+        (OPERATOR, {"tests": {"enabled": False}}),
+        (OPERATOR, {"replicas": 0}),
+        (WORKER, {"tests": {"enabled": False}}),
+        (WORKER, {"command": ["celery"]}),
+    ],
+    ids=["operator", "no operator runs", "worker", "an image of another make"],
+)
+def test_there_is_no_test_pod_where(chart: Path, values: Mapping[str, Any]) -> None:
+    assert of_kind("Pod", objects(chart, values)) == []
 
 
 def test_a_key_asks_for_no_right_and_without_one_nothing_is_mounted() -> None:

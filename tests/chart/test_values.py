@@ -1,13 +1,13 @@
 """Wrong values are refused with a sentence that names them, and every value has a comment."""
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from chart_pages import comments, leaves
 from charts import CRD_FILE, NEEDED, OPERATOR, WORKER, merged, notes, objects
 from helm_python import HelmError
 
@@ -38,6 +38,25 @@ REFUSED: Mapping[str, tuple[Path, Mapping[str, Any], str]] = {
     "beat of no app": (WORKER, {"app": "", "command": ["x"], "beat": {"enabled": True}}, "app is empty: beat needs"),
     "no queue": (WORKER, {"worker": {"queues": []}}, "/worker/queues"),
     "a field that a pool does not have": (WORKER, {"pool": {"maxReplica": 3}}, "maxReplica"),
+    "a field that a part of a pool does not have": (WORKER, {"pool": {"scaleDown": {"idle": "5s"}}}, "'idle'"),
+    "an objective that there is not": (WORKER, {"pool": {"objective": {"type": "Depth"}}}, "/pool/objective/type"),
+    "a mode in lower case": (WORKER, {"pool": {"mode": "dryrun"}}, "'Active', 'DryRun', 'Paused'"),
+    "seconds without their unit": (WORKER, {"pool": {"scaleToZero": {"after": "300"}}}, "/pool/scaleToZero/after"),
+    "a rate a day": (WORKER, {"pool": {"rateLimits": [{"task": "a", "rate": "9/d"}]}}, "/pool/rateLimits/0/rate"),
+    "drains of more than all": (WORKER, {"pool": {"scaleDown": {"maxConcurrentDrains": "150%"}}}, "maxConcurrentDrains"),
+    "a pool of processes that there is not": (WORKER, {"worker": {"executionPool": "gevent"}}, "'prefork'"),
+    "a pull policy in lower case": (OPERATOR, {"image": {"pullPolicy": "always"}}, "'IfNotPresent'"),
+    "a registry with a scheme": (OPERATOR, {"image": {"registry": "https://registry.example"}}, "/image/registry"),
+    "a strategy that there is not": (WORKER, {"deployment": {"strategy": {"type": "Rolling"}}}, "'RollingUpdate'"),
+    "a strategy's field in its wrong place": (WORKER, {"beat": {"strategy": {"maxSurge": 1}}}, "'maxSurge'"),
+    "an amount of memory that is none": (OPERATOR, {"resources": {"limits": {"memory": "256 MB"}}}, "/resources/limits/memory"),
+    "resources in their wrong place": (OPERATOR, {"resources": {"memory": "256Mi"}}, "'memory'"),
+    "a budget of half a pod": (WORKER, {"podDisruptionBudget": {"maxUnavailable": "1"}}, "/podDisruptionBudget/maxUnavailable"),
+    "a label's value that is no text": (OPERATOR, {"commonLabels": {"version": 2}}, "/commonLabels/version"),
+    "a name in upper case": (WORKER, {"fullnameOverride": "Shop"}, "/fullnameOverride"),
+    "a level that there is not": (OPERATOR, {"logLevel": "warn"}, "/logLevel"),
+    "a test that is nearly off": (OPERATOR, {"tests": {"enabled": "no"}}, "/tests/enabled"),
+    "an effect that there is not": (OPERATOR, {"tolerations": [{"key": "k", "effect": "NoSchedul"}]}, "/tolerations/0/effect"),
     "an override of what is no alert": (
         OPERATOR,
         {"prometheusRule": {"overrides": {"X": {}}}},
@@ -59,44 +78,34 @@ def test_is_refused(chart: Path, values: Mapping[str, Any], said: str) -> None:
     assert said in str(refused.value)
 
 
-@pytest.mark.parametrize("chart", [OPERATOR, WORKER], ids=lambda chart: chart.name)
-def test_every_value_has_a_comment(chart: Path) -> None:
-    lines = (chart / "values.yaml").read_text().splitlines()
+ACCEPTED: Mapping[str, tuple[Path, Mapping[str, Any]]] = {
+    "processors as numbers and as text": (WORKER, {"resources": {"requests": {"cpu": 0.5}, "limits": {"cpu": "1500m", "memory": "1.5Gi"}}}),
+    "amounts of a device": (WORKER, {"resources": {"limits": {"nvidia.com/gpu": 1}}}),
+    "the other strategy": (WORKER, {"deployment": {"strategy": {"type": "Recreate", "rollingUpdate": None}}}),
+    "drains as a number": (WORKER, {"pool": {"scaleDown": {"maxConcurrentDrains": 3}}}),
+    "replicas put back at the end": (WORKER, {"pool": {"onDelete": "RestoreReplicas"}}),
+    "another key of the broker's Secret": (
+        WORKER, {"pool": {"broker": {"managementUrlFrom": {"secretKeyRef": {"name": "rabbit", "key": "http"}}}}}
+    ),
+    "a budget in pods": (WORKER, {"podDisruptionBudget": {"maxUnavailable": 2}}),
+    "a registry with a port": (OPERATOR, {"image": {"registry": "registry.example:5000"}}),
+    "labels with a prefix": (OPERATOR, {"commonLabels": {"example.com/team": "shop"}}),
+}  # fmt: skip
 
-    bare = [
-        line
-        for i, line in enumerate(lines)
-        if re.match(r"^ {0,4}[A-Za-z]+:", line)
-        and not _explained(lines, i)
-        and not _inside_a_kubernetes_object(lines, i)
-    ]
+
+@pytest.mark.parametrize(("chart", "values"), ACCEPTED.values(), ids=ACCEPTED)
+def test_is_accepted(chart: Path, values: Mapping[str, Any]) -> None:
+    assert objects(chart, values)
+
+
+@pytest.mark.parametrize("chart", [OPERATOR, WORKER], ids=lambda chart: chart.name)
+def test_every_value_has_a_comment_of_its_own(chart: Path) -> None:
+    text = (chart / "values.yaml").read_text()
+    said = comments(text)
+
+    bare = [".".join(path) for path, _ in leaves(yaml.safe_load(text), said) if path not in said]
 
     assert bare == []
-
-
-def _explained(lines: list[str], i: int) -> bool:
-    """A comment above it or above its group of neighbours, or comments on what it holds."""
-    indent = len(lines[i]) - len(lines[i].lstrip())
-    above = i - 1
-    while above >= 0 and re.match(rf"^ {{{indent}}}[A-Za-z]+:", lines[above]):
-        above -= 1
-    if above >= 0 and lines[above].lstrip().startswith("#") and lines[above].strip():
-        return True
-    following = lines[i + 1] if i + 1 < len(lines) else ""
-    return following.startswith(" " * (indent + 2)) and (following.lstrip().startswith("#") or _explained(lines, i + 1))
-
-
-def _inside_a_kubernetes_object(lines: list[str], i: int) -> bool:
-    """Parts of resources, security contexts and a rollout's strategy: Kubernetes explains them."""
-    whole = {"resources", "podSecurityContext", "securityContext", "strategy", "objective", "rollingUpdate"}
-    indent = len(lines[i]) - len(lines[i].lstrip())
-    for line in reversed(lines[:i]):
-        own = len(line) - len(line.lstrip())
-        if line.strip() and not line.lstrip().startswith("#") and own < indent:
-            if line.strip().rstrip(":") in whole:
-                return True
-            indent = own
-    return False
 
 
 @pytest.mark.parametrize("chart", [OPERATOR, WORKER], ids=lambda chart: chart.name)
@@ -110,7 +119,7 @@ def test_the_schema_knows_every_value_and_no_other(chart: Path) -> None:
     assert given - known == set()
     assert {path for path in known - given if not path.startswith(("pool.", "global"))} <= {
         f"{probe}.initialDelaySeconds" for probe in ("startupProbe", "livenessProbe", "readinessProbe")
-    } | {path for path in known if ".overrides" in path}
+    } | {path for path in known if ".overrides" in path or "resources." in path}
 
 
 def _closed_paths(schema: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -46,6 +46,13 @@ app.kubernetes.io/part-of: celeriac
 {{- end }}
 {{- end -}}
 
+{{/* What the pod of `helm test` is selected by, and neither the Deployment nor the Service. */}}
+{{- define "celeriac-operator.testLabels" -}}
+app.kubernetes.io/name: {{ printf "%s-test" (include "celeriac-operator.name" . | trunc 58 | trimSuffix "-") }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: test
+{{- end -}}
+
 {{- define "celeriac-operator.serviceAccountName" -}}
 {{- if .Values.serviceAccount.create -}}
 {{- default (include "celeriac-operator.fullname" .) .Values.serviceAccount.name -}}
