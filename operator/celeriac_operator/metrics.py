@@ -397,10 +397,12 @@ class OperatorMetrics(Collector):
     def _of_limits(self) -> Iterator[Metric]:
         labels = ["namespace", "pool", "queue", "limit"]
         rate = GaugeMetricFamily(
-            "celeriac_ratelimit_limit_per_second", "Starts a second that the limit allows the pool.", labels=labels
+            "celeriac_fleet_ratelimit_limit_per_second",
+            "Starts a second that the limit allows the pool.",
+            labels=labels,
         )
         waiting = GaugeMetricFamily(
-            "celeriac_ratelimit_throttled_messages", "Messages that wait for the limit.", labels=labels
+            "celeriac_fleet_ratelimit_throttled_messages", "Messages that wait for the limit.", labels=labels
         )
         for pool, reading in self._readings.items():
             for limit in reading.signals.limited:

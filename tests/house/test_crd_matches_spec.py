@@ -16,7 +16,8 @@ import yaml
 
 from celeriac_operator.resources import labels
 from celeriac_operator.resources import spec as spec_module
-from celeriac_operator.resources.spec import SecretKeyRef, SpecError, WorkerPoolSpec
+from celeriac_operator.resources.spec import Mode, SecretKeyRef, SpecError, WorkerPoolSpec
+from celeriac_operator.resources.states import State
 
 CRD = yaml.safe_load(
     (Path(__file__).parents[2] / "charts/celeriac-operator/files/crds/workerpools.celeriac.dev.yaml").read_text()
@@ -254,6 +255,16 @@ def test_an_int_or_string_has_the_one_shape_that_a_structural_schema_allows() ->
         if node.get("x-kubernetes-int-or-string"):
             assert node["anyOf"] == [{"type": "integer"}, {"type": "string"}]
             assert "type" not in node
+
+
+def test_every_state_is_told_where_it_is_shown() -> None:
+    [column] = [column for column in VERSION["additionalPrinterColumns"] if column["name"] == "State"]
+    page = (Path(__file__).parents[2] / "docs/operator.md").read_text()
+    table = page[page.index("\n## State\n") : page.index("\n## Conditions\n")]
+
+    assert column["description"] == SCHEMA["status"]["properties"]["state"]["description"]
+    assert [state for state in State if state not in column["description"].split(", ")] == []
+    assert [word for word in (*State, *Mode) if word is not Mode.ACTIVE and f"`{word}`" not in table] == []
 
 
 @pytest.mark.parametrize("column", VERSION["additionalPrinterColumns"], ids=lambda column: column["name"])

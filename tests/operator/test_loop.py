@@ -532,7 +532,8 @@ def test_a_pool_whose_target_was_changed_is_a_fault_and_its_first_target_is_rest
     b.cluster.replicas |= {"mails-worker": 12, "new": 1}
     b.loop.start()
     assert b.until(lambda: ("mails", 10) in b.cluster.scaled)
-    assert b.until(lambda: b.cluster.statuses[-1][1].get("target") == {"kind": "Deployment", "name": "mails-worker"})
+    target = {"kind": "Deployment", "name": "mails-worker"}
+    assert b.until(lambda: any(status.get("target") == target for _, status in list(b.cluster.statuses)))
 
     record = b.cluster.records["mails"]
     b.cluster.records["mails"] = replace(record, generation=2, spec={**record.spec, "targetRef": {"name": "new"}})

@@ -3,6 +3,7 @@
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from celeriac.telemetry.metrics import NAMES as WORKERS_NAMES
 from celeriac.wire.event import QueueTotals, TaskTotals
 from celeriac_operator.metrics import WRONG_IF_FALSE, WRONG_IF_TRUE, BrokerReading, OperatorMetrics, PoolReading
 from celeriac_operator.resources.spec import WorkerPoolSpec
@@ -96,8 +97,8 @@ QUEUE = {**POOL, "queue": "q"}
         ("celeriac_pool_limited_by", {**POOL, "reason": "none"}, 0),
         ("celeriac_pool_predicted_drain_seconds", POOL, 33),
         ("celeriac_pool_slo_target_seconds", {**POOL, "objective": "DrainTime"}, 60),
-        ("celeriac_ratelimit_limit_per_second", {**QUEUE, "limit": "send"}, 10),
-        ("celeriac_ratelimit_throttled_messages", {**QUEUE, "limit": "send"}, 6),
+        ("celeriac_fleet_ratelimit_limit_per_second", {**QUEUE, "limit": "send"}, 10),
+        ("celeriac_fleet_ratelimit_throttled_messages", {**QUEUE, "limit": "send"}, 6),
     ],
     ids=lambda field: (
         field if isinstance(field, str) else next(reversed(field.values())) if isinstance(field, dict) else ""
@@ -107,6 +108,17 @@ def test_a_pools_last_tick_is_shown(metrics, name, labels, expected):
     metrics.pool_decided(MAILS, reading())
 
     assert value(metrics, name, **labels) == expected
+
+
+def test_no_name_is_also_a_workers(metrics):
+    """What has two meanings, or is told twice, must not be added up by its name. Both tell what is running."""
+    metrics.pool_decided(MAILS, reading())
+    families = text_string_to_metric_families(metrics.render().decode())
+
+    names = {family.name.removesuffix("_total").removesuffix("_info") for family in families}
+
+    assert "celeriac_fleet_ratelimit_limit_per_second" in names
+    assert names & WORKERS_NAMES.keys() == {"celeriac_build"}
 
 
 def test_what_happened_to_a_pool_is_counted(metrics):

@@ -144,6 +144,12 @@ def test_a_status_that_would_only_have_a_new_time_is_the_old_one() -> None:
     assert not worth_writing(before, after, written_s_ago=3600, settled=True)
 
 
+CRASHING = tuple(
+    PodSample(name=name, uid=name, phase="Running", ready=False, created_at=AT - 600, pending_reason="CrashLoopBackOff")
+    for name in ("a", "b")
+)
+
+
 @pytest.mark.parametrize(
     ("signals", "spec", "expected"),
     [
@@ -151,6 +157,11 @@ def test_a_status_that_would_only_have_a_new_time_is_the_old_one() -> None:
         (sees(0, queues=(QueueSample(name="mails"),), limited=()), {}, "Asleep"),
         (sees(1), {"minReplicas": 4}, "ScalingUp"),
         (sees(9), {"maxReplicas": 5}, "Draining"),
+        (sees(2, pods=CRASHING), {}, "Blocked"),
+        (sees(2, pods=CRASHING), {"replicas": 2}, "Blocked"),
+        (sees(2, pods=CRASHING), {"mode": "ScaleUpOnly"}, "Blocked"),
+        (sees(2, pods=CRASHING), {"mode": "Paused"}, "Paused"),
+        (sees(2, pods=CRASHING), {"minReplicas": 4}, "ScalingUp"),
         (sees(2), {"mode": "Paused"}, "Paused"),
         (sees(2), {"mode": "DryRun"}, "DryRun"),
         (sees(2), {"replicas": 2}, "Override"),

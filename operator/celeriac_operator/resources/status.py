@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from celeriac_operator.resources.conditions import Found, merged, moment
 from celeriac_operator.resources.spec import Mode, WorkerPoolSpec
+from celeriac_operator.resources.states import state_of
 
 #: Seconds between two writes that nobody would notice.
 QUIET_WRITE_S = 30.0
@@ -302,20 +303,7 @@ def _told_of(limited_by: str) -> str:
 
 
 def _state(decision: Decided, signals: Seen, spec: WorkerPoolSpec) -> str:
-    """One word for `kubectl get`."""
-    ready = decision.conditions.get("Ready")
-    if ready is not None and ready[0] is False:
-        return ready[1]
-    if spec.mode is not Mode.ACTIVE:
-        return str(spec.mode)
-    scaling = decision.conditions.get("ScalingActive")
-    if scaling is not None and scaling[1] == "ScaleRefused":
-        return scaling[1]
-    if spec.replicas is not None:
-        return "Override"
-    if decision.desired == signals.target.replicas:
-        return "Steady" if decision.desired else "Asleep"
-    return "ScalingUp" if decision.desired > signals.target.replicas else "Draining"
+    return state_of(decision.conditions, spec, desired=decision.desired, replicas=signals.target.replicas)
 
 
 def _queues(decision: Decided, spec: WorkerPoolSpec, previous_status: Mapping[str, Any]) -> list[dict[str, Any]]:

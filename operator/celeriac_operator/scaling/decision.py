@@ -96,7 +96,6 @@ def decide(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) -
         course = guards.deadband(course, tick)
     course = guards.schedule(course, tick)
     course = guards.limits(course, tick)
-    at_limit = course.limited_by == "max"
     course = guards.override(course, tick)
     course = guards.mode(course, tick)
     course = guards.hands_off(course, tick)
@@ -114,11 +113,11 @@ def decide(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) -
         desired=course.pods,
         stale=stale,
         falls_back=stale and guards.falls_back(tick, course.memory),
-        at_limit=at_limit,
+        at_limit=not stale and work.pods > spec.max_replicas,
         longest_run_s=longest_run_s(memory),
     )
     summary = report.summary(facts, course.said)
-    conditions = report.conditions(facts)
+    conditions = report.conditions(facts, memory.truths)
     return Decision(
         desired=course.pods,
         unclamped=work.pods,
@@ -135,5 +134,7 @@ def decide(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) -
         conditions=conditions,
         events=report.events(facts, conditions, memory.truths, summary),
         queues=work.queues,
-        memory=replace(plan.memory, limited_by=course.limited_by, truths=report.truths(facts, conditions)),
+        memory=replace(
+            plan.memory, limited_by=course.limited_by, truths=report.truths(facts, conditions, memory.truths)
+        ),
     )

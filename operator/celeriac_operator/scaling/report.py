@@ -40,11 +40,11 @@ def summary(facts: Facts, said: tuple[str, ...]) -> str:
     return "; ".join(parts)
 
 
-def conditions(facts: Facts) -> dict[str, Condition]:
+def conditions(facts: Facts, before: Mapping[str, bool | None]) -> dict[str, Condition]:
     """All conditions of a pool, each time: what does not hold is said to be False.
 
     Ready, Reconciling and Stalled are kstatus's: a pool is ready when its number follows from what is known, also while
-    it scales; it is stalled when only a person can help.
+    it scales; it is stalled when only a person can help. What held before, and cannot be looked at now, is Unknown.
     """
     spec, signals = facts.tick.spec, facts.tick.signals
     target, plan, quiet = signals.target, facts.plan, spec.mode in QUIET
@@ -103,8 +103,18 @@ def conditions(facts: Facts) -> dict[str, Condition]:
     found["EvictionBlocked"] = _either(bool(target.disruption), "DisruptionBudget", target.disruption, "NotBlocked")
     contested = f"{target.contested_by} changed the replicas of {target.kind} {target.name}"
     found["ReplicasContested"] = _either(bool(target.contested_by), "ForeignChange", contested, "NotContested")
+    if facts.stale:
+        unseen: Condition = (None, "QueuesNotRead", "not known while the queues cannot be read")
+        found |= {name: unseen for name in _OF_QUEUES if before.get(name)}
+    if target.error:
+        unseen = (None, "TargetUnavailable", "not known while the target cannot be read")
+        found |= {name: unseen for name in _OF_TARGET if before.get(name)}
     return found
 
+
+#: Conditions that follow from what waits in the queues, and those that follow from the target and its pods.
+_OF_QUEUES = ("AtLimit", "RateLimited")
+_OF_TARGET = ("ScaleUpBlocked", "GraceTooShort", "EvictionBlocked", "ReplicasContested")
 
 #: Reasons of a pool that is not ready: those that pass by themselves, and those that only a person can end.
 _TRANSIENT = frozenset({"NoSampleYet", "BrokerUnreachable", "ConflictUnknown"})
@@ -171,9 +181,10 @@ _TELLING = {
 }
 
 
-def truths(facts: Facts, found: Mapping[str, Condition]) -> dict[str, bool | None]:
-    """What the next tick compares with."""
-    return {**{name: condition[0] for name, condition in found.items()}, "overdue": bool(facts.plan.overdue)}
+def truths(facts: Facts, found: Mapping[str, Condition], before: Mapping[str, bool | None]) -> dict[str, bool | None]:
+    """What the next tick compares with: of a condition that is Unknown, what it was before."""
+    known = {name: before.get(name) if truth is None else truth for name, (truth, _, _) in found.items()}
+    return {**known, "overdue": bool(facts.plan.overdue)}
 
 
 #: What becomes of a worker that outlasts drainTimeout.
