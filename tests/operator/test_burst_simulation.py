@@ -128,9 +128,7 @@ class World:
             replicas=self.replicas, ready_replicas=sum(map(self.is_ready, self.pods)), name="mails-worker"
         )
         pods = tuple(self.seen_pod(pod) for pod in self.pods)
-        return Signals(
-            sampled_at=self.now, queues=(queue,), pods=pods, target=target, operator_uptime_s=self.now - START
-        )
+        return Signals(sampled_at=self.now, queues=(queue,), pods=pods, target=target, listened_s=self.now - START)
 
     def seen_pod(self, pod: FakePod) -> PodSample:
         heard = pod.started_at is not None

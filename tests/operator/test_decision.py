@@ -549,7 +549,7 @@ DOWN = [
     Case(
         id="an operator that has just started scales nothing in",
         memory=knows(rate=40, service_s=0.5),
-        signals=sees(9, operator_uptime_s=9),
+        signals=sees(9, listened_s=9),
         desired=9,
         replicas=None,
         limited_by="startup",
@@ -557,7 +557,7 @@ DOWN = [
     Case(
         id="an operator that has just started does not go to zero either",
         memory=knows(quiet_since=NOW - 400),
-        signals=sees(2, operator_uptime_s=9),
+        signals=sees(2, listened_s=9),
         desired=2,
         replicas=None,
         limited_by="startup",
@@ -725,7 +725,7 @@ UP = [
         memory=knows(rate=40, service_s=0.5),
         signals=sees(
             2,
-            operator_uptime_s=59,
+            listened_s=59,
             pods=tuple(pod(n, heartbeat_age_s=None, queues=(), ready_at=NOW - 9999) for n in "ab"),
         ),
         desired=7,
@@ -1312,7 +1312,7 @@ def signals_of(draw: st.DrawFn) -> Signals:
         limited=(LimitedClass(task="crawl", queue="mails", rate_per_s=draw(rates), throttled=100),),
         broker_ok=draw(st.sampled_from((True, True, True, False))),
         sampled_at=NOW - draw(st.sampled_from((0.0, 0.0, 10.0, 20.0, 300.0))),
-        operator_uptime_s=draw(st.sampled_from((1.0, 1e6))),
+        listened_s=draw(st.sampled_from((1.0, 1e6))),
         share=draw(st.sampled_from(({}, {"mails": 0.25}))),
         target={
             "rollout": draw(st.sampled_from((False, False, True))),

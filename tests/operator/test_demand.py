@@ -360,15 +360,6 @@ def test_a_purge_is_not_owed() -> None:
     assert queue.arrived_at == watch.now
 
 
-def test_enqueue_counters_are_believed_where_clients_keep_them() -> None:
-    watch = Watch()
-    watch.see(0, enqueued=100)
-
-    queue = watch.see(5, enqueued=150, ready=0)
-
-    assert queue.fast_per_s == pytest.approx(10 * (1 - math.exp(-0.5)))
-
-
 def test_service_time_is_busy_time_over_runs_with_one_second_for_a_start() -> None:
     watch = Watch()
     watch.see(0, completed=1000, busy_s=50.0)
@@ -566,7 +557,7 @@ def test_cold_start_is_the_p90_of_pods_made_since_the_operator_runs() -> None:
         )
 
     pods = (*(made(f"p{i}", 10) for i in range(9)), made("slow", 40), made("older", 9000, ago_s=100_000))
-    signals = Signals(sampled_at=NOW, pods=pods, operator_uptime_s=1000, target=TargetSample(replicas=11))
+    signals = Signals(sampled_at=NOW, pods=pods, listened_s=1000, target=TargetSample(replicas=11))
 
     once = learn(signals, spec_of(), Memory(), NOW)
     twice = learn(signals, spec_of(), once, NOW + 5)

@@ -473,7 +473,7 @@ def test_a_stock_worker_with_a_short_visibility_does_not_restore_what_we_renew(p
 
 def test_with_a_prefix_every_key_is_below_it(place: Place) -> None:
     address = BrokerAddress(url=place.broker.url, transport_options={"global_keyprefix": "shop:"})
-    consumer = RedisConsumer(address, ["q"], node="w", lease_s=30.0)
+    consumer = RedisConsumer(address, ["q"], lease_s=30.0)
     producer = RedisProducer(address, park=True)
     try:
         for number in range(4):

@@ -92,43 +92,31 @@ def keepers(workers: Iterable[Worker]) -> tuple[Keeper, ...]:
 
 
 def _sample(pod: PodRecord, workers: Sequence[Worker], now: float, skew_s: float) -> PodSample:
-    created_at = None if pod.created_at is None else pod.created_at - skew_s
-    ready_at = None if pod.ready_at is None else pod.ready_at - skew_s
-    if not workers:
-        return PodSample(
-            name=pod.name,
-            uid=pod.uid,
-            phase=pod.phase,
-            ready=pod.ready,
-            deleting=pod.deleting,
-            created_at=created_at,
-            ready_at=ready_at,
-            pending_reason=pod.pending_reason,
-            revision=pod.revision,
-            running=pod.running,
-        )
+    """The pod, with what these workers tell; of a pod without any, what the cluster tells."""
     beats = [worker.beat for worker in workers]
     at_work = [worker.beat for worker in workers if not worker.offline]
-    heartbeat_age_s = max(max(0.0, now - worker.heard_at) for worker in workers)
-    drain_state, drain_id, drain_expires_in_s = _drain_of([beat.drain for beat in at_work], heartbeat_age_s)
+    heartbeat_age_s = max((max(0.0, now - worker.heard_at) for worker in workers), default=None)
+    drain_state, drain_id, drain_expires_in_s = _drain_of([beat.drain for beat in at_work], heartbeat_age_s or 0.0)
     return PodSample(
         name=pod.name,
         uid=pod.uid,
         phase=pod.phase,
         ready=pod.ready,
         deleting=pod.deleting,
-        created_at=created_at,
-        ready_at=ready_at,
+        created_at=None if pod.created_at is None else pod.created_at - skew_s,
+        ready_at=None if pod.ready_at is None else pod.ready_at - skew_s,
         pending_reason=pod.pending_reason,
         revision=pod.revision,
         running=pod.running,
-        node=beats[-1].hostname,
+        node=beats[-1].hostname if beats else "",
         nodes=tuple(dict.fromkeys(beat.hostname for beat in beats)),
         heartbeat_age_s=heartbeat_age_s,
-        first_heartbeat_at=min(worker.first_heard_at if worker.born else worker.started_at for worker in workers),
-        slots=sum(beat.slots for beat in beats),
+        first_heartbeat_at=min(
+            (worker.first_heard_at if worker.born else worker.started_at for worker in workers), default=None
+        ),
+        slots=sum(beat.slots for beat in beats) if beats else 1,
         queues=tuple(dict.fromkeys(queue for beat in beats for queue in beat.queues)),
-        stopping=all(worker.beat.state == "stopping" or worker.offline for worker in workers),
+        stopping=bool(workers) and all(worker.beat.state == "stopping" or worker.offline for worker in workers),
         busy=sum(beat.busy for beat in at_work),
         reserved=sum(beat.reserved for beat in at_work),
         longest_running_s=max((beat.longest_running_s for beat in at_work), default=0.0),

@@ -46,7 +46,6 @@ class LocalCluster:
         self._manifest = manifest
         self._processes = processes
         self._broker_url = broker_url
-        self._result_url = result_url
         self._lock = threading.Lock()
         self._closing = False
         self._status: dict[tuple[str, str], Mapping[str, Any]] = {}

@@ -223,7 +223,6 @@ class LiveView:
 
     def __init__(self, recorder: Recorder, console: Console) -> None:
         self._recorder = recorder
-        self._console = console
         self._live = Live(console=console, auto_refresh=False, transient=False)
         self._past = _Past()
         self._recent: list[str] = []

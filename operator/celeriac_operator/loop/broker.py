@@ -312,7 +312,6 @@ class BrokerLoop:
                     decision=decision,
                     queues={queue: counts for (owner, queue), counts in totals.owned.items() if owner == key},
                     tasks={at[1:]: counts for at, counts in totals.owned_tasks.items() if at[0] == key},
-                    acted=acts,
                     now=now,
                 )
             )

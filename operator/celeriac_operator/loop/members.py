@@ -100,7 +100,6 @@ class Tick:
     decision: Decision
     queues: Mapping[str, QueueTotals]
     tasks: Mapping[tuple[str, str], TaskTotals]
-    acted: bool
     now: float
 
 

@@ -93,7 +93,7 @@ class Observer:
             limited=limited_classes(names, moment.consumers, self._queues.depths, moment.by_task, rates_of(sight)),
             pods=sight.pods,
             target=sight.target,
-            operator_uptime_s=listened_s,
+            listened_s=listened_s,
             share=moment.shares.get(sight.member.record.key, {}),
             queue_errors={name: unread[name] for name in names if name in unread},
             rates_error=moment.rates_error if spec.rate_limits else "",

@@ -135,8 +135,10 @@ def stabilization(course: Course, tick: Tick) -> Course:
     course = course.keeping(replace(memory, wants=wants))
     if course.pods >= tick.replicas:
         return course
-    if tick.signals.operator_uptime_s < STARTUP_GRACE_S:
-        return course.to(tick.replicas, "startup", f"{tick.replicas} kept: the operator has just started")
+    if tick.signals.listened_s < STARTUP_GRACE_S:
+        return course.to(
+            tick.replicas, "startup", f"{tick.replicas} kept: the operator has only begun to hear the workers"
+        )
     if course.asleep:
         return course
     seen_s = now - (now if memory.steady_since is None else memory.steady_since)

@@ -60,7 +60,7 @@ def blocked(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) 
         return Blocked(guard="pending_pods", reason="PodsNotCreated", message=message)
     crashing = [pod for pod in pods if _uid(pod) in memory.crashing]
     wait_s = 3 * cold_start_s(spec, memory)
-    useless = _not_consuming(pods, crashing, spec, wait_s=wait_s, listened_s=signals.operator_uptime_s, now=now)
+    useless = _not_consuming(pods, crashing, spec, wait_s=wait_s, listened_s=signals.listened_s, now=now)
     return useless or _failing(signals, memory)
 
 

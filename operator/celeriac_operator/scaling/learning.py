@@ -128,7 +128,7 @@ def _learn_pods(signals: Signals, memory: Memory, now: float) -> Memory:
         _uid(pod) for pod in signals.pods if pod.pending_reason == "Unschedulable" or _uid(pod) in memory.homeless
     )
     settled = [pod for pod in signals.pods if _uid(pod) not in homeless]
-    starts = _learn_starts(settled, memory.starts, since=now - signals.operator_uptime_s)
+    starts = _learn_starts(settled, memory.starts, since=now - signals.listened_s)
     n = signals.target.replicas
     missing = not signals.target.error and sum(not pod.deleting for pod in signals.pods) < n
     missing_since = (now if memory.missing_since is None else memory.missing_since) if missing else None
@@ -200,12 +200,8 @@ def _learn_queue(
     done = max(0, sample.completed - last.completed)
     # What came in is what is there now and was not, and what went for good meanwhile. Retries and redeliveries cancel
     # out: they leave one count for another. A retry that waits for its time leaves all of these counts and is owed.
-    if sample.enqueued is not None and last.enqueued is not None:
-        came = float(max(0, sample.enqueued - last.enqueued))
-    else:
-        held, held_before = (q.ready + q.leased + q.throttled for q in (sample, last))
-        came = float(held - held_before + done)
-    balance = came + known.owed
+    held, held_before = (q.ready + q.leased + q.throttled for q in (sample, last))
+    balance = float(held - held_before + done) + known.owed
     # What was delayed and has come due is no news: the eta term has staffed for it. Of it, what was owed has gone.
     came_due = max(0.0, last.delayed - sample.delayed + known.owed)
     arrived = max(0.0, balance - came_due)

@@ -37,7 +37,7 @@ class QueueSample:
     dead         in the dead-letter queue.
     oldest_age_s age of the oldest due message, None when unknown or the queue is empty.
     The rest is cumulative over the fleet, baselined by incarnation (never decreases): started, completed, failed,
-    retried, redelivered runs, busy_s slot-seconds (running tasks included), enqueued messages where clients count them.
+    retried, redelivered runs, busy_s slot-seconds (running tasks included).
     wait_counts  of the `waits` by bucket of celeriac.wire.event.WAIT_BUCKETS_S: those of workers that tell; empty: none does.
     consumers    live workers that consume this queue, from heartbeats or the broker.
     """
@@ -61,7 +61,6 @@ class QueueSample:
     wait_s: float = 0.0
     waits: int = 0
     wait_counts: tuple[int, ...] = ()
-    enqueued: int | None = None
     consumers: int | None = None
 
 
@@ -155,7 +154,7 @@ class Signals:
 
     broker_ok      this tick's probe of the broker worked; broker_error says why not (redacted, never a password).
     sampled_at     when the queues were last read: with a broker that is down it lies in the past.
-    operator_uptime_s   for how long heartbeats have been heard without a break: who has just begun has not yet heard every worker.
+    listened_s     for how long heartbeats have been heard without a break: who has just begun has not yet heard every worker.
     share          queue -> this pool's part of its demand, in (0, 1], where other pools consume it too; what is not named is all its own.
     queue_errors   queue -> why it alone could not be read, though the broker answers.
     rates_error    why its rate limits could not be told to broker or workers at the last tick, "" when they could.
@@ -172,7 +171,7 @@ class Signals:
     limited: tuple[LimitedClass, ...] = ()
     pods: tuple[PodSample, ...] = ()
     target: TargetSample = field(default_factory=TargetSample)
-    operator_uptime_s: float = 1e9
+    listened_s: float = 1e9
     share: Mapping[str, float] = field(default_factory=dict)
     queue_errors: Mapping[str, str] = field(default_factory=dict)
     rates_error: str = ""

@@ -49,7 +49,7 @@ def draw(path: Path, panels: Sequence[tuple[Scenario, Sequence[Figures], Sequenc
         _waits(axes[1][column], scenario, runs)
         _pods(axes[2][column], scenario, runs)
         if tall == 4:
-            _grid(axes[3][column], scenario, found)
+            _grid(axes[3][column], found)
     figure.savefig(path, format="png", dpi=110)
 
 
@@ -98,7 +98,7 @@ def _pods(axes: Any, scenario: Scenario, runs: Sequence[Figures]) -> None:
     axes.set_ylim(bottom=0)
 
 
-def _grid(axes: Any, scenario: Scenario, found: Sequence[Row]) -> None:
+def _grid(axes: Any, found: Sequence[Row]) -> None:
     """Worst p95 over objective against pod-hours: below and to the left is better on both."""
     for window_s, marker in ((60.0, "o"), (None, "s")):
         for least, filled in ((0, True), (1, False)):

@@ -71,7 +71,7 @@ class Operator:
                 grace_s=world.scenario.pods.grace_s,
                 existing=len(pods),
             ),
-            operator_uptime_s=world.now,
+            listened_s=world.now,
         )
 
     def _queue(self, index: int, view: QueueView) -> QueueSample:

@@ -121,7 +121,7 @@ def registers_itself(kind: type["Task"]) -> bool:
 
 
 def task_class(
-    app: Any, base: type["Task"], function: Callable[..., Any], name: str, *, bind: bool, options: Mapping[str, Any],
+    base: type["Task"], function: Callable[..., Any], name: str, *, bind: bool, options: Mapping[str, Any],
     body: Callable[..., Any] | None = None,
 ) -> type["Task"]:  # fmt: skip
     """The class of a decorated function: made once a task type. body: what runs in its place."""

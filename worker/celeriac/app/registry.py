@@ -51,7 +51,7 @@ class Registry:
             _warn_of_two(name, type(known).__module__, function.__module__)
             return known
         body = models_into(app, function, name, bind, options)
-        return self.register(task_class(app, base, function, name, bind=bind, options=options, body=body))
+        return self.register(task_class(base, function, name, bind=bind, options=options, body=body))
 
     def register(self, task: Task | type[Task], **options: Any) -> Task:
         """See Celeriac.register_task."""

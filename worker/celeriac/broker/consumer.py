@@ -189,7 +189,7 @@ def open_consumer(
         check_installed("broker URL", address.url)
         from celeriac.broker.redis_consumer import RedisConsumer  # redis-py is an extra
 
-        return RedisConsumer(address, queues, node=node, lease_s=lease_s)
+        return RedisConsumer(address, queues, lease_s=lease_s)
     if address.is_memory:
         from celeriac.broker.memory_consumer import MemoryConsumer
 

@@ -37,9 +37,8 @@ class RedisConsumer:
     keeps_delayed = True
     leased = True
 
-    def __init__(self, address: BrokerAddress, queues: Sequence[str], *, node: str, lease_s: float) -> None:
+    def __init__(self, address: BrokerAddress, queues: Sequence[str], *, lease_s: float) -> None:
         self._address = address
-        self._node = node
         self._lease_s = lease_s
         #: Queue -> (its lease set, watch, idle set and lists; the tail of its records). Replaced whole: the control thread changes queues.
         self._plan: dict[str, tuple[list[str], bytes]] = dict.fromkeys(queues, ([], b""))

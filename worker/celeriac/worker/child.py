@@ -87,7 +87,7 @@ class Child:
             soft.body = 0
             ran += 1
             leaving = place.is_last or self._enough(ran)
-            answer = _answer(sent, done, self.hostname, leaving=leaving)
+            answer = _answer(sent, done, leaving=leaving)
             try:
                 send(road, answer)
             except OSError as error:
@@ -137,7 +137,7 @@ def _executed(executor: Executor, job: Job, run: Run | None) -> Done:
         return Done(job, Failed(error, tracebacks.format_exc()), started_at, time.monotonic() - started)
 
 
-def _answer(sent: Sent, done: Done, hostname: str, *, leaving: bool) -> bytes:
+def _answer(sent: Sent, done: Done, *, leaving: bool) -> bytes:
     """The datagram; what cannot be written as it was asked for is the task's failure."""
     outcome, delivery = done.outcome, sent.delivery
     try:

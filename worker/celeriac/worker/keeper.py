@@ -34,7 +34,6 @@ class Keeper:
         self._bodies = loop.bodies
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="celeriac-keeper", daemon=True)
-        self.renewed_at = time.monotonic()
 
     def start(self) -> None:
         """Keep from now on."""
@@ -91,7 +90,6 @@ class Keeper:
             )
         if lost:
             self._loop.intake.drop(lost)
-        self.renewed_at = time.monotonic()
 
     def _relieve(self, now: float) -> None:
         """What the main thread would do if a body did not hold it."""

@@ -55,8 +55,7 @@ class Loop:
         hostname: str, queues: Sequence[str], grace_s: float, wake: Wake,
     ) -> None:  # fmt: skip
         conf = app.conf
-        self._app, self._consumer, self._backend, self._pool = app, consumer, backend, pool
-        self._totals, self._events = totals, events
+        self._consumer, self._pool, self._totals = consumer, pool, totals
         self.hostname = hostname
         self.app = app
         #: Of failures that nobody else can tell of.
