@@ -68,8 +68,9 @@ image:  ## Build the images of worker and operator (DOCKER=podman, IMAGE=, TAG= 
 chart: $(READY)  ## Lint and render the Helm charts, check them against Kubernetes' schemas
 	@$(PYTEST) tests/chart
 
-docs: $(READY)  ## Rewrite docs/settings.md from the table of settings, and what the charts say of their values from values.yaml
+docs: $(READY)  ## Rewrite docs/settings.md and the tables of docs/metrics.md from the code, and what the charts say of their values from values.yaml
 	@$(BIN)/python tests/support/settings_page.py
+	@$(BIN)/python tests/support/metrics_page.py
 	@$(BIN)/python tests/support/chart_pages.py
 
 pins: $(READY)  ## Renew requirements/dev.txt from pyproject.toml

@@ -39,7 +39,7 @@ def test_what_ended_is_counted_by_queue_and_by_task() -> None:
     )
     assert (queue.revoked, queue.dead_lettered, queue.redelivered) == (2, 1, 1)
     assert (queue.busy_s, queue.wait_s, queue.waits) == (2.5, 10.0, 5)
-    assert (task.queue, task.started, task.succeeded, task.failed, task.retried, task.run_s) == ("q", 5, 1, 1, 1, 2.5)
+    assert (task.queue, task.started, task.succeeded, task.failed, task.retried, task.run_s) == ("q", 5, 2, 1, 1, 2.5)
     assert totals.processed == 5
 
 

@@ -11,11 +11,11 @@ from celeriac.beat.service import Service
 
 #: Metric names and what they mean.
 NAMES: Mapping[str, str] = {
-    "celeriac_beat_ticks": "Runs of entries by what became of them: sent, taken_over, left_out, failed (counter).",
+    "celeriac_beat_ticks": "Runs of entries by what became of them.",
     "celeriac_beat_entries": "Entries on the schedule.",
-    "celeriac_beat_late_seconds": "How late the last run was sent.",
+    "celeriac_beat_late_seconds": "Seconds by which the last run was sent late.",
     "celeriac_beat_up": "1 while broker and store answer.",
-    "celeriac_build": "Version (info).",
+    "celeriac_build": "What is running.",
 }
 
 

@@ -18,12 +18,12 @@ STUCK_S = 60.0
 
 #: Metric names and what they mean.
 NAMES: Mapping[str, str] = {
-    "celeriac_outbox_published": "Messages published by this relay (counter).",
-    "celeriac_outbox_refused": "Times that the broker refused a message of the outbox (counter).",
+    "celeriac_outbox_published": "Messages published by this relay.",
+    "celeriac_outbox_refused": "Times that the broker refused a message of the outbox.",
     "celeriac_outbox_waiting": "Rows that wait in the table, whoever relays them; as of the last count.",
-    "celeriac_outbox_oldest_seconds": "Age of the oldest of them; 0 without any.",
+    "celeriac_outbox_oldest_seconds": "Age of the oldest of them in seconds; 0 without any.",
     "celeriac_outbox_up": "1 while database and broker answer.",
-    "celeriac_build": "Version (info).",
+    "celeriac_build": "What is running.",
 }
 
 

@@ -13,25 +13,25 @@ from celeriac.telemetry.totals import Histogram, Totals
 #: Every state a task can end a run in, so that all start at zero.
 STATES = ("succeeded", "failed", "retried", "rejected", "revoked", "expired", "ignored", "requeued", "dead_lettered")
 
-#: Metric names and what they mean, for the reference page.
+#: Metric names and what they mean: /metrics says it, and docs/metrics.md.
 NAMES: Mapping[str, str] = {
-    "celeriac_tasks": "Messages that ended a run in this state (counter).",
-    "celeriac_task_retries": "Retries by the exception that caused them (counter).",
-    "celeriac_tasks_redelivered": "Messages whose earlier worker was lost (counter).",
-    "celeriac_task_wait_seconds": "From due to start; messages of our own clients (histogram).",
-    "celeriac_task_run_seconds": "Run time of one attempt (histogram).",
+    "celeriac_tasks": "Runs and messages that ended in this state.",
+    "celeriac_task_retries": "Retries by the exception that caused them.",
+    "celeriac_tasks_redelivered": "Messages whose earlier worker was lost.",
+    "celeriac_task_wait_seconds": "Seconds from due to start, of messages that our own clients sent.",
+    "celeriac_task_run_seconds": "Seconds of one run, a retry counting anew.",
     "celeriac_tasks_in_flight": "Bodies running now.",
-    "celeriac_task_longest_running_seconds": "Age of the oldest running body; 0 when idle.",
+    "celeriac_task_longest_running_seconds": "Seconds for which the oldest running body has run; 0 when idle.",
     "celeriac_ratelimit_limit_per_second": "Starts a second that a limit allows.",
-    "celeriac_ratelimit_throttled": "Messages that had to wait for a limit (counter).",
+    "celeriac_ratelimit_throttled": "Messages that had to wait for a limit.",
     "celeriac_worker_slots": "Bodies this worker can run at once.",
     "celeriac_worker_slots_busy": "Bodies it runs now.",
     "celeriac_worker_reserved": "Messages claimed and not started.",
     "celeriac_worker_draining": "1 while the operator drains this worker.",
     "celeriac_worker_broker_up": "1 while the broker answers.",
-    "celeriac_error_mails": "Mails about failed tasks: sent, failed, or left_out (counter).",
-    "celeriac_commands_refused": "Remote control's commands that were passed over: unsigned, untrusted, outdated, undecodable (counter).",
-    "celeriac_build": "Version (info).",
+    "celeriac_error_mails": "Mails about failed tasks, by what became of them.",
+    "celeriac_commands_refused": "Remote control's commands that were passed over.",
+    "celeriac_build": "What is running.",
 }
 
 _NONE_REFUSED = dict.fromkeys(REASONS, 0)

@@ -158,7 +158,8 @@ class Totals:
             for (queue, name), task in sorted(self.tasks.items(), key=lambda item: item[1].started):
                 old = found.get(name, TaskTotals())
                 found[name] = TaskTotals(
-                    queue=queue, started=old.started + task.started, succeeded=old.succeeded + task.states.get("succeeded", 0),
+                    queue=queue, started=old.started + task.started,
+                    succeeded=old.succeeded + task.states.get("succeeded", 0) + task.states.get("ignored", 0),
                     failed=old.failed + task.states.get("failed", 0), retried=old.retried + task.states.get("retried", 0),
                     throttled=old.throttled + task.throttled, run_s=round(old.run_s + task.run_s, 6),
                 )  # fmt: skip
