@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from celeriac_operator.resources.spec import Mode, WorkerPoolSpec
 from celeriac_operator.scaling.decision import Decision, decide
-from celeriac_operator.scaling.drain import ordinal_of
 from celeriac_operator.scaling.learning import horizon_s
 from celeriac_operator.scaling.memory import ClassMemory, Memory, QueueMemory, Service
 from celeriac_operator.scaling.signals import LimitedClass, PodSample, QueueSample, Signals, TargetSample
+from celeriac_operator.scaling.victims import ordinal_of
 
 #: 2026-01-01 10:00:00 UTC, a Thursday.
 NOW = 1_767_261_600.0

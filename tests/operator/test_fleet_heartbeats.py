@@ -22,7 +22,8 @@ from celeriac.wire.event import (
     heartbeat_from_wire,
     heartbeat_to_wire,
 )
-from celeriac_operator.fleet.heartbeats import NOBODY, Ears, Fleet, FleetTotals
+from celeriac_operator.fleet.ears import Ears
+from celeriac_operator.fleet.heartbeats import NOBODY, Fleet, FleetTotals
 from celeriac_operator.fleet.match import crews_of, match, pod_samples
 from celeriac_operator.fleet.probes import consumers_of, limited_classes, queue_samples
 from celeriac_operator.resources.records import PodRecord

@@ -23,8 +23,9 @@ from celeriac.wire.event import Heartbeat, heartbeat_to_wire
 from celeriac_operator.errors import CannotSign, SetupError
 from celeriac_operator.fleet.brokers import BrokerTarget, connect
 from celeriac_operator.fleet.control import Commands, Routes, end, keep_drained, lift_drain, routed
+from celeriac_operator.fleet.ears import Ears
 from celeriac_operator.fleet.gaps import unheeded
-from celeriac_operator.fleet.heartbeats import Ears, Fleet
+from celeriac_operator.fleet.heartbeats import Fleet
 from celeriac_operator.fleet.match import crews_of, match, pod_samples
 from celeriac_operator.fleet.signature import KeyFiles, Lack, Signature, key_files, signing, without_key
 from celeriac_operator.resources.records import PodRecord

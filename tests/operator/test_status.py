@@ -7,8 +7,9 @@ import jsonschema
 import pytest
 import yaml
 
+from celeriac_operator.resources.noticed import noticeable, worth_writing
 from celeriac_operator.resources.spec import WorkerPoolSpec
-from celeriac_operator.resources.status import fault_status, noticeable, status_of, worth_writing
+from celeriac_operator.resources.status import fault_status, status_of
 from celeriac_operator.scaling.decision import decide
 from celeriac_operator.scaling.memory import Memory, QueueMemory
 from celeriac_operator.scaling.signals import LimitedClass, PodSample, QueueSample, Signals, TargetSample

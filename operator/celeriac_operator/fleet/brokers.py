@@ -14,7 +14,7 @@ from celeriac.broker.eventbus import EventReceiver
 from celeriac.broker.mailbox import Mailbox
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac_operator.fleet.control import Post
-from celeriac_operator.fleet.heartbeats import Receiver
+from celeriac_operator.fleet.ears import Receiver
 from celeriac_operator.fleet.management import Management
 
 #: Seconds of silence after which a receiver tries whether it still hears: see `celeriac.broker.eventbus`.

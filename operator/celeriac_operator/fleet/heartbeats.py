@@ -2,21 +2,19 @@
 
 Workers send cumulative totals, so a lost heartbeat loses nothing. This module turns them into increments: each process
 (incarnation) is subtracted from itself alone, what is gone keeps its share, and a restarted operator counts from where
-it found the workers. `Fleet` does no I/O and reads no clock; `Ears` is the thread that feeds it.
+it found the workers. `Fleet` does no I/O and reads no clock; `fleet.ears` feeds it.
 """
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from operator import add, sub
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from celeriac.broker.eventbus import Unread
-from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
 from celeriac.wire.event import WAIT_BUCKETS_S, Heartbeat, QueueTotals, TaskTotals, heartbeat_from_wire, mark_of
-from celeriac_operator import clock
 
 log = logging.getLogger("celeriac_operator.fleet")
 
@@ -35,8 +33,6 @@ OWNER_WAIT_S = 15.0
 #: Seconds a gone incarnation is remembered, so that one that was only frozen is not counted twice when it returns.
 REMEMBERED_S = 3600.0
 
-#: Seconds in which events gather before they are read: to wake for each of a fleet's costs more than to read it.
-GATHER_S = 0.5
 
 #: (namespace, name) of a pool.
 Owner = tuple[str, str]
@@ -400,87 +396,3 @@ def _made(like: Totals, skipped: int, numbers: Iterable[Any]) -> Totals:
     """Totals like these from their field `skipped` on with other numbers."""
     values: tuple[Any, ...] = (*like[:skipped], *numbers)
     return type(like)(*values)
-
-
-class Receiver(Protocol):
-    """Where events come from: `celeriac.broker.eventbus.EventReceiver`, or a test's list."""
-
-    def drain(self, timeout_s: float) -> Sequence[Mapping[str, Any] | Unread]: ...
-
-    def close(self) -> None: ...
-
-
-class Ears:
-    """A thread that feeds a Fleet from the broker's events, and reconnects for ever.
-
-    on_change   called when a worker came, went or changed its drain state.
-    """
-
-    def __init__(self, receiver: Receiver, fleet: Fleet, *, name: str, on_change: Callable[[], None]) -> None:
-        self._receiver = receiver
-        self._fleet = fleet
-        self._on_change = on_change
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"ears-{name}", daemon=True)
-        self._listening_since: float | None = None
-        self._error = ""
-        self._malformed: set[str] = set()
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def retire(self) -> None:
-        """Ask the thread to end and close its connection, without waiting."""
-        self._stopping.set()
-
-    def join(self) -> None:
-        """Wait until it has, some seconds at the most."""
-        if self._thread.ident is not None:
-            self._thread.join(timeout=5.0)
-
-    @property
-    def alive(self) -> bool:
-        return self._thread.is_alive()
-
-    @property
-    def listening_since(self) -> float | None:
-        """When the present, unbroken hearing began (epoch seconds), or None while the broker cannot be heard."""
-        return self._listening_since
-
-    def _run(self) -> None:
-        pause_s = 0.5
-        while not self._stopping.is_set():
-            try:
-                self._take(self._receiver.drain(0.5))
-            # Whatever a broker or somebody's event makes the transport raise: deaf ears would hold every pool for ever.
-            except Exception as error:
-                self._listening_since = None
-                known = isinstance(error, BrokerUnavailable | ImproperlyConfigured)
-                text = str(error) if known else repr(error)
-                if text != self._error:
-                    self._error = text
-                    log.warning("cannot hear heartbeats: %s", text, exc_info=None if known else error)
-                self._stopping.wait(pause_s)
-                pause_s = min(pause_s * 2, 10.0)
-                continue
-            if self._listening_since is None:
-                self._listening_since = clock.now()
-                if self._error:
-                    log.info("hearing heartbeats again")
-                self._error, pause_s = "", 0.5
-            self._stopping.wait(GATHER_S)
-        self._receiver.close()
-
-    def _take(self, events: Sequence[Mapping[str, Any] | Unread]) -> None:
-        changed = False
-        now = clock.now()
-        for event in events:
-            try:
-                changed = self._fleet.hear(event, now) or changed
-            except ValueError as error:
-                sender = event.glance.incarnation if isinstance(event, Unread) else str(event.get("hostname"))[:100]
-                if sender not in self._malformed and len(self._malformed) < 100:
-                    self._malformed.add(sender)  # once each: it will send the next one in two seconds
-                    log.warning("malformed events of %s are passed over: %s", sender, error)
-        if changed:
-            self._on_change()

@@ -12,7 +12,8 @@ from celeriac_operator import clock
 from celeriac_operator.errors import ClusterError
 from celeriac_operator.fleet.brokers import BrokerSide
 from celeriac_operator.fleet.control import MARK_TTL_S, Commands
-from celeriac_operator.fleet.heartbeats import Ears, Fleet, FleetTotals
+from celeriac_operator.fleet.ears import Ears
+from celeriac_operator.fleet.heartbeats import Fleet, FleetTotals
 from celeriac_operator.fleet.match import crews_of
 from celeriac_operator.fleet.probes import consumers_of, queue_samples, tasks_of
 from celeriac_operator.fleet.signature import Signature, without_key

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from celeriac.wire.event import TaskTotals
 from celeriac_operator.fleet.brokers import BrokerSide
 from celeriac_operator.fleet.control import Commands
+from celeriac_operator.fleet.ears import Ears
 from celeriac_operator.fleet.gaps import HEARD_AFTER_S, gaps, unheeded
-from celeriac_operator.fleet.heartbeats import Ears, Fleet, Worker
+from celeriac_operator.fleet.heartbeats import Fleet, Worker
 from celeriac_operator.fleet.match import Crews, keepers, match, pod_samples
 from celeriac_operator.fleet.probes import limited_classes
 from celeriac_operator.loop.members import Cluster, Key, Member, Sight

@@ -5,8 +5,9 @@ from collections.abc import Callable
 from celeriac_operator.fleet.heartbeats import Fleet
 from celeriac_operator.loop.members import Cluster, Drain, Member
 from celeriac_operator.metrics import OperatorMetrics, PoolReading
+from celeriac_operator.resources.noticed import QUIET_WRITE_S, gist_of, worth_writing
 from celeriac_operator.resources.spec import WorkerPoolSpec
-from celeriac_operator.resources.status import QUIET_WRITE_S, face_of, gist_of, status_of, worth_writing
+from celeriac_operator.resources.status import face_of, status_of
 from celeriac_operator.scaling.decision import Decision
 from celeriac_operator.scaling.signals import PodSample, Signals
 

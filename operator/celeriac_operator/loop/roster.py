@@ -5,7 +5,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
 
 from celeriac.broker.connection import redacted
 from celeriac.exceptions import ImproperlyConfigured
@@ -15,9 +14,10 @@ from celeriac_operator.fleet.brokers import BrokerSide, BrokerTarget, connect
 from celeriac_operator.fleet.signature import Signature
 from celeriac_operator.loop.broker import BrokerLoop
 from celeriac_operator.loop.members import STUCK_S, Changes, Cluster, Key, Member, PoolState, Tick, subject_of
+from celeriac_operator.loop.restore import Restores
 from celeriac_operator.metrics import OperatorMetrics
 from celeriac_operator.resources.records import PoolRecord
-from celeriac_operator.resources.spec import Mode, OnDelete, SecretKeyRef, SpecError, WorkerPoolSpec
+from celeriac_operator.resources.spec import SecretKeyRef, SpecError, WorkerPoolSpec
 from celeriac_operator.resources.status import fault_status, first_target
 
 log = logging.getLogger("celeriac_operator.loop")
@@ -29,8 +29,6 @@ ROSTER_S = 5.0
 #: Seconds a Secret's value is trusted before it is read again, and before one that could not be read is tried again.
 SECRET_TTL_S = 60.0
 SECRET_RETRY_S = 5.0
-#: Seconds for which the replicas of a deleted pool are tried to be written back.
-RESTORE_FOR_S = 600.0
 
 
 class OperatorLoop:
@@ -63,7 +61,7 @@ class OperatorLoop:
         self._loops: dict[BrokerTarget, BrokerLoop] = {}
         self._retired: list[BrokerLoop] = []
         self._states: dict[Key, tuple[PoolRecord, PoolState]] = {}
-        self._restores: list[_Restore] = []
+        self._restores = Restores(cluster, metrics=metrics, changes=self._changes, progress=self._progress)
         self._secrets: dict[tuple[str, str, str], tuple[str | ClusterError, float]] = {}
         self._targets: dict[BrokerTarget, BrokerTarget] = {}
         self._secrets_used: set[tuple[str, str, str]] = set()
@@ -128,7 +126,7 @@ class OperatorLoop:
             self._look_at = time.monotonic() + LEAD_S
             try:
                 self.look()
-                if not (self._faulted or self._restores):
+                if not (self._faulted or self._restores.pending):
                     self._look_at = time.monotonic() + ROSTER_S
                 for target, members in self._roster.items():
                     if any(member.record.key in poked for member in members):
@@ -173,7 +171,7 @@ class OperatorLoop:
             self._progress()
         self._drop({record.key for record in records})
         self._end_loops(roster)
-        self._restore(records, now)
+        self._restores.attempt(records, now)
         opening = roster.keys() - self._loops.keys()
         sides = self._open_sides(roster, now)
         for members in roster.values():
@@ -300,49 +298,11 @@ class OperatorLoop:
     def _drop(self, present: set[Key]) -> None:
         for key in [key for key in self._states if key not in present]:
             record, state = self._states.pop(key)
-            self._restores += _restore_of(record, state)
+            self._restores.gone(record, state)
             self._metrics.pool_gone(key)
             self._changes.forget(f"pool {key[0]}/{key[1]}")
         for at in self._secrets.keys() - self._secrets_used:
             del self._secrets[at]
-
-    def _restore(self, records: Sequence[PoolRecord], now: float) -> None:
-        """Write back the replicas of pools that are gone and asked for it; what fails is tried again for a while.
-
-        Upwards only: nobody is left to drain the pods that a lower number would end.
-        """
-        taken = {(record.namespace, str((record.spec.get("targetRef") or {}).get("name"))) for record in records}
-        waiting: list[_Restore] = []
-        for restore in self._restores:
-            record, spec = restore.record, restore.spec
-            subject = f"{subject_of(record)}: restoring its replicas"
-            if (record.namespace, spec.target_ref.name) in taken:
-                continue  # another pool has the target by now, be it this one made anew
-            try:
-                target = self._cluster.target(record, spec)
-                if target.foreign_unread:
-                    raise ClusterError(target.foreign_unread)
-                if target.error or target.foreign_manager:
-                    pass
-                elif target.replicas > restore.replicas:
-                    log.warning(
-                        "%s: %d replicas stay, not %d as before: without its pool their workers cannot be drained; scale it by hand",
-                        subject, target.replicas, restore.replicas,
-                    )  # fmt: skip
-                elif target.replicas < restore.replicas:
-                    if not self._cluster.may_act():
-                        continue  # the leader does it
-                    self._cluster.scale(record, spec, restore.replicas, target.resource_version)
-                    log.info("%s: %d -> %d replicas, for it is gone", subject, target.replicas, restore.replicas)
-            except ClusterError as error:
-                self._metrics.error(type(error).__name__)
-                self._changes.failed(subject, str(error))
-                if now - restore.gone_at < RESTORE_FOR_S:
-                    waiting.append(restore)
-            else:
-                self._changes.forget(subject)
-            self._progress()
-        self._restores = waiting
 
     def _end_loops(self, roster: Mapping[BrokerTarget, Sequence[Member]]) -> None:
         for target in [target for target in self._loops if target not in roster]:
@@ -389,30 +349,6 @@ class OperatorLoop:
     def _members(self, target: BrokerTarget) -> Sequence[Member]:
         with self._lock:
             return self._roster.get(target, ())
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Restore:
-    """Replicas to write back for a pool that is gone."""
-
-    record: PoolRecord
-    spec: WorkerPoolSpec
-    replicas: int
-    gone_at: float
-
-
-def _restore_of(record: PoolRecord, state: PoolState) -> list[_Restore]:
-    """What the end of this pool asks for: nothing, unless its spec says so and the pool was ever acted for."""
-    if state.parsed is None:
-        return []
-    spec = state.parsed[1]
-    status = state.status if state.status is not None else record.status
-    replicas = status.get("originalReplicas")
-    if spec.on_delete is not OnDelete.RESTORE_REPLICAS or spec.mode is Mode.DRY_RUN or not isinstance(replicas, int):
-        return []
-    if first := first_target(status):
-        spec = replace(spec, target_ref=replace(spec.target_ref, kind=first[0], name=first[1]))
-    return [_Restore(record=record, spec=spec, replicas=replicas, gone_at=clock.now())]
 
 
 def _check_target(record: PoolRecord, spec: WorkerPoolSpec, state: PoolState) -> None:

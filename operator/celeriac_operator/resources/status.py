@@ -1,7 +1,7 @@
-"""A WorkerPool's status: `status_of` a decision, `fault_status` of a pool that cannot be served, and when to write it.
+"""A WorkerPool's status: `status_of` a decision, and `fault_status` of a pool that cannot be served.
 
-Every write comes back as an event and is stored, so figures are rounded, and `worth_writing` lets through what a person
-would notice at once, the rest twice a minute. Numbers are integers or strings: the API's conventions discourage floats.
+Every write comes back as an event and is stored, so figures are rounded; when to write is told in `noticed`. Numbers are
+integers or strings: the API's conventions discourage floats.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,11 +9,9 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from celeriac_operator.resources.conditions import Found, merged, moment
+from celeriac_operator.resources.noticed import entries, figure, same, told_of
 from celeriac_operator.resources.spec import Mode, WorkerPoolSpec
 from celeriac_operator.resources.states import state_of
-
-#: Seconds between two writes that nobody would notice.
-QUIET_WRITE_S = 30.0
 
 _HISTORY_KEPT = 10
 _LIMITS_SHOWN = 64
@@ -129,7 +127,9 @@ def status_of(
     pods = [pod for pod in signals.pods if not pod.deleting]
     status: dict[str, Any] = {
         "observedGeneration": generation,
-        "conditions": merged(_list(previous_status, "conditions"), decision.conditions, generation=generation, now=now),
+        "conditions": merged(
+            entries(previous_status, "conditions"), decision.conditions, generation=generation, now=now
+        ),
         "state": _state(decision, signals, spec),
         "desiredReplicas": decision.desired,
         "unclampedReplicas": decision.unclamped,
@@ -196,7 +196,7 @@ def fault_status(
         "Stalled": (True, reason, message),
         "ScalingActive": (False, reason, message),
     }
-    conditions = merged(_list(previous_status, "conditions"), found, generation=generation, now=now)
+    conditions = merged(entries(previous_status, "conditions"), found, generation=generation, now=now)
     return {**previous_status, "observedGeneration": generation, "state": reason, "conditions": conditions}
 
 
@@ -208,98 +208,12 @@ def first_target(status: Mapping[str, Any]) -> tuple[str, str] | None:
     return (str(target.get("kind")), str(target["name"]))
 
 
-def noticeable(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Whether a person would notice: replicas, a condition, what limits, a change of scale, a new generation seen.
-
-    Not the number wanted nor the pods that are ready: under load that comes and goes they change at every tick.
-    """
-    return _face(before) != _face(after)
-
-
-def worth_writing(before: Mapping[str, Any], after: Mapping[str, Any], *, written_s_ago: float, settled: bool) -> bool:
-    """Whether to write `after` over `before`: at once when a person would notice, else twice a minute at the most.
-
-    settled   `after` is what was seen half a minute ago too. Figures of steady traffic go up and down, and are written when
-              they have moved beyond that, or when they have come to rest.
-    """
-    if noticeable(before, after):
-        return True
-    return written_s_ago >= QUIET_WRITE_S and (moved(before, after) or (settled and dict(before) != dict(after)))
-
-
 def face_of(decision: Decided, signals: Seen, spec: WorkerPoolSpec, generation: int) -> tuple[object, ...]:
     """All of a status that `noticeable` looks at, at a hundredth of its cost: while it stays the same, nobody would notice."""
     conditions = tuple((name, found[0], found[1]) for name, found in decision.conditions.items())
     target = signals.target
     counts = (target.replicas, target.error, decision.replicas)
-    return (generation, _state(decision, signals, spec), _told_of(decision.limited_by), counts, conditions)
-
-
-def same(before: Mapping[str, Any], after: Mapping[str, Any]) -> bool:
-    """Whether two statuses say the same, but for when."""
-    return _without_time(before) == _without_time(after)
-
-
-def gist_of(status: Mapping[str, Any]) -> int:
-    """A number that two statuses share when they say the same, but for when: a status as a whole is ten kilobytes."""
-    return hash(repr(_without_time(status)))
-
-
-def moved(before: Any, after: Any) -> bool:
-    """Whether two statuses differ by more than the noise of steady traffic: in a word, in a count of pods, or in a figure by a
-    quarter and by three.
-
-    Sentences and times are left out, which repeat the figures, and what `noticeable` sees.
-    """
-    if isinstance(before, Mapping) and isinstance(after, Mapping):
-        names = (before.keys() | after.keys()) - _RETOLD
-        return any(
-            before.get(name) != after.get(name) if name in _PODS else moved(before.get(name), after.get(name))
-            for name in names
-        )
-    if isinstance(before, Sequence) and isinstance(after, Sequence) and not isinstance(before, str):
-        return len(before) != len(after) or any(map(moved, before, after))
-    if before is None and after is None:
-        return False
-    old, new = _figure(before), _figure(after)
-    if old is None or new is None:
-        return bool(before != after)
-    return abs(new - old) > max(_NOISE, 0.25 * max(abs(old), abs(new)))
-
-
-#: Counts in which one more or less is news.
-_PODS = frozenset({"readyReplicas", "startingReplicas", "drainingReplicas", "desiredReplicas"})
-#: Fields that say in words, or with a time, what others say; and those whose changes are noticed at once.
-_RETOLD = frozenset({"summary", "time", "limitedBy", "conditions", "history"})
-#: Messages, seconds or slots by which a figure of steady traffic goes up and down.
-_NOISE = 3.0
-
-
-def _figure(value: object) -> float | None:
-    """A count, or a number that is kept as text: "0.25", "45s"; what is not there is nothing."""
-    if value is None:
-        return 0.0
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    try:
-        return float(value.removesuffix("s")) if isinstance(value, str) else float(value)
-    except ValueError:
-        return None
-
-
-def _face(status: Mapping[str, Any]) -> tuple[object, ...]:
-    counts = [status.get(name) for name in ("observedGeneration", "state", "replicas")]
-    conditions = {(c.get("type"), c.get("status"), c.get("reason")) for c in _list(status, "conditions")}
-    changes = [(entry.get("time"), entry.get("from"), entry.get("to")) for entry in _list(status, "history")]
-    return (counts, _told_of(str((status.get("decision") or {}).get("limitedBy"))), conditions, changes)
-
-
-#: Guards that take turns while traffic goes up and down and the number stays: who of them has the last word is no news.
-_IN_TURN = frozenset({"none", "work", "min", "stabilization", "startup", "deadband"})
-
-
-def _told_of(limited_by: str) -> str:
-    return "none" if limited_by in _IN_TURN else limited_by
+    return (generation, _state(decision, signals, spec), told_of(decision.limited_by), counts, conditions)
 
 
 def _state(decision: Decided, signals: Seen, spec: WorkerPoolSpec) -> str:
@@ -308,7 +222,7 @@ def _state(decision: Decided, signals: Seen, spec: WorkerPoolSpec) -> str:
 
 def _queues(decision: Decided, spec: WorkerPoolSpec, previous_status: Mapping[str, Any]) -> list[dict[str, Any]]:
     objectives = {queue.name: spec.objective_of(queue).seconds for queue in spec.queues}
-    shown = {row.get("name"): row.get("waitSeconds") for row in _list(previous_status, "queues")}
+    shown = {row.get("name"): row.get("waitSeconds") for row in entries(previous_status, "queues")}
     rows = []
     for name, known in decision.queues.items():
         row = _queue(name, known)
@@ -321,7 +235,7 @@ def _queues(decision: Decided, spec: WorkerPoolSpec, previous_status: Mapping[st
 def _shown_wait(shown: object, waited_s: float, objective_s: float) -> str:
     """What is shown already, unless the new one differs by more than a quarter of the greatest of both and the objective: people
     look here for whether the objective is met, and what goes up and down below it is no news."""
-    old_s = None if shown is None else _figure(shown)
+    old_s = None if shown is None else figure(shown)
     if old_s is not None and abs(waited_s - old_s) <= 0.25 * max(objective_s, old_s, waited_s):
         return str(shown)
     return _two_digits(waited_s)
@@ -355,7 +269,7 @@ def _history(
     decision: Decided, target: Target, previous_status: Mapping[str, Any], now: float
 ) -> list[Mapping[str, Any]]:
     """The last changes of the number of replicas, newest last, those by others too."""
-    history = _list(previous_status, "history")
+    history = entries(previous_status, "history")
     before = previous_status.get("replicas")
     if target.error:
         return history
@@ -391,14 +305,14 @@ def _dry_run(decision: Decided, target: Target, previous_status: Mapping[str, An
     elif (wished, had) == (decision.desired, target.replicas):
         return known
     hours = max(0.0, now - until) / 3600
-    changes = _list(known, "changes")
+    changes = entries(known, "changes")
     if decision.desired != wished:
         changes = [*changes, _change(wished, decision.desired, decision.summary[:_WISH_SAID], now)]
     return {
         "since": known.get("since", moment(now)),
         "until": moment(now),
-        "podHours": f"{(_figure(known.get('podHours')) or 0.0) + hours * wished:.4f}",
-        "targetPodHours": f"{(_figure(known.get('targetPodHours')) or 0.0) + hours * had:.4f}",
+        "podHours": f"{(figure(known.get('podHours')) or 0.0) + hours * wished:.4f}",
+        "targetPodHours": f"{(figure(known.get('targetPodHours')) or 0.0) + hours * had:.4f}",
         "changes": changes[-_HISTORY_KEPT:],
     }
 
@@ -412,19 +326,6 @@ def _epoch(time: object) -> float | None:
 
 def _change(before: int, after: int, reason: str, now: float) -> Mapping[str, Any]:
     return {"time": moment(now), "from": before, "to": after, "reason": reason[:512]}
-
-
-def _without_time(status: Mapping[str, Any]) -> dict[str, Any]:
-    decision = status.get("decision")
-    rest = (
-        {name: value for name, value in decision.items() if name != "time"} if isinstance(decision, Mapping) else None
-    )
-    return {**status, "decision": rest}
-
-
-def _list(status: Mapping[str, Any], name: str) -> list[Mapping[str, Any]]:
-    value = status.get(name)
-    return [entry for entry in value if isinstance(entry, Mapping)] if isinstance(value, (list, tuple)) else []
 
 
 def _rate(per_s: float) -> str:

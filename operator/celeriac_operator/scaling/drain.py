@@ -13,15 +13,12 @@ from dataclasses import dataclass, replace
 
 from celeriac_operator.resources.labels import KIND
 from celeriac_operator.resources.spec import DrainTimeoutPolicy, Selection, WorkerPoolSpec
-from celeriac_operator.scaling.learning import HEARTBEAT_FRESH_S
 from celeriac_operator.scaling.memory import Memory
 from celeriac_operator.scaling.signals import PodSample, Signals, TargetSample
+from celeriac_operator.scaling.victims import Choice, choose, is_drained, is_known, is_stuck, ordinal_of, ordinals_of
 
 #: So long a worker may take to answer its mark, and a drained pod to turn not ready, before somebody is told.
 _TOLD_AFTER_S = 30.0
-
-#: A mark must hold for so much longer when the number is written: the pod must not claim again before it is removed.
-_MARK_LEFT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,14 +75,14 @@ def plan(signals: Signals, spec: WorkerPoolSpec, memory: Memory, desired: int, n
         return replace(nobody, replicas=desired)
     if target.rollout:
         return replace(nobody, waiting="scale-in waits for the rollout to end", rollout=True)
-    choice = _choose(alive, signals, spec, desired, drain_id=drain_id, memory=memory)
+    choice = choose(alive, signals, spec, desired, drain_id=drain_id, memory=memory)
     if not choice.victims and not choice.gone:
         return replace(nobody, waiting=_waiting(alive, choice, target, target.replicas - desired, leaving))
     known = dict(memory.drained)
     still_ready = {
         pod.name: known.get(pod.name, now)
         for pod in choice.victims
-        if pod.ready and _is_drained(pod, drain_id) and target.kind != "StatefulSet"
+        if pod.ready and is_drained(pod, drain_id) and target.kind != "StatefulSet"
     }
     write = target.replicas - choice.gone
     victims = {pod.name for pod in choice.victims}
@@ -162,7 +159,7 @@ def _taken(alive: Sequence[PodSample], target: TargetSample) -> set[str]:
     if target.settling:
         return drained
     if target.kind == "StatefulSet":
-        return {name for name in drained if ordinal_of(name) not in _ordinals(target)}
+        return {name for name in drained if ordinal_of(name) not in ordinals_of(target)}
     return drained if target.replicas < len(alive) else set()
 
 
@@ -175,205 +172,9 @@ def _kept_marked(taken: set[str], target: TargetSample) -> tuple[str, ...]:
     return () if target.rollout else tuple(sorted(taken))
 
 
-def _choose(
-    alive: Sequence[PodSample],
-    signals: Signals,
-    spec: WorkerPoolSpec,
-    desired: int,
-    *,
-    drain_id: str,
-    memory: Memory,
-) -> "_Choice":
-    if signals.target.kind != "StatefulSet":
-        marked = frozenset(name for name, _ in memory.marked)
-        return _idle_first(alive, signals, spec, desired, drain_id=drain_id, marked=marked, ended=memory.ended)
-    if signals.target.ordered:
-        return _the_top(alive, signals, desired, drain_id=drain_id, ended=memory.ended)
-    return _from_the_top(alive, signals, spec, desired, drain_id=drain_id, ended=memory.ended)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Choice:
-    """victims: pods to mark. gone: how many replicas may be taken off now without touching a pod that may work."""
-
-    victims: tuple[PodSample, ...]
-    gone: int
-
-
-def _idle_first(
-    alive: Sequence[PodSample],
-    signals: Signals,
-    spec: WorkerPoolSpec,
-    desired: int,
-    *,
-    drain_id: str,
-    marked: frozenset[str],
-    ended: frozenset[str],
-) -> _Choice:
-    """For a ReplicaSet: pods that do not exist or cannot start, then idle ones, then those with the least work left."""
-    replicas = signals.target.replicas
-    absent = min(replicas - desired, 0 if _unseen(alive, signals) else max(0, replicas - len(alive)))
-    stuck = [pod for pod in alive if _is_stuck(pod) or _is_given_up(pod, ended)]
-    of_stuck = min(replicas - desired - absent, len(stuck))
-    ending = sum(
-        pod.name in ended and pod.stopping and pod.ready for pod in alive
-    )  # given up, and not to be seen so yet
-    victims: list[PodSample] = []
-    busy = 0
-    for pod in sorted(filter(_is_known, alive), key=lambda pod: _work_left(pod, drain_id, marked)):
-        busy += pod.busy > 0
-        if len(victims) >= replicas - desired - absent - of_stuck - ending or busy > _most_busy(spec, replicas):
-            break
-        victims.append(pod)
-    drained = [pod for pod in victims if _is_drained(pod, drain_id) and not pod.ready]
-    not_ready = {pod.name for pod in alive if not pod.ready}
-    # More pods than replicas: the last scale-in is under way, and its pods must not be counted twice.
-    settled = len(alive) <= replicas and not _unseen(alive, signals)
-    exactly = not_ready <= {pod.name for pod in (*stuck, *drained)}
-    return _Choice(victims=tuple(victims), gone=absent + of_stuck + len(drained) if settled and exactly else 0)
-
-
-def _from_the_top(
-    alive: Sequence[PodSample],
-    signals: Signals,
-    spec: WorkerPoolSpec,
-    desired: int,
-    *,
-    drain_id: str,
-    ended: frozenset[str],
-) -> _Choice:
-    """For a StatefulSet with podManagementPolicy Parallel: its highest ordinals go, all at once, ready or not."""
-    first, replicas = signals.target.first_ordinal, signals.target.replicas
-    by_ordinal = {ordinal_of(pod.name): pod for pod in alive}
-    leaving = {ordinal_of(pod.name) for pod in signals.pods if pod.deleting}
-    victims: list[PodSample] = []
-    gone, busy, certain = 0, 0, not _unseen(alive, signals)
-    for ordinal in range(first + replicas - 1, first + desired - 1, -1):
-        pod = by_ordinal.get(ordinal)
-        if pod is None:
-            if ordinal in leaving:
-                break  # about to come back under the same name
-            free = True
-        elif _is_stuck(pod) or _is_given_up(pod, ended):
-            free = True
-        elif not _is_known(pod):
-            break
-        else:
-            busy += pod.busy > 0
-            if busy > _most_busy(spec, replicas):
-                break
-            victims.append(pod)
-            free = _is_drained(pod, drain_id)
-        certain = certain and free  # once one is kept, those below it are too
-        gone += certain
-    return _Choice(victims=tuple(victims), gone=gone)
-
-
-def _the_top(
-    alive: Sequence[PodSample], signals: Signals, desired: int, *, drain_id: str, ended: frozenset[str]
-) -> _Choice:
-    """For a StatefulSet with podManagementPolicy OrderedReady, the default: its highest ordinal, and no other at a time.
-
-    Its controller does nothing while a pod that stays is not ready. Of those that go it removes the highest, and one that is
-    not ready only if it is the lowest such ordinal: of two drained ones it would remove neither. So the next one is marked
-    when the last is on its way out, and the number falls when all below are ready.
-    """
-    ordinals, certain = _ordinals(signals.target), not _unseen(alive, signals)
-    by_ordinal = {ordinal_of(pod.name): pod for pod in alive}
-    ending = {ordinal_of(pod.name) for pod in signals.pods if pod.deleting}
-    if any(ordinal not in ordinals for ordinal in by_ordinal):
-        return _Choice(victims=(), gone=0)
-    gone = 0
-    for ordinal in reversed(ordinals[desired:]):
-        top = by_ordinal.get(ordinal)
-        if top is None and certain and ordinal not in ending:
-            gone += 1
-            continue
-        if top is None or not (_is_known(top) or _is_stuck(top) or _is_given_up(top, ended)):
-            break
-        below = [by_ordinal.get(other) for other in range(ordinals.start, ordinal)]
-        goes = certain and all(pod is not None and pod.ready for pod in below)
-        if _is_stuck(top) or _is_given_up(top, ended):
-            return _Choice(victims=(), gone=gone + goes)
-        return _Choice(victims=(top,), gone=gone + (goes and _is_drained(top, drain_id)))
-    return _Choice(victims=(), gone=gone)
-
-
-def _ordinals(target: TargetSample) -> range:
-    """The ordinals of a StatefulSet's pods that stay."""
-    return range(target.first_ordinal, target.first_ordinal + target.replicas)
-
-
-def ordinal_of(name: str) -> int:
-    """The ordinal of a StatefulSet's pod, -1 for any other name."""
-    tail = name.rpartition("-")[2]
-    return int(tail) if tail.isdecimal() else -1
-
-
-def _is_known(pod: PodSample) -> bool:
-    """Whether a worker's heartbeat says now what this pod does; no other is ever drained."""
-    return pod.phase == "Running" and _is_heard(pod) and not pod.stopping
-
-
-def _is_heard(pod: PodSample) -> bool:
-    return pod.heartbeat_age_s is not None and pod.heartbeat_age_s <= HEARTBEAT_FRESH_S
-
-
-def _is_stuck(pod: PodSample) -> bool:
-    """Whether it cannot start, by what the cluster says of it: it holds no task, and goes before any other.
-
-    While any container runs it may be the worker's, and another one's trouble says nothing about its tasks.
-    """
-    return not pod.ready and bool(pod.pending_reason) and not pod.running and not _is_heard(pod)
-
-
 def _is_leaving(pod: PodSample) -> bool:
     """Whether its worker, which was told to end, does, or has yet to hear of it; one that is back was started again."""
     return pod.stopping or bool(pod.busy)
-
-
-def _is_given_up(pod: PodSample, ended: frozenset[str]) -> bool:
-    """Whether its tasks are to run elsewhere: its worker was told to end and is no longer ready, so that it is taken first."""
-    return pod.name in ended and pod.stopping and not pod.ready
-
-
-def _is_drained(pod: PodSample, drain_id: str) -> bool:
-    return (
-        pod.drain_state == "drained"
-        and pod.drain_id == drain_id
-        and pod.drain_expires_in_s >= _MARK_LEFT_S
-        and pod.busy == 0
-        and pod.reserved == 0
-    )
-
-
-def _work_left(pod: PodSample, drain_id: str, marked: frozenset[str]) -> tuple[object, ...]:
-    """Sorts the best victim first. The longest-running of equals has the least left; the youngest lost the least."""
-    return (
-        pod.busy > 0,
-        not _is_drained(pod, drain_id),
-        pod.busy + pod.reserved,
-        pod.name not in marked,
-        -pod.longest_running_s,
-        -(pod.created_at or 0.0),
-        pod.name,
-    )
-
-
-def _most_busy(spec: WorkerPoolSpec, replicas: int) -> int:
-    """How many pods may be finishing work at a time; at least one, or a busy pool could never shrink."""
-    most = spec.scale_down.max_concurrent_drains
-    if isinstance(most, int):
-        return most
-    return max(1, replicas * int(most.removesuffix("%")) // 100)
-
-
-def _unseen(alive: Sequence[PodSample], signals: Signals) -> bool:
-    """Whether the target counts more pods, or more ready ones, than are known here: what the index lacks may work."""
-    target = signals.target
-    # A StatefulSet counts the pods that are on their way out, too; a ReplicaSet does not.
-    known = len(signals.pods) if target.kind == "StatefulSet" else len(alive)
-    return target.ready_replicas > sum(pod.ready for pod in alive) or (target.existing or 0) > known
 
 
 def _echoed_id(alive: Sequence[PodSample]) -> str:
@@ -382,7 +183,7 @@ def _echoed_id(alive: Sequence[PodSample]) -> str:
     return max(sorted(set(echoed)), key=echoed.count, default="")
 
 
-def _waiting(alive: Sequence[PodSample], choice: _Choice, target: TargetSample, wanted: int, leaving: set[str]) -> str:
+def _waiting(alive: Sequence[PodSample], choice: Choice, target: TargetSample, wanted: int, leaving: set[str]) -> str:
     """Why fewer than `wanted` pods go now, those left out that are `leaving` already."""
     names = {pod.name for pod in choice.victims}
     reasons = []
@@ -394,11 +195,11 @@ def _waiting(alive: Sequence[PodSample], choice: _Choice, target: TargetSample, 
     others = {
         pod.name
         for pod in alive
-        if not pod.ready and pod.name not in names | leaving and (target.ordered or not _is_stuck(pod))
+        if not pod.ready and pod.name not in names | leaving and (target.ordered or not is_stuck(pod))
     }
     if others:
         reasons.append(f"{_listed(others)} not ready and not drained")
-    unknown = {pod.name for pod in alive if not _is_known(pod) and not _is_stuck(pod)} - others - leaving
+    unknown = {pod.name for pod in alive if not is_known(pod) and not is_stuck(pod)} - others - leaving
     if unknown and len(names) + choice.gone < wanted:
         reasons.append(f"{_listed(unknown)} without a heartbeat")
     return f"{wanted} to go: {'; '.join(reasons) or 'waiting for the last scale-in to end'}"
