@@ -96,7 +96,6 @@ class ServiceAccount:
 
     directory   holds `token` and `ca.crt`; None for where Kubernetes mounts them.
     environ     KUBERNETES_SERVICE_HOST and KUBERNETES_SERVICE_PORT say where the server is; HTTPS_PROXY and NO_PROXY count, too.
-    passed_s    seconds that never go back.
     Raises SetupError when a part is missing, as outside a pod.
     """
 
@@ -104,8 +103,6 @@ class ServiceAccount:
         self,
         directory: Path | None = None,
         environ: Mapping[str, str] = os.environ,
-        *,
-        passed_s: Callable[[], float] = time.monotonic,
     ) -> None:
         directory = directory or SERVICE_ACCOUNT
         host, port = environ.get("KUBERNETES_SERVICE_HOST", ""), environ.get("KUBERNETES_SERVICE_PORT", "")
@@ -114,7 +111,7 @@ class ServiceAccount:
                 f"KUBERNETES_SERVICE_HOST is {host or 'not set'}, KUBERNETES_SERVICE_PORT is {port or 'not set'}"
             )
         server = f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
-        self._token = TokenFile(directory / "token", passed_s=passed_s)
+        self._token = TokenFile(directory / "token")
         ca = directory / "ca.crt"
         _content(ca)
         self._endpoint = Endpoint(server=server, ca_path=str(ca), proxy_url=proxy_for(server, environ))

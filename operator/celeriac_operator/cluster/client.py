@@ -66,13 +66,11 @@ class KubeClient:
         *,
         connect_timeout_s: float = CONNECT_TIMEOUT_S,
         read_timeout_s: float = READ_TIMEOUT_S,
-        user_agent: str = FIELD_MANAGER,
     ) -> None:
         self.access = access
         self.server = access.endpoint().server
         self._pool = access.pool()
         self._timeout = urllib3.Timeout(connect=connect_timeout_s, read=read_timeout_s)
-        self._user_agent = user_agent
         self._held_until = 0.0  # monotonic; set by a 429
 
     def get(self, path: str, **query: str) -> dict[str, Any]:
@@ -130,7 +128,7 @@ class KubeClient:
         """The decoded answer to one request. Never repeated here: the next tick decides anew."""
         what = f"{method} {path}"
         self._refuse_while_held(what)
-        headers = {"Accept": accept, "User-Agent": self._user_agent}
+        headers = {"Accept": accept, "User-Agent": FIELD_MANAGER}
         if authorization := self.access.authorization():
             headers["Authorization"] = authorization
         data = None

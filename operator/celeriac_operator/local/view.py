@@ -41,9 +41,9 @@ class View(Protocol):
     def stop(self) -> None: ...
 
 
-def view_for(recorder: Recorder, *, as_json: bool, plain: bool, stream: TextIO | None = None) -> View:
+def view_for(recorder: Recorder, *, as_json: bool, plain: bool) -> View:
     """The view that suits where the output goes."""
-    stream = stream or sys.stdout
+    stream = sys.stdout
     if as_json:
         return JsonView(recorder, stream)
     if plain or not stream.isatty():
