@@ -15,10 +15,12 @@ import signal
 import threading
 import time
 import uuid
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.telemetry.endpoint import Endpoint
+from celeriac.telemetry.exposition import Family
 from celeriac_operator.cluster.access import load_access, own_namespace
 from celeriac_operator.cluster.client import KubeClient
 from celeriac_operator.cluster.index import ClusterIndex
@@ -183,11 +185,12 @@ class _State:
             return False, "the watches are down and begin again"
         return self.loop.readyz()
 
-    def metrics_page(self) -> bytes:
+    def families(self) -> Iterator[Family]:
+        """What a scrape gets."""
         # A quiet cluster sends no events: a comparison that found nothing missing says as much.
         age_s = min(self.index.last_event_age_s(), self.sweep.age_s())
         self.metrics.index_known(time.time() - age_s, missed=self.sweep.missed)
-        return self.metrics.render()
+        return self.metrics.families()
 
 
 def _endpoint(options: Options, state: _State) -> Endpoint | None:
@@ -196,7 +199,7 @@ def _endpoint(options: Options, state: _State) -> Endpoint | None:
         return None
     try:
         return Endpoint(
-            options.http_host, options.http_port, livez=state.livez, readyz=state.readyz, metrics=state.metrics_page
+            options.http_host, options.http_port, livez=state.livez, readyz=state.readyz, metrics=state.families
         )
     except ImproperlyConfigured as error:
         raise SetupError(

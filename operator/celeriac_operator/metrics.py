@@ -9,21 +9,12 @@ What is told of pools, queues and the fleet is told by the replica that leads, o
 
 import logging
 import threading
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    InfoMetricFamily,
-    Metric,
-    SummaryMetricFamily,
-)
-from prometheus_client.registry import Collector
-
+from celeriac.telemetry.exposition import Family, Labels, labelled, single
 from celeriac.wire.event import QueueTotals, TaskTotals
 from celeriac_operator import clock
 from celeriac_operator.scaling.decision import Decision
@@ -57,6 +48,11 @@ WRONG_IF_FALSE = frozenset({"BrokerReachable", "SignalsComplete", "ScalingActive
 UNDECIDED = "NotDecidedYet"
 #: Demand terms that are always shown.
 TERMS = ("steady", "headroom", "backlog", "eta")
+#: What is told of runs, by task where workers tell of tasks.
+RUN_STATES = ("started", "succeeded", "failed", "retried")
+
+_NO_DEMAND = dict.fromkeys(TERMS, 0.0)
+_NOT_LIMITED = dict.fromkeys(LIMITS, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,23 +87,23 @@ class BrokerReading:
 
 
 class _Histogram:
-    def __init__(self, buckets: Sequence[float]) -> None:
-        self._bounds = buckets
-        self._counts = [0] * (len(buckets) + 1)
-        self._sum = 0.0
+    """Counts by bucket, the last one beyond all bounds, and the sum of what was observed."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
 
     def observe(self, value: float) -> None:
-        place = next((i for i, bound in enumerate(self._bounds) if value <= bound), len(self._bounds))
-        self._counts[place] += 1
-        self._sum += value
+        self.counts[bisect_left(self.bounds, value)] += 1
+        self.sum += value
 
-    def read(self) -> tuple[list[tuple[str, float]], float]:
-        total = 0
-        buckets: list[tuple[str, float]] = []
-        for bound, count in zip((*self._bounds, float("inf")), self._counts, strict=True):
-            total += count
-            buckets.append(("+Inf" if bound == float("inf") else str(bound), total))
-        return buckets, self._sum
+    def copy(self) -> "_Histogram":
+        found = _Histogram(self.bounds)
+        found.counts, found.sum = self.counts.copy(), self.sum
+        return found
 
 
 @dataclass(slots=True)
@@ -121,6 +117,12 @@ class _PoolCounts:
     busy_slot_s: float = 0.0
     idle_slot_s: float = 0.0
 
+    def copy(self) -> "_PoolCounts":
+        return _PoolCounts(
+            dict(self.scale_actions), dict(self.drains), self.drain_s.copy(), self.cold_start_s.copy(),
+            self.busy_slot_s, self.idle_slot_s,
+        )  # fmt: skip
+
 
 @dataclass(slots=True)
 class _BrokerCounts:
@@ -130,8 +132,11 @@ class _BrokerCounts:
     tick_s: _Histogram = field(default_factory=lambda: _Histogram(TRIP_BUCKETS_S))
     read: Callable[[], BrokerReading] = BrokerReading
 
+    def copy(self) -> "_BrokerCounts":
+        return _BrokerCounts(self.up, self.errors, self.probe_s.copy(), self.tick_s.copy(), self.read)
 
-class OperatorMetrics(Collector):
+
+class OperatorMetrics:
     """What the loop tells, until the next scrape asks. Every method may be called from any thread."""
 
     def __init__(self, *, version: str) -> None:
@@ -146,12 +151,6 @@ class OperatorMetrics(Collector):
         self._index_known_at: float | None = None
         self._missed = 0
         self._signs_until: float | None = None
-        self._registry = CollectorRegistry(auto_describe=False)
-        self._registry.register(self)
-
-    def render(self) -> bytes:
-        """The text exposition format, for /metrics."""
-        return generate_latest(self._registry)
 
     # -- what the loop tells
 
@@ -253,231 +252,249 @@ class OperatorMetrics(Collector):
 
     # -- what a scrape gets
 
-    def collect(self) -> Iterable[Metric]:
+    def families(self) -> Iterator[Family]:
+        """What /metrics tells, one after the other, so that the whole page is never in memory. What is told meanwhile does not wait."""
         with self._lock:
             readers = {broker: counts.read for broker, counts in self._brokers.items()} if self._leader else {}
-        brokers: dict[str, BrokerReading] = {}
+        fleets: dict[str, BrokerReading] = {}
         for broker, read in readers.items():
             try:
-                brokers[broker] = read()
+                fleets[broker] = read()
             except Exception:  # one broker must not take the page from the others
                 self.error("bug")
                 log.exception("broker %s cannot be told of: this is a bug in the operator, please report it", broker)
         with self._lock:
-            families = [*self._of_brokers(), *self._of_operator()]
-            if self._leader:
-                families += [*self._of_pools(), *self._of_queues(brokers), *self._of_limits(), *_of_fleet(brokers)]
-        return iter(families)
+            leader = self._leader
+            brokers = {broker: counts.copy() for broker, counts in self._brokers.items()}
+            itself = list(self._of_operator())
+            readings, faults = dict(self._readings), dict(self._faults)
+            lives = {pool: counts.copy() for pool, counts in self._pools.items()}
+        yield from _of_brokers(brokers)
+        yield from itself
+        if leader:
+            yield from _of_pools(readings)
+            yield _of_conditions(readings, faults)
+            yield from _of_pool_lives(lives)
+            yield from _of_queues(readings, fleets)
+            yield from _of_limits(readings)
+            yield from _of_fleet(fleets)
 
-    def _of_pools(self) -> Iterator[Metric]:
-        labels = ["namespace", "pool"]
-        replicas = GaugeMetricFamily(
-            "celeriac_pool_replicas", "Replicas of the pool, by what they are or should be.", labels=[*labels, "kind"]
-        )
-        demand = GaugeMetricFamily(
-            "celeriac_pool_demand_slots", "Slots the demand asks for, by term of the formula.", labels=[*labels, "term"]
-        )
-        limited = GaugeMetricFamily(
-            "celeriac_pool_limited_by", "1 for the guard that had the last word.", labels=[*labels, "reason"]
-        )
-        slots = GaugeMetricFamily("celeriac_pool_slots", "Tasks that ready workers can run at once.", labels=labels)
-        busy = GaugeMetricFamily("celeriac_pool_slots_busy", "Slots in which a task runs.", labels=labels)
-        drain = GaugeMetricFamily(
-            "celeriac_pool_predicted_drain_seconds", "Seconds until what waits now is done.", labels=labels
-        )
-        slo = GaugeMetricFamily(
-            "celeriac_pool_slo_target_seconds", "Seconds the objective promises.", labels=[*labels, "objective"]
-        )
-        age = GaugeMetricFamily(
-            "celeriac_operator_decision_age_seconds", "Seconds since the pool was last decided.", labels=labels
-        )
-        now = clock.now()
-        for pool, reading in self._readings.items():
-            for kind, count in _replicas(reading).items():
-                replicas.add_metric([*pool, kind], count)
-            terms = {**dict.fromkeys(TERMS, 0.0), **reading.decision.terms}
-            for term, value in terms.items():
-                demand.add_metric([*pool, term], value)
-            for reason in dict.fromkeys((*LIMITS, reading.decision.limited_by)):
-                limited.add_metric([*pool, reason], float(reason == reading.decision.limited_by))
-            all_slots, busy_slots = _slots(reading.signals.pods)
-            slots.add_metric(pool, all_slots)
-            busy.add_metric(pool, busy_slots)
-            if reading.decision.predicted_drain_s is not None:
-                drain.add_metric(pool, reading.decision.predicted_drain_s)
-            slo.add_metric([*pool, reading.objective], reading.objective_s)
-            age.add_metric(pool, max(0.0, now - reading.at))
-        yield from (replicas, demand, limited, slots, busy, drain, slo, age)
-        yield self._of_conditions(labels)
-        yield from self._of_pool_lives(labels)
-
-    def _of_conditions(self, labels: list[str]) -> Metric:
-        """Ready of every pool, and what else tells of something wrong: a healthy pool has one series."""
-        family = GaugeMetricFamily(
-            "celeriac_pool_condition",
-            "1 when the condition is True, 0 when not: Ready of every pool, others while they tell of something wrong.",
-            labels=[*labels, "condition", "reason"],
-        )
-        for pool, reading in self._readings.items():
-            for name, (truth, reason, _) in reading.decision.conditions.items():
-                wrong = truth is not None and name in (WRONG_IF_TRUE if truth else WRONG_IF_FALSE)
-                if wrong or name == "Ready":
-                    family.add_metric([*pool, name, reason], float(truth is True))
-        for pool, reason in self._faults.items():
-            family.add_metric([*pool, "Ready", reason], 0.0)
-            if reason != UNDECIDED:
-                family.add_metric([*pool, "Stalled", reason], 1.0)
-        return family
-
-    def _of_pool_lives(self, labels: list[str]) -> Iterator[Metric]:
-        actions = CounterMetricFamily(
-            "celeriac_pool_scale_actions", "Writes of the target's scale.", labels=[*labels, "direction", "reason"]
-        )
-        drains = CounterMetricFamily(
-            "celeriac_pool_drains", "Drains that ended, by outcome.", labels=[*labels, "outcome"]
-        )
-        drain_s = HistogramMetricFamily("celeriac_pool_drain_seconds", "Seconds from mark to end.", labels=labels)
-        cold = HistogramMetricFamily(
-            "celeriac_pool_cold_start_seconds", "Seconds from a pod's creation to its first heartbeat.", labels=labels
-        )
-        busy = CounterMetricFamily(
-            "celeriac_pool_busy_slot_seconds", "Slot-seconds in which a task ran.", labels=labels
-        )
-        idle = CounterMetricFamily("celeriac_pool_idle_slot_seconds", "Slot-seconds paid for nothing.", labels=labels)
-        for pool, counts in self._pools.items():
-            for (direction, reason), count in counts.scale_actions.items():
-                actions.add_metric([*pool, direction, reason], count)
-            for outcome, count in counts.drains.items():
-                drains.add_metric([*pool, outcome], count)
-            drain_s.add_metric(list(pool), *counts.drain_s.read())
-            cold.add_metric(list(pool), *counts.cold_start_s.read())
-            busy.add_metric(pool, counts.busy_slot_s)
-            idle.add_metric(pool, counts.idle_slot_s)
-        yield from (actions, drains, drain_s, cold, busy, idle)
-
-    def _of_queues(self, brokers: Mapping[str, BrokerReading]) -> Iterator[Metric]:
-        labels = ["namespace", "pool", "queue"]
-        messages = GaugeMetricFamily(
-            "celeriac_queue_messages", "Messages of the queue, each in one kind only.", labels=[*labels, "kind"]
-        )
-        oldest = GaugeMetricFamily(
-            "celeriac_queue_oldest_task_age_seconds", "Age of the oldest due message; 0 with none.", labels=labels
-        )
-        soon = GaugeMetricFamily("celeriac_queue_due_soon", "Delayed messages due within a cold start.", labels=labels)
-        consumers = GaugeMetricFamily("celeriac_queue_consumers", "Live workers that consume the queue.", labels=labels)
-        slo = GaugeMetricFamily(
-            "celeriac_queue_slo_target_seconds",
-            "Seconds the queue's objective promises: its own, or the pool's.",
-            labels=[*labels, "objective"],
-        )
-        for pool, reading in self._readings.items():
-            samples = brokers[reading.broker].samples if reading.broker in brokers else {}
-            for name, (objective, seconds) in reading.queue_objectives.items():
-                slo.add_metric([*pool, name, objective], seconds)
-            for decided_on in reading.signals.queues:
-                queue = samples.get(decided_on.name, decided_on)
-                at = [*pool, queue.name]
-                kinds = {
-                    "ready": queue.ready,
-                    "reserved": queue.reserved,
-                    "running": max(0, queue.leased - queue.reserved - queue.expired),
-                    "expired": queue.expired,
-                    "delayed": queue.delayed,
-                    "throttled": queue.throttled,
-                    "dead": queue.dead,
-                }
-                for kind, count in kinds.items():
-                    messages.add_metric([*at, kind], count)
-                oldest.add_metric(at, queue.oldest_age_s or 0.0)
-                soon.add_metric(at, queue.due_soon)
-                if queue.consumers is not None:
-                    consumers.add_metric(at, queue.consumers)
-        yield from (messages, oldest, soon, consumers, slo)
-
-    def _of_limits(self) -> Iterator[Metric]:
-        labels = ["namespace", "pool", "queue", "limit"]
-        rate = GaugeMetricFamily(
-            "celeriac_fleet_ratelimit_limit_per_second",
-            "Starts a second that the limit allows the pool.",
-            labels=labels,
-        )
-        waiting = GaugeMetricFamily(
-            "celeriac_fleet_ratelimit_throttled_messages", "Messages that wait for the limit.", labels=labels
-        )
-        for pool, reading in self._readings.items():
-            for limit in reading.signals.limited:
-                rate.add_metric([*pool, limit.queue, limit.task], limit.rate_per_s)
-                waiting.add_metric([*pool, limit.queue, limit.task], limit.throttled)
-        yield from (rate, waiting)
-
-    def _of_brokers(self) -> Iterator[Metric]:
-        up = GaugeMetricFamily("celeriac_broker_up", "1 when the last probe worked.", labels=["broker"])
-        errors = CounterMetricFamily("celeriac_broker_probe_errors", "Probes that failed.", labels=["broker"])
-        probe = HistogramMetricFamily("celeriac_broker_probe_seconds", "Seconds one probe took.", labels=["broker"])
-        tick = HistogramMetricFamily(
-            "celeriac_operator_reconcile_seconds", "Seconds one tick took, all pools of the broker.", labels=["broker"]
-        )
-        for broker, counts in self._brokers.items():
-            up.add_metric([broker], float(counts.up))
-            errors.add_metric([broker], counts.errors)
-            probe.add_metric([broker], *counts.probe_s.read())
-            tick.add_metric([broker], *counts.tick_s.read())
-        yield from (up, errors, probe, tick)
-
-    def _of_operator(self) -> Iterator[Metric]:
-        yield InfoMetricFamily(
-            "celeriac_build", "What is running.", value={"component": "operator", "version": self._version}
-        )
-        yield GaugeMetricFamily("celeriac_operator_leader", "1 when this replica acts.", value=float(self._leader))
-        errors = CounterMetricFamily("celeriac_operator_reconcile_errors", "Errors by class.", labels=["error"])
-        for kind, count in self._errors.items():
-            errors.add_metric([kind], count)
-        yield errors
+    def _of_operator(self) -> Iterator[Family]:
+        build = Family("celeriac_build", "info", "What is running.", Labels("component", "version"))
+        build.add(("operator", self._version), 1.0)
+        yield build
+        yield single("celeriac_operator_leader", "gauge", "1 when this replica acts.", float(self._leader))
+        yield labelled("celeriac_operator_reconcile_errors", "counter", "Errors by class.", "error", self._errors)
         if self._signs_until is not None:
-            yield GaugeMetricFamily(
+            yield single(
                 "celeriac_operator_signing_certificate_expiry_timestamp_seconds",
+                "gauge",
                 "When the certificate expires that commands are signed with.",
-                value=self._signs_until,
+                self._signs_until,
             )
         if self._index_known_at is not None:
-            yield GaugeMetricFamily(
+            yield single(
                 "celeriac_operator_watch_last_event_timestamp_seconds",
+                "gauge",
                 "When the cluster was last known to be as the operator sees it: by a watch, or by a comparison.",
-                value=self._index_known_at,
+                self._index_known_at,
             )
-            yield CounterMetricFamily(
+            yield single(
                 "celeriac_operator_watch_missed_changes",
+                "counter",
                 "Changes that no watch told of, and that a comparison with the cluster found.",
-                value=self._missed,
+                self._missed,
             )
 
 
-def _of_fleet(brokers: Mapping[str, BrokerReading]) -> Iterator[Metric]:
-    labels = ["namespace", "pool", "queue"]
-    tasks = CounterMetricFamily(
+def _of_brokers(brokers: Mapping[str, _BrokerCounts]) -> Iterator[Family]:
+    labels = Labels("broker")
+    up = Family("celeriac_broker_up", "gauge", "1 when the last probe worked.", labels)
+    errors = Family("celeriac_broker_probe_errors", "counter", "Probes that failed.", labels)
+    probe = Family(
+        "celeriac_broker_probe_seconds", "histogram", "Seconds one probe took.", labels, bounds=TRIP_BUCKETS_S
+    )
+    tick = Family(
+        "celeriac_operator_reconcile_seconds",
+        "histogram",
+        "Seconds one tick took, all pools of the broker.",
+        labels,
+        bounds=TRIP_BUCKETS_S,
+    )
+    for broker, counts in brokers.items():
+        up.add((broker,), float(counts.up))
+        errors.add((broker,), counts.errors)
+        probe.add_histogram((broker,), counts.probe_s.counts, counts.probe_s.sum)
+        tick.add_histogram((broker,), counts.tick_s.counts, counts.tick_s.sum)
+    yield from (up, errors, probe, tick)
+
+
+def _of_pools(readings: Mapping[Key, PoolReading]) -> Iterator[Family]:
+    labels = Labels("namespace", "pool")
+    replicas = Family(
+        "celeriac_pool_replicas", "gauge", "Replicas of the pool, by what they are or should be.", labels.and_("kind")
+    )
+    demand = Family(
+        "celeriac_pool_demand_slots", "gauge", "Slots the demand asks for, by term of the formula.", labels.and_("term")
+    )
+    limited = Family(
+        "celeriac_pool_limited_by", "gauge", "1 for the guard that had the last word.", labels.and_("reason")
+    )
+    slots = Family("celeriac_pool_slots", "gauge", "Tasks that ready workers can run at once.", labels)
+    busy = Family("celeriac_pool_slots_busy", "gauge", "Slots in which a task runs.", labels)
+    drain = Family("celeriac_pool_predicted_drain_seconds", "gauge", "Seconds until what waits now is done.", labels)
+    slo = Family(
+        "celeriac_pool_slo_target_seconds", "gauge", "Seconds the objective promises.", labels.and_("objective")
+    )
+    age = Family("celeriac_operator_decision_age_seconds", "gauge", "Seconds since the pool was last decided.", labels)
+    now = clock.now()
+    for pool, reading in readings.items():
+        decision = reading.decision
+        replicas.add_each(pool, _replicas(reading))
+        demand.add_each(pool, {**_NO_DEMAND, **decision.terms})
+        limited.add_each(pool, {**_NOT_LIMITED, decision.limited_by: 1.0})
+        all_slots, busy_slots = _slots(reading.signals.pods)
+        slots.add(pool, all_slots)
+        busy.add(pool, busy_slots)
+        if decision.predicted_drain_s is not None:
+            drain.add(pool, decision.predicted_drain_s)
+        slo.add((*pool, reading.objective), reading.objective_s)
+        age.add(pool, max(0.0, now - reading.at))
+    yield from (replicas, demand, limited, slots, busy, drain, slo, age)
+
+
+def _of_conditions(readings: Mapping[Key, PoolReading], faults: Mapping[Key, str]) -> Family:
+    """Ready of every pool, and what else tells of something wrong: a healthy pool has one series."""
+    family = Family(
+        "celeriac_pool_condition",
+        "gauge",
+        "1 when the condition is True, 0 when not: Ready of every pool, others while they tell of something wrong.",
+        Labels("namespace", "pool", "condition", "reason"),
+    )
+    for pool, reading in readings.items():
+        for name, (truth, reason, _) in reading.decision.conditions.items():
+            wrong = truth is not None and name in (WRONG_IF_TRUE if truth else WRONG_IF_FALSE)
+            if wrong or name == "Ready":
+                family.add((*pool, name, reason), float(truth is True))
+    for pool, reason in faults.items():
+        family.add((*pool, "Ready", reason), 0.0)
+        if reason != UNDECIDED:
+            family.add((*pool, "Stalled", reason), 1.0)
+    return family
+
+
+def _of_pool_lives(lives: Mapping[Key, _PoolCounts]) -> Iterator[Family]:
+    labels = Labels("namespace", "pool")
+    actions = Family(
+        "celeriac_pool_scale_actions", "counter", "Writes of the target's scale.", labels.and_("direction", "reason")
+    )
+    drains = Family("celeriac_pool_drains", "counter", "Drains that ended, by outcome.", labels.and_("outcome"))
+    drain_s = Family(
+        "celeriac_pool_drain_seconds", "histogram", "Seconds from mark to end.", labels, bounds=DRAIN_BUCKETS_S
+    )
+    cold = Family(
+        "celeriac_pool_cold_start_seconds",
+        "histogram",
+        "Seconds from a pod's creation to its first heartbeat.",
+        labels,
+        bounds=COLD_START_BUCKETS_S,
+    )
+    busy = Family("celeriac_pool_busy_slot_seconds", "counter", "Slot-seconds in which a task ran.", labels)
+    idle = Family("celeriac_pool_idle_slot_seconds", "counter", "Slot-seconds paid for nothing.", labels)
+    for pool, counts in lives.items():
+        for (direction, reason), count in counts.scale_actions.items():
+            actions.add((*pool, direction, reason), count)
+        drains.add_each(pool, counts.drains)
+        drain_s.add_histogram(pool, counts.drain_s.counts, counts.drain_s.sum)
+        cold.add_histogram(pool, counts.cold_start_s.counts, counts.cold_start_s.sum)
+        busy.add(pool, counts.busy_slot_s)
+        idle.add(pool, counts.idle_slot_s)
+    yield from (actions, drains, drain_s, cold, busy, idle)
+
+
+def _of_queues(readings: Mapping[Key, PoolReading], fleets: Mapping[str, BrokerReading]) -> Iterator[Family]:
+    labels = Labels("namespace", "pool", "queue")
+    messages = Family(
+        "celeriac_queue_messages", "gauge", "Messages of the queue, each in one kind only.", labels.and_("kind")
+    )
+    oldest = Family(
+        "celeriac_queue_oldest_task_age_seconds", "gauge", "Age of the oldest due message; 0 with none.", labels
+    )
+    soon = Family("celeriac_queue_due_soon", "gauge", "Delayed messages due within a cold start.", labels)
+    consumers = Family("celeriac_queue_consumers", "gauge", "Live workers that consume the queue.", labels)
+    slo = Family(
+        "celeriac_queue_slo_target_seconds",
+        "gauge",
+        "Seconds the queue's objective promises: its own, or the pool's.",
+        labels.and_("objective"),
+    )
+    for pool, reading in readings.items():
+        samples = fleets[reading.broker].samples if reading.broker in fleets else {}
+        for name, (objective, seconds) in reading.queue_objectives.items():
+            slo.add((*pool, name, objective), seconds)
+        for decided_on in reading.signals.queues:
+            queue = samples.get(decided_on.name, decided_on)
+            at = (*pool, queue.name)
+            kinds = {
+                "ready": queue.ready,
+                "reserved": queue.reserved,
+                "running": max(0, queue.leased - queue.reserved - queue.expired),
+                "expired": queue.expired,
+                "delayed": queue.delayed,
+                "throttled": queue.throttled,
+                "dead": queue.dead,
+            }
+            messages.add_each(at, kinds)
+            oldest.add(at, queue.oldest_age_s or 0.0)
+            soon.add(at, queue.due_soon)
+            if queue.consumers is not None:
+                consumers.add(at, queue.consumers)
+    yield from (messages, oldest, soon, consumers, slo)
+
+
+def _of_limits(readings: Mapping[Key, PoolReading]) -> Iterator[Family]:
+    labels = Labels("namespace", "pool", "queue", "limit")
+    rate = Family(
+        "celeriac_fleet_ratelimit_limit_per_second", "gauge", "Starts a second that the limit allows the pool.", labels
+    )
+    waiting = Family(
+        "celeriac_fleet_ratelimit_throttled_messages", "gauge", "Messages that wait for the limit.", labels
+    )
+    for pool, reading in readings.items():
+        for limit in reading.signals.limited:
+            rate.add((*pool, limit.queue, limit.task), limit.rate_per_s)
+            waiting.add((*pool, limit.queue, limit.task), limit.throttled)
+    yield from (rate, waiting)
+
+
+def _of_fleet(fleets: Mapping[str, BrokerReading]) -> Iterator[Family]:
+    labels = Labels("namespace", "pool", "queue")
+    tasks = Family(
         "celeriac_fleet_tasks",
+        "counter",
         "Runs and messages that entered a state, whole fleet.",
-        labels=[*labels, "task", "state"],
+        labels.and_("task", "state"),
     )
-    wait = SummaryMetricFamily("celeriac_fleet_task_wait_seconds", "Seconds from due to start.", labels=labels)
-    busy = CounterMetricFamily("celeriac_fleet_busy_slot_seconds", "Slot-seconds of running tasks.", labels=labels)
-    throttled = CounterMetricFamily(
+    wait = Family("celeriac_fleet_task_wait_seconds", "summary", "Seconds from due to start.", labels)
+    busy = Family("celeriac_fleet_busy_slot_seconds", "counter", "Slot-seconds of running tasks.", labels)
+    throttled = Family(
         "celeriac_fleet_ratelimit_throttled",
+        "counter",
         "Times a message had to wait for its limit.",
-        labels=[*labels, "limit"],
+        labels.and_("limit"),
     )
-    for reading in brokers.values():
+    for reading in fleets.values():
         by_task = {(pool, queue) for pool, queue, _ in reading.tasks}
         for (pool, queue), totals in reading.queues.items():
-            for state, count in _states(totals, with_runs=(pool, queue) not in by_task).items():
-                tasks.add_metric([*pool, queue, "", state], count)
-            wait.add_metric([*pool, queue], count_value=totals.waits, sum_value=totals.wait_s)
-            busy.add_metric([*pool, queue], totals.busy_s)
+            at = (*pool, queue)
+            tasks.add_each((*at, ""), _states(totals, with_runs=(pool, queue) not in by_task))
+            wait.add_summary(at, totals.waits, totals.wait_s)
+            busy.add(at, totals.busy_s)
         for (pool, queue, task), runs in reading.tasks.items():
-            for state in ("started", "succeeded", "failed", "retried"):
-                tasks.add_metric([*pool, queue, task, state], getattr(runs, state))
+            at_task = (*pool, queue, task)
+            tasks.add_each(at_task, {state: getattr(runs, state) for state in RUN_STATES})
             if runs.throttled:
-                throttled.add_metric([*pool, queue, task], runs.throttled)
+                throttled.add(at_task, runs.throttled)
     yield from (tasks, wait, busy, throttled)
 
 
@@ -512,10 +529,5 @@ def _states(totals: QueueTotals, *, with_runs: bool) -> dict[str, int]:
         "dead_lettered": totals.dead_lettered,
     }
     if with_runs:
-        states |= {
-            "started": totals.started,
-            "succeeded": totals.succeeded,
-            "failed": totals.failed,
-            "retried": totals.retried,
-        }
+        states |= {state: getattr(totals, state) for state in RUN_STATES}
     return states

@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from scraped import page_of
 
 from celeriac_operator.main import _State
 from celeriac_operator.metrics import OperatorMetrics
@@ -44,6 +45,6 @@ def test_before_the_threads_begin_and_when_they_are_told_to_end_none_is_missed()
 
 
 def test_changes_that_no_watch_told_of_are_counted() -> None:
-    page = state().metrics_page().decode()
+    page = page_of(state().families())
 
     assert "celeriac_operator_watch_missed_changes_total 3.0" in page

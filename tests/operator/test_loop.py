@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from scraped import page_of
 
 from celeriac.broker.depth import QueueDepth
 from celeriac.exceptions import BrokerUnavailable
@@ -17,7 +18,7 @@ from celeriac_operator import clock
 from celeriac_operator.errors import ClusterError, Conflict, Forbidden, NotFound
 from celeriac_operator.fleet.brokers import BrokerSide, BrokerTarget
 from celeriac_operator.fleet.signature import NO_KEY, Signature
-from celeriac_operator.loop import OperatorLoop, Tick, broker
+from celeriac_operator.loop import OperatorLoop, Tick, act, broker
 from celeriac_operator.loop.act import DOOMED_COST
 from celeriac_operator.metrics import OperatorMetrics
 from celeriac_operator.resources.records import PodRecord, PoolRecord
@@ -292,7 +293,7 @@ def test_a_pool_with_a_wrong_spec_gets_a_condition_and_stops_nobody(bench, caplo
     assert b.until(lambda: bool(b.cluster.scaled))
     assert b.cluster.conditions("broken")["Ready"] == ("False", "InvalidSpec")
     assert b.cluster.conditions("lost")["Ready"] == ("False", "SecretNotFound")
-    told = b.metrics.render().decode()
+    told = page_of(b.metrics.families())
     for name, reason in (("broken", "InvalidSpec"), ("lost", "SecretNotFound")):
         assert (
             f'celeriac_pool_condition{{condition="Ready",namespace="shop",pool="{name}",reason="{reason}"}} 0.0' in told
@@ -317,7 +318,7 @@ def test_a_pool_recovers_by_itself_when_its_spec_and_secret_are_put_right(bench,
     b.cluster.secrets["shop", "redis", "url"] = URL
 
     assert b.until(lambda: b.cluster.conditions("mails")["Ready"][0] == "True")
-    assert b.until(lambda: 'pool="mails",reason="Decided"} 1.0' in b.metrics.render().decode())
+    assert b.until(lambda: 'pool="mails",reason="Decided"} 1.0' in page_of(b.metrics.families()))
 
 
 def test_a_missing_target_is_a_condition_and_no_write(bench):
@@ -365,6 +366,21 @@ def test_a_broker_that_is_down_holds_the_pool_and_is_logged_once_without_its_pas
 
     assert b.until(lambda: bool(b.cluster.scaled), within_s=15)
     assert b.cluster.scaled[0][1] == 10
+
+
+def test_of_many_pods_that_are_drained_some_are_marked_at_each_tick(bench, monkeypatch):
+    monkeypatch.setattr(act, "MOST_MARKS", 2)
+    b = bench(pool(scaleDown={"idleTimeout": "0s"}))
+    b.cluster.replicas["mails-worker"] = 5
+    b.cluster.kubelet = [pod(f"mails-{n}") for n in range(5)]
+    stop = beating(b, lambda: [heartbeat(f"mails-{n}") for n in range(5)])
+
+    b.loop.start()
+
+    marked = lambda: {name for costs in b.cluster.costs for name, cost in costs.items() if cost == DOOMED_COST}  # noqa: E731
+    assert b.until(lambda: marked() == {f"mails-{n}" for n in range(5)}, 15.0)
+    stop.set()
+    assert max(map(len, b.cluster.costs)) == 2
 
 
 @pytest.mark.parametrize("refused", [None, Forbidden("cannot patch pods", status=403)], ids=["marks", "marks refused"])
@@ -679,13 +695,13 @@ def test_only_queues_where_something_may_be_due_are_asked_to_release_it(bench):
 def test_a_broker_whose_last_pool_went_is_let_go_and_its_pool_vanishes_from_the_metrics(bench):
     b = bench()
     b.loop.start()
-    assert b.until(lambda: b'pool="mails"' in b.metrics.render())
+    assert b.until(lambda: 'pool="mails"' in page_of(b.metrics.families()))
 
     b.cluster.records.clear()
     b.loop.poke("shop", "mails")
 
     assert b.until(lambda: b.broker.closed >= 3)
-    assert b'pool="mails"' not in b.metrics.render()
+    assert 'pool="mails"' not in page_of(b.metrics.families())
     assert b.loop.livez()[0]
 
 
@@ -704,7 +720,7 @@ def test_a_pool_that_is_deleted_while_its_tick_runs_leaves_no_series(bench):
     serving.tick(members)
     serving.tick(serving._members())
 
-    assert b'pool="bulk"' not in b.metrics.render()
+    assert 'pool="bulk"' not in page_of(b.metrics.families())
 
 
 def test_pools_that_share_a_queue_split_its_demand_by_their_slots(bench):
@@ -729,12 +745,12 @@ def test_heartbeats_become_totals_of_their_pool_that_survive_the_pod(bench):
     ]
 
     line = 'celeriac_fleet_tasks_total{namespace="shop",pool="mails",queue="mails",state="started",task=""} 9.0'
-    assert b.until(lambda: line in b.metrics.render().decode())
+    assert b.until(lambda: line in page_of(b.metrics.families()))
 
     b.cluster.kubelet = []
     ticks = len(b.ticks)
     assert b.until(lambda: len(b.ticks) > ticks + 1)
-    assert line in b.metrics.render().decode()
+    assert line in page_of(b.metrics.families())
 
 
 def test_the_health_of_the_loop_is_that_of_its_threads(bench):
@@ -994,7 +1010,7 @@ def test_two_brokers_of_one_address_have_names_of_their_own(bench):
 
     assert b.until(lambda: {tick.pool.name for tick in b.ticks} == {"mails", "far"})
     assert sorted(loop.name for loop in b.loop._loops.values()) == ["broker:6379", "broker:6379 #2"]
-    assert b.until(lambda: 'celeriac_broker_up{broker="broker:6379 #2"} 1.0' in b.metrics.render().decode())
+    assert b.until(lambda: 'celeriac_broker_up{broker="broker:6379 #2"} 1.0' in page_of(b.metrics.families()))
 
 
 def test_what_is_remembered_of_pools_that_went_is_let_go(bench):
@@ -1032,7 +1048,7 @@ def test_a_loop_that_was_retired_within_a_tick_serves_nobody_any_more(bench):
     (old,) = b.loop._retired
     assert b.until(lambda: old.ended)
     assert len(b.cluster.scaled) == 1
-    assert 'broker="broker:6379"' not in b.metrics.render().decode()
+    assert 'broker="broker:6379"' not in page_of(b.metrics.families())
 
 
 def test_a_wall_clock_that_is_set_back_does_not_stop_the_loops_time(bench, monkeypatch):

@@ -2,6 +2,7 @@
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from scraped import page_of
 
 from celeriac.telemetry.metrics import NAMES as WORKERS_NAMES
 from celeriac.wire.event import QueueTotals, TaskTotals
@@ -47,7 +48,7 @@ def reading(at: float = 100.0, **more) -> PoolReading:
 def samples(metrics: OperatorMetrics) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
     return {
         (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(metrics.render().decode())
+        for family in text_string_to_metric_families(page_of(metrics.families()))
         for sample in family.samples
     }
 
@@ -113,7 +114,7 @@ def test_a_pools_last_tick_is_shown(metrics, name, labels, expected):
 def test_no_name_is_also_a_workers(metrics):
     """What has two meanings, or is told twice, must not be added up by its name. Both tell what is running."""
     metrics.pool_decided(MAILS, reading())
-    families = text_string_to_metric_families(metrics.render().decode())
+    families = text_string_to_metric_families(page_of(metrics.families()))
 
     names = {family.name.removesuffix("_total").removesuffix("_info") for family in families}
 
@@ -173,7 +174,7 @@ def test_queues_are_told_as_they_are_at_the_scrape(metrics):
 
     assert value(metrics, "celeriac_queue_messages", **QUEUE, kind="ready") == 90
     assert value(metrics, "celeriac_queue_consumers", **QUEUE) == 3
-    assert "of nobody" not in metrics.render().decode()
+    assert "of nobody" not in page_of(metrics.families())
 
 
 def test_a_broker_is_up_or_down_and_its_errors_are_counted(metrics):
@@ -194,7 +195,7 @@ def test_a_broker_that_is_gone_is_not_told_of_again_by_a_probe_that_was_on_its_w
     metrics.broker_probed("redis:6379", took_s=1.0)
     metrics.broker_ticked("redis:6379", took_s=1.0)
 
-    assert "redis:6379" not in metrics.render().decode()
+    assert "redis:6379" not in page_of(metrics.families())
 
 
 def test_a_broker_that_cannot_be_told_of_leaves_the_page_to_the_others(metrics):
@@ -211,7 +212,7 @@ def test_a_pool_that_is_gone_leaves_no_series(metrics):
 
     metrics.pool_gone(MAILS)
 
-    assert "mails" not in metrics.render().decode()
+    assert "mails" not in page_of(metrics.families())
 
 
 def conditions(metrics: OperatorMetrics) -> dict[tuple[str, str], float]:
@@ -276,13 +277,13 @@ def test_a_pool_that_cannot_be_served_is_told_and_what_was_decided_of_it_no_long
 
     metrics.pool_fault(MAILS, "InvalidSpec")
     metrics.pool_gone(MAILS)
-    assert "mails" not in metrics.render().decode()
+    assert "mails" not in page_of(metrics.families())
 
 
 def test_the_operator_tells_of_itself(metrics):
     metrics.leads(True)
     metrics.error("Forbidden")
-    assert "signing_certificate" not in metrics.render().decode()
+    assert "signing_certificate" not in page_of(metrics.families())
     metrics.signs_until(1_800_000_000.0)
 
     assert value(metrics, "celeriac_build_info", component="operator", version="1.2.3") == 1
@@ -299,9 +300,9 @@ def test_pools_queues_and_the_fleet_are_told_by_the_leader_alone(metrics):
     metrics.broker_serves("redis:6379", lambda: BrokerReading(queues={(MAILS, "q"): QueueTotals(started=9)}))
 
     metrics.leads(False)
-    standby = metrics.render().decode()
+    standby = page_of(metrics.families())
     metrics.leads(True)
-    leader = metrics.render().decode()
+    leader = page_of(metrics.families())
 
     assert "mails" in leader
     assert "mails" not in standby

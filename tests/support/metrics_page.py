@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from prometheus_client.parser import text_string_to_metric_families
+from scraped import page_of
 
 from celeriac.beat import metrics as beat
 from celeriac.beat.service import Counts
@@ -159,19 +160,19 @@ def worker_text(*, least: bool = False, queues: int = 1, tasks: int = 1) -> str:
         gauges=lambda: {name: 0.0 for name in worker.NAMES if name.startswith("celeriac_worker_")},
         limits=lambda: {} if least else {"task0": 1.0},
     )
-    return worker.renderer(totals, state, "1.0.0")().decode()
+    return page_of(worker.families(totals, state, "1.0.0"))
 
 
 def beat_text(*, least: bool = False) -> str:
     """Beat's page."""
     service = SimpleNamespace(counts=Counts(), entries={}, late_s=0.0, healthy=True)
-    return beat.renderer(service, "1.0.0")().decode()  # type: ignore[arg-type]
+    return page_of(beat.families(service, "1.0.0"))  # type: ignore[arg-type]
 
 
 def outbox_text(*, least: bool = False) -> str:
     """The page of a relay of the outbox."""
     relay = SimpleNamespace(published=0, refused=0, healthy=True, waiting=None if least else (1, 1.0))
-    return outbox.renderer(relay)().decode()  # type: ignore[arg-type]
+    return page_of(outbox.families(relay))  # type: ignore[arg-type]
 
 
 def operator_text(*, least: bool = False, leads: bool = True, pools: int = 1, queues: int = 1, tasks: int = 1) -> str:
@@ -220,7 +221,7 @@ def operator_text(*, least: bool = False, leads: bool = True, pools: int = 1, qu
         if not least:
             for direction in ("up", "down"):
                 metrics.pool_scaled(key, direction=direction, reason="none")
-    return metrics.render().decode()
+    return page_of(metrics.families())
 
 
 TEXTS = {"worker": worker_text, "beat": beat_text, "outbox": outbox_text, "operator": operator_text}

@@ -1,5 +1,6 @@
 """/livez, /readyz and /metrics over real HTTP."""
 
+import gzip
 import http.client
 import socket
 import threading
@@ -9,6 +10,10 @@ import pytest
 
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.telemetry.endpoint import Endpoint
+from celeriac.telemetry.exposition import Family, Labels, single
+
+#: What `Served` tells at first, and as it is served.
+PAGE = "# HELP up It is.\n# TYPE up gauge\nup 1.0\n"
 
 
 class Served:
@@ -16,20 +21,25 @@ class Served:
 
     def __init__(self) -> None:
         self.healthy()
-        self.metrics = b"up 1\n"
         self.endpoint = Endpoint(
             "127.0.0.1", 0, livez=lambda: self.live, readyz=lambda: self.ready, metrics=lambda: self.metrics
         )
 
     def healthy(self) -> None:
+        self.metrics = [single("up", "gauge", "It is.", 1.0)]
         self.live, self.ready = (True, "alive"), (True, "running")
 
-    def get(self, path: str, method: str = "GET") -> tuple[int, str, str]:
+    def get(self, path: str) -> tuple[int, str, str]:
+        """Status, text, type."""
+        status, body, headers = self.ask(path, {})
+        return status, body.decode(), headers.get("Content-Type", "")
+
+    def ask(self, path: str, headers: dict[str, str]) -> tuple[int, bytes, http.client.HTTPMessage]:
         connection = http.client.HTTPConnection("127.0.0.1", self.endpoint.port, timeout=5)
         try:
-            connection.request(method, path)
+            connection.request("GET", path, headers=headers)
             answer = connection.getresponse()
-            return answer.status, answer.read().decode(), answer.headers.get("Content-Type", "")
+            return answer.status, answer.read(), answer.headers
         finally:
             connection.close()
 
@@ -59,7 +69,29 @@ def test_a_probe_answers_with_its_reason(served: Served) -> None:
 
 
 def test_metrics_are_served_as_prometheus_wants_them(served: Served) -> None:
-    assert served.get("/metrics") == (200, "up 1\n", "text/plain; version=0.0.4; charset=utf-8")
+    assert served.get("/metrics") == (200, PAGE, "text/plain; version=0.0.4; charset=utf-8")
+
+
+@pytest.mark.parametrize("accepted", ["gzip", "deflate, GZIP", "gzip;q=0.5", "br; q=1, gzip; q=1.0"])
+def test_who_takes_gzip_is_sent_it(served: Served, accepted: str) -> None:
+    many = Family("many", "gauge", "Many.", Labels("number"))
+    many.add_each((), {str(number): number for number in range(10_000)})
+    served.metrics = [*served.metrics, many]
+
+    status, body, headers = served.ask("/metrics", {"Accept-Encoding": accepted})
+
+    assert (status, headers["Content-Encoding"], headers["Content-Length"]) == (200, "gzip", str(len(body)))
+    text = PAGE.encode() + many.text()
+    assert gzip.decompress(body) == text
+    assert len(body) < len(text) / 4
+
+
+@pytest.mark.parametrize("accepted", ["", "deflate", "gzip;q=0", "gzip; q=0.000", "x-gzip", "*;q=0"])
+def test_who_does_not_take_gzip_is_sent_text(served: Served, accepted: str) -> None:
+    _, body, headers = served.ask("/metrics", {"Accept-Encoding": accepted})
+
+    assert body.decode() == PAGE
+    assert headers["Content-Encoding"] is None
 
 
 @pytest.mark.parametrize("path", ["/", "/metric", "/livez/", "/../etc/passwd"])
@@ -88,7 +120,7 @@ def test_a_port_that_is_taken_is_named_with_the_setting_to_change(served: Served
     port = served.endpoint.port
 
     with pytest.raises(ImproperlyConfigured, match=rf"127\.0\.0\.1:{port}: .*worker_http_port"):
-        Endpoint("127.0.0.1", port, livez=lambda: (True, ""), readyz=lambda: (True, ""), metrics=lambda: b"")
+        Endpoint("127.0.0.1", port, livez=lambda: (True, ""), readyz=lambda: (True, ""), metrics=list)
 
 
 def test_once_stopped_its_port_is_free() -> None:

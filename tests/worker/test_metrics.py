@@ -2,8 +2,9 @@
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from scraped import page_of
 
-from celeriac.telemetry.metrics import NAMES, STATES, WorkerState, renderer
+from celeriac.telemetry.metrics import NAMES, STATES, WorkerState, families
 from celeriac.telemetry.totals import RUN_BUCKETS_S, Observation, Totals
 from celeriac.wire.event import WAIT_BUCKETS_S
 
@@ -17,7 +18,7 @@ Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 def scraped(totals: Totals, running: list[tuple[str, float]] | None = None) -> Samples:
     state = WorkerState(running=lambda: running or [], gauges=lambda: GAUGES, limits=lambda: {"t": 2.5})
-    text = renderer(totals, state, "1.2.3")().decode()
+    text = page_of(families(totals, state, "1.2.3"))
     found: Samples = {}
     for family in text_string_to_metric_families(text):
         assert family.documentation, family.name

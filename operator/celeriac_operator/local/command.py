@@ -236,7 +236,9 @@ class _Session:
     def _endpoint(self, loop: OperatorLoop, metrics: OperatorMetrics, view: View) -> None:
         if self._http_port is None:
             return
-        endpoint = Endpoint("127.0.0.1", self._http_port, livez=loop.livez, readyz=loop.readyz, metrics=metrics.render)
+        endpoint = Endpoint(
+            "127.0.0.1", self._http_port, livez=loop.livez, readyz=loop.readyz, metrics=metrics.families
+        )
         endpoint.start()
         self._undo.callback(endpoint.stop)
         view.note(f"operator's metrics on http://127.0.0.1:{endpoint.port}/metrics")

@@ -1,13 +1,9 @@
 """Beat's Prometheus metrics, read from the service at each scrape."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-from prometheus_client.registry import Collector
+from collections.abc import Iterator, Mapping
 
 from celeriac.beat.service import Service
+from celeriac.telemetry.exposition import Family, labelled, single
 
 #: Metric names and what they mean.
 NAMES: Mapping[str, str] = {
@@ -19,28 +15,13 @@ NAMES: Mapping[str, str] = {
 }
 
 
-class _BeatCollector(Collector):
-    def __init__(self, service: Service, version: str) -> None:
-        self._service, self._version = service, version
-
-    def collect(self) -> Iterable[Any]:
-        ticks = CounterMetricFamily("celeriac_beat_ticks", NAMES["celeriac_beat_ticks"], labels=("state",))
-        for state, count in self._service.counts._asdict().items():
-            ticks.add_metric((state,), count)
-        yield ticks
-        for name, value in (
-            ("celeriac_beat_entries", len(self._service.entries)),
-            ("celeriac_beat_late_seconds", self._service.late_s),
-            ("celeriac_beat_up", self._service.healthy),
-        ):
-            yield GaugeMetricFamily(name, NAMES[name], value=float(value))
-        info = InfoMetricFamily("celeriac_build", NAMES["celeriac_build"])
-        info.add_metric([], {"version": self._version})
-        yield info
-
-
-def renderer(service: Service, version: str) -> Callable[[], bytes]:
-    """A function that gives /metrics' text."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_BeatCollector(service, version))
-    return lambda: generate_latest(registry)
+def families(service: Service, version: str) -> Iterator[Family]:
+    """What a scrape gets."""
+    yield labelled("celeriac_beat_ticks", "counter", NAMES["celeriac_beat_ticks"], "state", service.counts._asdict())
+    for name, value in (
+        ("celeriac_beat_entries", len(service.entries)),
+        ("celeriac_beat_late_seconds", service.late_s),
+        ("celeriac_beat_up", service.healthy),
+    ):
+        yield single(name, "gauge", NAMES[name], value)
+    yield labelled("celeriac_build", "info", NAMES["celeriac_build"], "version", {version: 1.0})

@@ -8,6 +8,7 @@ from typing import Any
 
 from celeriac import __version__
 from celeriac.app.base import DEFAULT_BROKER, Celeriac
+from celeriac.beat.metrics import families
 from celeriac.beat.service import Service
 from celeriac.broker.connection import redacted
 from celeriac.exceptions import BackendUnavailable, BrokerUnavailable, ImproperlyConfigured
@@ -91,11 +92,9 @@ def _endpoint(app: Celeriac, service: Service) -> Endpoint | None:
     port = app.conf.beat_http_port
     if not port:
         return None
-    from celeriac.beat.metrics import renderer  # prometheus_client, only where it is served
-
     return Endpoint(
         app.conf.worker_http_host, port, livez=lambda: liveness(service, time.monotonic()), readyz=lambda: readiness(service),
-        metrics=renderer(service, __version__), setting="beat_http_port",
+        metrics=lambda: families(service, __version__), setting="beat_http_port",
     )  # fmt: skip
 
 

@@ -53,7 +53,7 @@ def outbox(given: Given, batch: int, poll_s: float, once: bool, status: bool, lo
         signal.signal(number, lambda *_: stop.set())
     probes = None
     if app.conf.outbox_http_port:
-        from celeriac.contrib.outbox_probes import endpoint  # prometheus_client, only where it is served
+        from celeriac.contrib.outbox_probes import endpoint  # an HTTP server, only where it is served
 
         probes = endpoint(app, relay, poll_s=poll_s)
         probes.start()

@@ -1,17 +1,13 @@
 """What a relay of the outbox tells over HTTP: whether it lives, whether it is ready, and its Prometheus metrics."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily
-from prometheus_client.registry import Collector
+from collections.abc import Iterator, Mapping
 
 from celeriac import __version__
 from celeriac.app.base import Celeriac
 from celeriac.contrib.outbox import Relay
 from celeriac.telemetry.endpoint import Endpoint
+from celeriac.telemetry.exposition import Family, labelled, single
 
 #: Beyond its longest pause and the time a publish may take, seconds without progress after which the relay is stuck.
 STUCK_S = 60.0
@@ -50,32 +46,19 @@ def endpoint(app: Celeriac, relay: Relay, *, poll_s: float) -> Endpoint:
         app.conf.outbox_http_port,
         livez=lambda: liveness(relay, limit_s, time.monotonic()),
         readyz=lambda: readiness(relay),
-        metrics=renderer(relay),
+        metrics=lambda: families(relay),
         setting="outbox_http_port",
     )
 
 
-class _RelayCollector(Collector):
-    def __init__(self, relay: Relay) -> None:
-        self._relay = relay
-
-    def collect(self) -> Iterable[Any]:
-        relay = self._relay
-        for name, count in (("celeriac_outbox_published", relay.published), ("celeriac_outbox_refused", relay.refused)):
-            yield CounterMetricFamily(name, NAMES[name], value=count)
-        gauges = [("celeriac_outbox_up", float(relay.healthy))]
-        if relay.waiting is not None:
-            rows, oldest_s = relay.waiting
-            gauges += [("celeriac_outbox_waiting", float(rows)), ("celeriac_outbox_oldest_seconds", oldest_s or 0.0)]
-        for name, value in gauges:
-            yield GaugeMetricFamily(name, NAMES[name], value=value)
-        info = InfoMetricFamily("celeriac_build", NAMES["celeriac_build"])
-        info.add_metric([], {"version": __version__})
-        yield info
-
-
-def renderer(relay: Relay) -> Callable[[], bytes]:
-    """A function that gives /metrics' text."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_RelayCollector(relay))
-    return lambda: generate_latest(registry)
+def families(relay: Relay) -> Iterator[Family]:
+    """What a scrape gets."""
+    yield single("celeriac_outbox_published", "counter", NAMES["celeriac_outbox_published"], relay.published)
+    yield single("celeriac_outbox_refused", "counter", NAMES["celeriac_outbox_refused"], relay.refused)
+    gauges = [("celeriac_outbox_up", float(relay.healthy))]
+    if relay.waiting is not None:
+        rows, oldest_s = relay.waiting
+        gauges += [("celeriac_outbox_waiting", float(rows)), ("celeriac_outbox_oldest_seconds", oldest_s or 0.0)]
+    for name, value in gauges:
+        yield single(name, "gauge", NAMES[name], value)
+    yield labelled("celeriac_build", "info", NAMES["celeriac_build"], "version", {__version__: 1.0})

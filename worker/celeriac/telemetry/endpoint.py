@@ -2,11 +2,13 @@
 
 import logging
 import threading
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from celeriac.exceptions import ImproperlyConfigured
+from celeriac.telemetry.exposition import CONTENT_TYPE, Family
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +25,7 @@ class Endpoint:
         *,
         livez: Probe,
         readyz: Probe,
-        metrics: Callable[[], bytes],
+        metrics: Callable[[], Iterable[Family]],
         setting: str = "worker_http_port",
     ) -> None:
         """port 0: any free one; read it from `.port` after start(). Raises ImproperlyConfigured, naming the setting, when it is taken."""
@@ -36,21 +38,30 @@ class Endpoint:
                 path = self.path.partition("?")[0]
                 try:
                     if path == "/metrics":
-                        self._answer(200, "text/plain; version=0.0.4; charset=utf-8", metrics())
+                        self._answer_page(metrics())
                     elif path in probes:
                         good, why = probes[path]()
-                        self._answer(200 if good else 503, "text/plain; charset=utf-8", f"{why}\n".encode())
+                        self._answer(200 if good else 503, "text/plain; charset=utf-8", [f"{why}\n".encode()])
                     else:
-                        self._answer(404, "text/plain; charset=utf-8", b"try /livez, /readyz or /metrics\n")
+                        self._answer(404, "text/plain; charset=utf-8", [b"try /livez, /readyz or /metrics\n"])
                 except (BrokenPipeError, ConnectionResetError):
                     log.debug("the client of %s went away", path)
 
-            def _answer(self, status: int, kind: str, body: bytes) -> None:
+            def _answer_page(self, families: Iterable[Family]) -> None:
+                """In parts, and compressed as they come where the client takes that: an operator's page may have many megabytes."""
+                parts = (family.text() for family in families)
+                if _takes_gzip(self.headers.get("Accept-Encoding", "")):
+                    self._answer(200, CONTENT_TYPE, list(_gzipped(parts)), ("Content-Encoding", "gzip"))
+                else:
+                    self._answer(200, CONTENT_TYPE, list(parts))
+
+            def _answer(self, status: int, kind: str, body: list[bytes], *more: tuple[str, str]) -> None:
                 self.send_response(status)
-                self.send_header("Content-Type", kind)
-                self.send_header("Content-Length", str(len(body)))
+                for name, value in (("Content-Type", kind), *more, ("Content-Length", str(sum(map(len, body))))):
+                    self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(body)
+                for part in body:
+                    self.wfile.write(part)
 
             def log_message(self, format: str, *args: Any) -> None:
                 log.debug("http: %s", format % args)
@@ -80,3 +91,20 @@ class Endpoint:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join(2.0)
+
+
+def _takes_gzip(accepted: str) -> bool:
+    """Whether the request's Accept-Encoding names gzip, with another weight than 0 (RFC 9110, 12.5.3)."""
+    for each in accepted.lower().replace(" ", "").split(","):
+        coding, _, weight = each.partition(";q=")
+        if coding == "gzip":
+            return not weight or bool(weight.strip("0."))
+    return False
+
+
+def _gzipped(parts: Iterable[bytes]) -> Iterator[bytes]:
+    """Fastest: lines of metrics are so alike that more effort gains a tenth of the size and costs three times as much."""
+    gzip = zlib.compressobj(level=1, wbits=31)
+    for part in parts:
+        yield gzip.compress(part)
+    yield gzip.flush()

@@ -1,14 +1,11 @@
 """The worker's Prometheus metrics, made from the totals at each scrape. Names and labels are a table; a pod is never a label."""
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
-
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, InfoMetricFamily
-from prometheus_client.registry import Collector
+from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from celeriac.policy.commands import REASONS
-from celeriac.telemetry.totals import Histogram, Totals
+from celeriac.telemetry.exposition import Family, Labels, labelled, single
+from celeriac.telemetry.totals import RUN_BUCKETS_S, Totals
+from celeriac.wire.event import WAIT_BUCKETS_S
 
 #: Every state a task can end a run in, so that all start at zero.
 STATES = ("succeeded", "failed", "retried", "rejected", "revoked", "expired", "ignored", "requeued", "dead_lettered")
@@ -56,93 +53,68 @@ class WorkerState:
         self.limits = limits
 
 
-class _WorkerCollector(Collector):
-    def __init__(self, totals: Totals, state: WorkerState, version: str) -> None:
-        self._totals, self._state, self._version = totals, state, version
-
-    def collect(self) -> Iterable[Any]:
-        with self._totals._lock:
-            families = self._counted()
-        yield from families
-        in_flight: dict[str, int] = dict.fromkeys(self._totals.queues, 0)
-        longest: dict[str, float] = dict.fromkeys(self._totals.queues, 0.0)
-        for queue, seconds in self._state.running():
-            in_flight[queue] = in_flight.get(queue, 0) + 1
-            longest[queue] = max(longest.get(queue, 0.0), seconds)
-        yield _gauge(
-            "celeriac_tasks_in_flight", ("queue",), {(queue,): float(count) for queue, count in in_flight.items()}
-        )
-        yield _gauge(
-            "celeriac_task_longest_running_seconds", ("queue",), {(queue,): age for queue, age in longest.items()}
-        )
-        yield _gauge(
-            "celeriac_ratelimit_limit_per_second",
-            ("limit",),
-            {(name,): rate for name, rate in self._state.limits().items()},
-        )
-        for name, value in self._state.gauges().items():
-            yield _gauge(name, (), {(): value})
-        info = InfoMetricFamily("celeriac_build", NAMES["celeriac_build"])
-        info.add_metric([], {"version": self._version})
-        yield info
-
-    def _counted(self) -> list[Any]:
-        tasks = CounterMetricFamily("celeriac_tasks", NAMES["celeriac_tasks"], labels=("queue", "task", "state"))
-        retries = CounterMetricFamily(
-            "celeriac_task_retries", NAMES["celeriac_task_retries"], labels=("queue", "task", "reason")
-        )
-        throttled = CounterMetricFamily(
-            "celeriac_ratelimit_throttled", NAMES["celeriac_ratelimit_throttled"], labels=("limit",)
-        )
-        redelivered = CounterMetricFamily(
-            "celeriac_tasks_redelivered", NAMES["celeriac_tasks_redelivered"], labels=("queue",)
-        )
-        wait = HistogramMetricFamily(
-            "celeriac_task_wait_seconds", NAMES["celeriac_task_wait_seconds"], labels=("queue",)
-        )
-        run = HistogramMetricFamily("celeriac_task_run_seconds", NAMES["celeriac_task_run_seconds"], labels=("queue",))
-        by_limit: dict[str, int] = {}
-        for (queue, name), task in self._totals.tasks.items():
-            for state in STATES:
-                tasks.add_metric((queue, name, state), task.states.get(state, 0))
-            for reason, count in task.reasons.items():
-                retries.add_metric((queue, name, reason), count)
-            if task.throttled:
-                by_limit[name] = by_limit.get(name, 0) + task.throttled
-        for name, count in by_limit.items():
-            throttled.add_metric((name,), count)
-        for queue, totals in self._totals.queues.items():
-            redelivered.add_metric((queue,), totals.redelivered)
-            wait.add_metric((queue,), _buckets(totals.wait), totals.wait.sum)
-            run.add_metric((queue,), _buckets(totals.run), totals.run.sum)
-        mails = CounterMetricFamily("celeriac_error_mails", NAMES["celeriac_error_mails"], labels=("result",))
-        for result, count in (self._state.mails() or _NO_MAILS).items():
-            mails.add_metric((result,), count)
-        refused = CounterMetricFamily(
-            "celeriac_commands_refused", NAMES["celeriac_commands_refused"], labels=("reason",)
-        )
-        for reason, count in self._state.refused().items():
-            refused.add_metric((reason,), count)
-        return [tasks, retries, throttled, redelivered, wait, run, mails, refused]
+def families(totals: Totals, state: WorkerState, version: str) -> Iterator[Family]:
+    """What a scrape gets."""
+    with totals._lock:
+        counted = _counted(totals)
+    yield from counted
+    yield labelled(
+        "celeriac_error_mails", "counter", NAMES["celeriac_error_mails"], "result", state.mails() or _NO_MAILS
+    )
+    yield labelled(
+        "celeriac_commands_refused", "counter", NAMES["celeriac_commands_refused"], "reason", state.refused()
+    )
+    in_flight: dict[str, int] = dict.fromkeys(totals.queues, 0)
+    longest: dict[str, float] = dict.fromkeys(totals.queues, 0.0)
+    for queue, seconds in state.running():
+        in_flight[queue] = in_flight.get(queue, 0) + 1
+        longest[queue] = max(longest.get(queue, 0.0), seconds)
+    yield labelled("celeriac_tasks_in_flight", "gauge", NAMES["celeriac_tasks_in_flight"], "queue", in_flight)
+    yield labelled(
+        "celeriac_task_longest_running_seconds",
+        "gauge",
+        NAMES["celeriac_task_longest_running_seconds"],
+        "queue",
+        longest,
+    )
+    yield labelled(
+        "celeriac_ratelimit_limit_per_second",
+        "gauge",
+        NAMES["celeriac_ratelimit_limit_per_second"],
+        "limit",
+        state.limits(),
+    )
+    for name, value in state.gauges().items():
+        yield single(name, "gauge", NAMES[name], value)
+    yield labelled("celeriac_build", "info", NAMES["celeriac_build"], "version", {version: 1.0})
 
 
-def _gauge(name: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> GaugeMetricFamily:
-    family = GaugeMetricFamily(name, NAMES[name], labels=labels)
-    for key, value in values.items():
-        family.add_metric(key, value)
-    return family
-
-
-def _buckets(histogram: Histogram) -> list[tuple[str, float]]:
-    found, total = [], 0
-    for bound, count in zip((*histogram.bounds, float("inf")), histogram.counts, strict=True):
-        total += count
-        found.append(("+Inf" if bound == float("inf") else str(bound), float(total)))
-    return found
-
-
-def renderer(totals: Totals, state: WorkerState, version: str) -> Callable[[], bytes]:
-    """A function that gives /metrics' text."""
-    registry = CollectorRegistry(auto_describe=False)
-    registry.register(_WorkerCollector(totals, state, version))
-    return lambda: generate_latest(registry)
+def _counted(totals: Totals) -> tuple[Family, ...]:
+    by_queue, by_task = Labels("queue"), Labels("queue", "task")
+    tasks = Family("celeriac_tasks", "counter", NAMES["celeriac_tasks"], by_task.and_("state"))
+    retries = Family("celeriac_task_retries", "counter", NAMES["celeriac_task_retries"], by_task.and_("reason"))
+    redelivered = Family("celeriac_tasks_redelivered", "counter", NAMES["celeriac_tasks_redelivered"], by_queue)
+    wait = Family(
+        "celeriac_task_wait_seconds",
+        "histogram",
+        NAMES["celeriac_task_wait_seconds"],
+        by_queue,
+        bounds=WAIT_BUCKETS_S,
+    )
+    run = Family(
+        "celeriac_task_run_seconds", "histogram", NAMES["celeriac_task_run_seconds"], by_queue, bounds=RUN_BUCKETS_S
+    )
+    by_limit: dict[str, int] = {}
+    for (queue, name), task in totals.tasks.items():
+        tasks.add_each((queue, name), {state: task.states.get(state, 0) for state in STATES})
+        retries.add_each((queue, name), task.reasons)
+        if task.throttled:
+            by_limit[name] = by_limit.get(name, 0) + task.throttled
+    for name, queue_totals in totals.queues.items():
+        redelivered.add((name,), queue_totals.redelivered)
+        wait.add_histogram((name,), queue_totals.wait.counts, queue_totals.wait.sum)
+        run.add_histogram((name,), queue_totals.run.counts, queue_totals.run.sum)
+    throttled = labelled(
+        "celeriac_ratelimit_throttled", "counter", NAMES["celeriac_ratelimit_throttled"], "limit", by_limit
+    )
+    return tasks, retries, throttled, redelivered, wait, run

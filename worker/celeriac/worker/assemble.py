@@ -27,6 +27,7 @@ from celeriac.policy.commands import REASONS
 from celeriac.policy.throttle import throttle_of
 from celeriac.telemetry.endpoint import Endpoint
 from celeriac.telemetry.events import TaskEvents
+from celeriac.telemetry.metrics import WorkerState, families
 from celeriac.telemetry.totals import Totals
 from celeriac.wire.control import EITHER, PLAIN, SIGNED
 from celeriac.worker.aio import AsyncioPool
@@ -468,7 +469,6 @@ def _endpoint(
     port = conf.worker_http_port
     if not port:
         return None
-    from celeriac.telemetry.metrics import WorkerState, renderer  # prometheus_client, only where it is served
 
     def gauges() -> dict[str, float]:
         return {
@@ -494,7 +494,7 @@ def _endpoint(
 
     return Endpoint(
         conf.worker_http_host, port, livez=livez, readyz=lambda: readiness(loop),
-        metrics=renderer(totals, state, __version__),
+        metrics=lambda: families(totals, state, __version__),
     )  # fmt: skip
 
 
