@@ -11,7 +11,9 @@ each_chart = pytest.mark.parametrize("chart", [chart_pages.OPERATOR, chart_pages
 
 @each_chart
 def test_the_schema_describes_every_value_as_values_yaml_does(chart: Path) -> None:
-    assert (chart / "values.schema.json").read_text() == chart_pages.schema(chart), "run: make docs"
+    assert (chart / "values.schema.json").read_text() == chart_pages.schema(chart), (
+        "run: make docs, or python tests/support/chart_pages.py"
+    )
 
 
 @each_chart
@@ -19,7 +21,7 @@ def test_the_readmes_table_is_that_of_the_values(chart: Path) -> None:
     page = (chart / "README.md").read_text()
 
     assert chart_pages.BEGIN in page
-    assert page == chart_pages.readme(chart), "run: make docs"
+    assert page == chart_pages.readme(chart), "run: make docs, or python tests/support/chart_pages.py"
 
 
 @each_chart

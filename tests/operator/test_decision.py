@@ -628,6 +628,15 @@ UP = [
         says="Unschedulable",
     ),
     Case(
+        id="a pod that is stuck where younger ones have started stops nothing",
+        memory=knows(rate=40, service_s=0.5),
+        signals=sees(
+            3, pods=(pod("a"), pod("b"), PodSample(name="c", phase="Pending", ready=False, created_at=NOW - 700))
+        ),
+        desired=7,
+        replicas=7,
+    ),
+    Case(
         id="pods that are pending for a moment stop nothing",
         memory=knows(rate=40, service_s=0.5),
         signals=sees(

@@ -338,8 +338,16 @@ def test_manifests_without_a_scaled_object_are_refused(documents: list[Any]) -> 
         imported(documents)
 
 
+_ODD = {"scaleUp": {"policies": [{"type": ["Pods"], "value": 1}]}, "scaleDown": {"selectPolicy": ["Min"]}}
+
+
 @pytest.mark.parametrize(
-    "broken", [{"kind": "ScaledObject"}, {"kind": "ScaledObject", "spec": {"triggers": "all", "scaleTargetRef": 3}}]
+    "broken",
+    [
+        {"kind": "ScaledObject"},
+        {"kind": "ScaledObject", "spec": {"triggers": "all", "scaleTargetRef": 3}},
+        {"kind": "ScaledObject", "spec": {"advanced": {"horizontalPodAutoscalerConfig": {"behavior": _ODD}}}},
+    ],
 )
 def test_a_broken_object_is_made_as_far_as_it_goes_and_its_faults_are_said(broken: dict[str, Any]) -> None:
     assert "to be mended by hand" in notes_of(broken)

@@ -101,6 +101,18 @@ def test_a_term_stays_the_same_over_renewals_and_changes_when_another_held_it_in
     assert terms[5][1] == terms[0][1] + 2
 
 
+def test_a_holder_that_sees_another_in_its_place_stops_at_once(api, contend, clock):
+    first, second = contend("a"), contend("b")
+    first.attempt()
+    api.delete("leases", "operator")  # by somebody who tidies up
+    clock.now += 1
+    second.attempt()
+
+    assert not first.attempt()
+
+    assert (first.held(), second.held()) == (False, True)
+
+
 def test_of_two_that_find_it_expired_one_gets_it(contend, clock, client, monkeypatch):
     dead, first, second = contend("dead"), contend("a"), contend("b")
     dead.attempt()

@@ -18,7 +18,7 @@ from celeriac_operator import clock
 from celeriac_operator.errors import ClusterError, Conflict, Forbidden, NotFound
 from celeriac_operator.fleet.brokers import BrokerSide, BrokerTarget
 from celeriac_operator.fleet.signature import NO_KEY, Signature
-from celeriac_operator.loop import OperatorLoop, Tick, act, broker
+from celeriac_operator.loop import OperatorLoop, Tick, broker
 from celeriac_operator.loop.act import DOOMED_COST
 from celeriac_operator.metrics import OperatorMetrics
 from celeriac_operator.resources.records import PodRecord, PoolRecord
@@ -366,21 +366,6 @@ def test_a_broker_that_is_down_holds_the_pool_and_is_logged_once_without_its_pas
 
     assert b.until(lambda: bool(b.cluster.scaled), within_s=15)
     assert b.cluster.scaled[0][1] == 10
-
-
-def test_of_many_pods_that_are_drained_some_are_marked_at_each_tick(bench, monkeypatch):
-    monkeypatch.setattr(act, "MOST_MARKS", 2)
-    b = bench(pool(scaleDown={"idleTimeout": "0s"}))
-    b.cluster.replicas["mails-worker"] = 5
-    b.cluster.kubelet = [pod(f"mails-{n}") for n in range(5)]
-    stop = beating(b, lambda: [heartbeat(f"mails-{n}") for n in range(5)])
-
-    b.loop.start()
-
-    marked = lambda: {name for costs in b.cluster.costs for name, cost in costs.items() if cost == DOOMED_COST}  # noqa: E731
-    assert b.until(lambda: marked() == {f"mails-{n}" for n in range(5)}, 15.0)
-    stop.set()
-    assert max(map(len, b.cluster.costs)) == 2
 
 
 @pytest.mark.parametrize("refused", [None, Forbidden("cannot patch pods", status=403)], ids=["marks", "marks refused"])

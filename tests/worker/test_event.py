@@ -161,6 +161,9 @@ def test_the_bounds_of_waits_are_those_that_every_worker_and_operator_has_ever_u
         pytest.param({OWN_FIELDS: {"queue_waits": {"q": [1, None]}}}, id="a count of waits that is null"),
         pytest.param({OWN_FIELDS: {"queue_waits": {"q": [float("nan")]}}}, id="a count of waits that is no number"),
         pytest.param({OWN_FIELDS: {"queue_waits": {"q": [float("inf")]}}}, id="waits without end"),
+        pytest.param({OWN_FIELDS: {"busy": 10**308}}, id="more than anybody can run"),
+        pytest.param({OWN_FIELDS: {"slots": 10**400}}, id="slots beyond a float"),
+        pytest.param({OWN_FIELDS: {"longest_running_s": 1e300}}, id="a time beyond all times"),
         pytest.param({OWN_FIELDS: {"limits": [{"task": "t", "per_s": "10/s"}]}}, id="a rate that is text"),
         pytest.param({OWN_FIELDS: {"limits": [{"task": "t", "per_s": -1}]}}, id="a rate below zero"),
         pytest.param(

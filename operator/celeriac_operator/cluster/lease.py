@@ -100,8 +100,11 @@ class Lease:
         if standing != self._seen:
             self._seen, self._seen_at = standing, sent_at
         respected_s = float(spec.get("leaseDurationSeconds") or DURATION_S)
-        if holder not in ("", self._identity) and sent_at < self._seen_at + respected_s:
-            return False
+        if holder not in ("", self._identity):
+            # It is another's by now, as after somebody has deleted it: no reason to act until the deadline.
+            self._held_until = float("-inf")
+            if sent_at < self._seen_at + respected_s:
+                return False
         try:
             written = self._write(lease, holder=self._identity, duration_s=DURATION_S)
         except Conflict:

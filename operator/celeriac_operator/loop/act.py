@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from celeriac.exceptions import BrokerUnavailable, ImproperlyConfigured
+from celeriac_operator import clock
 from celeriac_operator.errors import CannotSign, ClusterError, Conflict
 from celeriac_operator.fleet.control import Commands, end, keep_drained, lift_drain
 from celeriac_operator.loop.members import Changes, Cluster, Member, subject_of
@@ -15,8 +16,12 @@ from celeriac_operator.scaling.signals import Signals
 
 log = logging.getLogger("celeriac_operator.loop")
 
-#: Pods of one pool whose deletion cost is written in one tick.
+#: Pods of one pool whose deletion cost is written in one tick, and the seconds that this may take.
 MOST_MARKS = 25
+MARKING_S = 5.0
+#: Seconds after the look at the pods in which a smaller number may be written. The marks of those that go had 20 s left then:
+#: later they may have claimed again.
+SEEN_WITHIN_S = 15.0
 #: Deletion cost of a pod that is to go first. Others keep what they have, which is 0 unless somebody set it.
 DOOMED_COST = -1000
 
@@ -65,8 +70,10 @@ class Actuator:
         self._changes.worked(subject)
         return decision
 
-    def apply(self, member: Member, signals: Signals, decision: Decision) -> Decision:
+    def apply(self, member: Member, signals: Signals, decision: Decision, seen_at: float) -> Decision:
         """Carry out a decision: marks before the scale, so that a ReplicaSet that shrinks knows whom to take.
+
+        seen_at   when the signals were seen, by the operator's clock: other pools are served in between, and a cluster may be slow.
 
         Returns what to report of it. Raises ClusterError when the scale was refused.
         """
@@ -76,6 +83,15 @@ class Actuator:
         replicas = decision.replicas
         if replicas is None or replicas == signals.target.replicas:
             return decision
+        subject = f"{subject_of(member.record)}: scaling down"
+        if replicas < signals.target.replicas and clock.now() - seen_at > SEEN_WITHIN_S:
+            self._changes.failed(
+                subject,
+                f"what was seen is older than {SEEN_WITHIN_S:g} s, for the cluster or the broker is slow: looking again first",
+            )
+            self._poke()
+            return decision.unwritten()
+        self._changes.worked(subject)
         try:
             self._cluster.scale(member.record, member.spec, replicas, signals.target.resource_version)
         except Conflict:
@@ -119,25 +135,28 @@ class Actuator:
             self._changes.worked(subject)
 
     def _mark(self, member: Member, signals: Signals, decision: Decision) -> None:
-        present = {pod.name for pod in signals.pods}
+        present, known = {pod.name for pod in signals.pods}, member.state.costs
         costs = dict.fromkeys((name for name in decision.drain if name in present), DOOMED_COST)
-        costs |= dict.fromkeys((name for name in member.state.costs if name in present and name not in costs), 0)
-        news = {name: cost for name, cost in costs.items() if member.state.costs.get(name, 0) != cost}
-        # Each is a request of its own, and other pools of this broker wait: the rest is marked at the next ticks.
-        later = list(news)[MOST_MARKS:]
-        for name in later:
-            del news[name]
-            costs[name] = member.state.costs.get(name, 0)
+        costs |= dict.fromkeys((name for name in known if name in present and name not in costs), 0)
+        news = [(name, cost) for name, cost in costs.items() if known.get(name, 0) != cost]
         subject = f"{subject_of(member.record)}: marking pods"
-        if news:
+        marked: dict[str, int] = {}
+        began = clock.now()
+        # Each is a request of its own, and other pools of this broker wait: the rest is marked at the next ticks.
+        for name, cost in news[:MOST_MARKS]:
+            if clock.now() - began > MARKING_S:
+                break
             try:
-                self._cluster.mark_pods(member.record, news)
+                self._cluster.mark_pods(member.record, {name: cost})
             except ClusterError as error:
                 # Readiness decides who goes: the costs help where other pods are not ready, and tell people.
                 self._changes.failed(subject, str(error))
-                return
+                break
             self._changes.worked(subject)
-        member.state.costs = {name: cost for name, cost in costs.items() if cost}
+            self._progress()
+            marked[name] = cost
+        kept = {name: marked.get(name, known.get(name, 0)) for name in costs}
+        member.state.costs = {name: cost for name, cost in kept.items() if cost}
 
 
 def _nodes(signals: Signals, names: Sequence[str]) -> list[str]:

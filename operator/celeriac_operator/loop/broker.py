@@ -292,7 +292,7 @@ class BrokerLoop:
                 done = decided.unwritten()
                 # Report even when acting failed: a person reads there what the operator wanted.
                 try:
-                    done = self._actuator.apply(member, signals, decided)
+                    done = self._actuator.apply(member, signals, decided, now)
                 except ClusterError as error:
                     done = decided.unwritten(str(error))
                     raise

@@ -207,7 +207,7 @@ def _behavior(spec: Mapping[str, Any], pool: dict[str, Any], notes: list[str]) -
     periods_s: set[int] = set()
     for policy in mappings(up.get("policies")):
         kind, value = policy.get("type"), number(policy.get("value"), 0)
-        if value > 0 and kind in {"Pods", "Percent"}:
+        if value > 0 and kind in ("Pods", "Percent"):
             step = pool.setdefault("scaleUp", {})
             field = "maxPods" if kind == "Pods" else "maxPercent"
             step[field] = max(value, step.get(field, 0))
@@ -226,7 +226,7 @@ def _behavior(spec: Mapping[str, Any], pool: dict[str, Any], notes: list[str]) -
         notes.append(
             "behavior.scaleDown.stabilizationWindowSeconds became idleTimeout: how long a pod must have been spare before it goes"
         )
-    if mappings(down.get("policies")) or down.get("selectPolicy") in {"Min", "Max"}:
+    if mappings(down.get("policies")) or down.get("selectPolicy") in ("Min", "Max"):
         notes.append(
             "behavior.scaleDown.policies: pods go one by one as they are drained (maxConcurrentDrains), not by a rate"
         )

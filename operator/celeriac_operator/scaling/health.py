@@ -46,7 +46,7 @@ def blocked(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) 
         # A new revision that does not start is the rollout's matter: the pods that serve can still be more.
         serving = {pod.revision for pod in pods if pod.ready}
         pods = [pod for pod in pods if not serving or pod.revision in serving]
-    pending = [pod for pod in pods if pod.phase == "Pending" and now - (pod.created_at or now) > _PENDING_S]
+    pending = _stuck(pods, now)
     if pending:
         why = next((pod.pending_reason for pod in pending if pod.pending_reason), "Pending")
         message = f"{len(pending)} of {len(pods)} pods are pending for more than {_PENDING_S:.0f} s: {why}"
@@ -62,6 +62,17 @@ def blocked(signals: Signals, spec: WorkerPoolSpec, memory: Memory, now: float) 
     wait_s = 3 * cold_start_s(spec, memory)
     useless = _not_consuming(pods, crashing, spec, wait_s=wait_s, listened_s=signals.listened_s, now=now)
     return useless or _failing(signals, memory)
+
+
+def _stuck(pods: list[PodSample], now: float) -> list[PodSample]:
+    """The pods that are pending for long. Not those after which another one was made and is ready: what holds such a pod up,
+    a node of its own perhaps, does not hold up the next one.
+    """
+    started_at = max((pod.created_at or 0.0 for pod in pods if pod.ready), default=0.0)
+    pending = [pod for pod in pods if pod.phase == "Pending" and pod.created_at is not None]
+    return [
+        pod for pod in pending if now - (pod.created_at or now) > _PENDING_S and (pod.created_at or now) >= started_at
+    ]
 
 
 def _failing(signals: Signals, memory: Memory) -> Blocked | None:

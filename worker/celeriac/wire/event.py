@@ -317,6 +317,8 @@ def _number(value: Any, kind: Any, *, signed: bool = False) -> Any:
         raise TypeError("not a number")
     if not math.isfinite(value) or (value < 0 and not signed):
         raise ValueError("negative or not finite")
+    if abs(value) > _MOST:
+        raise ValueError("larger than anything that was counted")
     return kind(value)
 
 
