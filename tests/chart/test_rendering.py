@@ -526,6 +526,19 @@ def test_helm_test_wants_a_worker_only_where_there_is_one_for_certain(values: Ma
     assert container["args"][1:] == ["shop", "*@rel-celeriac-worker*", least]
 
 
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_crd_and_the_pool_have_the_users_annotations_beside_ours(keep: bool) -> None:
+    own = {"argocd.argoproj.io/sync-options": "Prune=false"}
+
+    crd = the("CustomResourceDefinition", objects(OPERATOR, {"crds": {"annotations": own, "keep": keep}}))
+    pool = the("WorkerPool", objects(WORKER, {"pool": {"annotations": own}}))
+
+    assert crd["metadata"]["annotations"] == own | ({"helm.sh/resource-policy": "keep"} if keep else {})
+    assert pool["metadata"]["annotations"] == own
+    assert "annotations" not in pool["spec"]
+    assert "annotations" not in the("WorkerPool", objects(WORKER))["metadata"]
+
+
 def test_helm_test_asks_the_service_as_it_is_and_the_doctor_of_each_namespace() -> None:
     found = objects(OPERATOR, {"service": {"port": 9090}, "watchNamespaces": ["b", "a"]}, name="first")
     [container] = the("Pod", found)["spec"]["containers"]

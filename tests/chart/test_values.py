@@ -141,7 +141,7 @@ def test_the_worker_charts_pool_has_the_fields_of_the_crd() -> None:
     crd = yaml.safe_load(CRD_FILE.read_text())
     spec = crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]
 
-    fields = set(schema["properties"]["pool"]["properties"]) - {"enabled", "name"}
+    fields = set(schema["properties"]["pool"]["properties"]) - {"enabled", "name", "annotations"}
 
     assert fields == set(spec["properties"])
 

@@ -61,7 +61,7 @@ def schema(chart: Path) -> str:
     """The text that the chart's values.schema.json has to have: the one that is there, each value described as in values.yaml."""
     made: Schema = json.loads((chart / "values.schema.json").read_text())
     if "pool" in made["properties"]:
-        own = ("enabled", "name")
+        own = ("enabled", "name", "annotations")
         pool = made["properties"]["pool"]
         pool["properties"] = {name: pool["properties"][name] for name in own} | pool_fields()
     for path, words in comments((chart / "values.yaml").read_text()).items():

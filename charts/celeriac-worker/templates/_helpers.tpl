@@ -88,7 +88,7 @@ app.kubernetes.io/part-of: celeriac
 {{- $target := dict "apiVersion" "apps/v1" "kind" "Deployment" "name" (include "celeriac-worker.fullname" .) -}}
 {{- $spec := dict "targetRef" $target "broker" (dict "urlFrom" (dict "secretKeyRef" $ref)) "queues" $queues -}}
 {{- with .Values.worker.concurrency }}{{ $_ := set $spec "concurrency" (int .) }}{{ end -}}
-{{- mergeOverwrite $spec (omit (deepCopy .Values.pool) "enabled" "name") | toYaml -}}
+{{- mergeOverwrite $spec (omit (deepCopy .Values.pool) "enabled" "name" "annotations") | toYaml -}}
 {{- end -}}
 
 {{/* Names of the Secrets that the operator reads for the pool, as a JSON list: the URLs' and the certificates'. Without a pool
