@@ -88,6 +88,15 @@ class Up:
         out, err = self.process.communicate(timeout=timeout_s)
         return self.process.returncode, out, err
 
+    def until_said(self, words: str) -> str:
+        """Its output up to these words, or all of it when it never says them; `end` gives what comes after."""
+        assert self.process is not None
+        assert self.process.stdout is not None
+        said = b""
+        while words.encode() not in said and (more := os.read(self.process.stdout.fileno(), 65536)):
+            said += more
+        return said.decode()
+
     def producer(self, count: int, seconds: float) -> str:
         return f"{sys.executable} -c 'import shop; shop.submit({count}, {seconds})'"
 
@@ -258,8 +267,8 @@ def test_workers_that_demand_signatures_stay_when_nobody_has_told_of_a_key_and_w
 def test_a_broker_that_is_down_at_start_is_waited_for(up, redis_server):
     url = redis_server.url
     redis_server.kill()
-    up.start("--plain", "--until-idle", "--timeout", "50", CELERIAC_BROKER_URL=url)
-    time.sleep(3)
+    up.start("--plain", "--until-idle", "--timeout", "100", CELERIAC_BROKER_URL=url)
+    said = up.until_said("BrokerUnreachable")
     assert up.process.poll() is None
 
     redis_server.start()
@@ -267,11 +276,11 @@ def test_a_broker_that_is_down_at_start_is_waited_for(up, redis_server):
         ["/bin/sh", "-c", up.producer(10, 0.01)], cwd=up.folder, check=True,
         env={**os.environ, "PYTHONPATH": str(up.folder), "CELERIAC_BROKER_URL": url, "LEDGER": "unused"},
     )  # fmt: skip
-    status, out, err = up.end()
+    status, out, err = up.end(timeout_s=110)
 
     assert status == 0, out + err
     assert up.done() == Counter(map(str, range(10)))
-    assert "BrokerUnreachable" in out
+    assert "BrokerUnreachable" in said
 
 
 @pytest.mark.slow
