@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.telemetry.endpoint import Endpoint
 from celeriac.telemetry.exposition import Family
+from celeriac_operator import celery_exporter
 from celeriac_operator.cluster.access import load_access, own_namespace
 from celeriac_operator.cluster.client import KubeClient
 from celeriac_operator.cluster.index import ClusterIndex
@@ -50,6 +51,7 @@ class Options:
     lease           (namespace, name) with HA, None without.
     broker_url      for pools that name no broker; may hold a password.
     key             of commands to workers that demand a signature.
+    celery_exporter_names   /metrics has celery-exporter's names, too.
     """
 
     namespaces: tuple[str, ...]
@@ -61,6 +63,7 @@ class Options:
     annotate_pods: bool = True
     broker_url: str | None = field(default=None, repr=False)
     key: KeyFiles | None = None
+    celery_exporter_names: bool = False
     version: str = ""
 
 
@@ -74,7 +77,8 @@ def run(options: Options) -> int:
     access = load_access(kubeconfig=options.kubeconfig, context=options.context)
     client = KubeClient(access)
     index = ClusterIndex()
-    metrics = OperatorMetrics(version=options.version)
+    also = celery_exporter.families if options.celery_exporter_names else None
+    metrics = OperatorMetrics(version=options.version, also=also)
     lease = None
     if options.lease:
         connect_s, read_s = LEASE_TIMEOUT_S

@@ -13,9 +13,10 @@ from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from celeriac.telemetry.exposition import Family, Labels, labelled, single
-from celeriac.wire.event import QueueTotals, TaskTotals
+from celeriac.wire.event import Heartbeat, QueueTotals, TaskTotals
 from celeriac_operator import clock
 from celeriac_operator.scaling.decision import Decision
 from celeriac_operator.scaling.signals import PodSample, QueueSample, Signals
@@ -74,16 +75,35 @@ class PoolReading:
     queue_objectives: Mapping[str, tuple[str, float]] = field(default_factory=dict)
 
 
+class HeardWorker(Protocol):
+    """What a page may tell of a `fleet.heartbeats.Worker`, which lies beside this floor."""
+
+    @property
+    def beat(self) -> Heartbeat: ...
+    @property
+    def heard_at(self) -> float: ...
+    @property
+    def gone(self) -> bool: ...
+    @property
+    def owner(self) -> Key | None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokerReading:
     """One broker's queues, and its fleet's totals by pool. Pools are (namespace, name), ("", "") for workers of no pool.
 
     samples   queue -> what it holds, as of the last probe.
+    workers   those that are remembered, the gone included.
     """
 
     samples: Mapping[str, QueueSample] = field(default_factory=dict)
     queues: Mapping[tuple[Key, str], QueueTotals] = field(default_factory=dict)
     tasks: Mapping[tuple[Key, str, str], TaskTotals] = field(default_factory=dict)
+    workers: Sequence[HeardWorker] = ()
+
+
+#: Makes more families of the readings of pools and brokers.
+Also = Callable[[Mapping[Key, PoolReading], Mapping[str, BrokerReading]], Iterable[Family]]
 
 
 class _Histogram:
@@ -137,10 +157,13 @@ class _BrokerCounts:
 
 
 class OperatorMetrics:
-    """What the loop tells, until the next scrape asks. Every method may be called from any thread."""
+    """What the loop tells, until the next scrape asks. Every method may be called from any thread.
 
-    def __init__(self, *, version: str) -> None:
-        self._version = version
+    also   what else the replica that leads tells, of the same readings: see `celery_exporter`.
+    """
+
+    def __init__(self, *, version: str, also: Also | None = None) -> None:
+        self._version, self._also = version, also
         self._lock = threading.Lock()
         self._readings: dict[Key, PoolReading] = {}
         self._faults: dict[Key, str] = {}
@@ -278,6 +301,8 @@ class OperatorMetrics:
             yield from _of_queues(readings, fleets)
             yield from _of_limits(readings)
             yield from _of_fleet(fleets)
+            if self._also is not None:
+                yield from self._also(readings, fleets)
 
     def _of_operator(self) -> Iterator[Family]:
         build = Family("celeriac_build", "info", "What is running.", Labels("component", "version"))

@@ -257,6 +257,13 @@ def test_pods_are_patched_only_where_the_deletion_cost_is_wanted() -> None:
     assert "patch" not in verbs[False]
 
 
+@pytest.mark.parametrize(("values", "asked"), [({}, False), ({"metrics": {"celeryExporterNames": True}}, True)])
+def test_celery_exporters_names_are_served_where_they_are_asked_for(values: dict[str, Any], asked: bool) -> None:
+    (spec,) = pod_specs(objects(OPERATOR, values))
+
+    assert ("--celery-exporter-names" in spec["containers"][0]["args"]) is asked
+
+
 def test_one_operator_is_replaced_and_never_doubled() -> None:
     alone = the("Deployment", objects(OPERATOR))["spec"]
     pair = the("Deployment", objects(OPERATOR, {"replicas": 2, "ha": {"enabled": True}}))["spec"]
@@ -578,7 +585,10 @@ def test_the_operators_command_knows_each_option_that_the_chart_gives_it() -> No
     known = {
         option for parameter in cli.commands["run"].params for option in (*parameter.opts, *parameter.secondary_opts)
     }
-    every = {"signing": {"secretName": "key"}, "replicas": 2, "ha": {"enabled": True}, "drain": {"annotatePods": False}}
+    every = {
+        "signing": {"secretName": "key"}, "replicas": 2, "ha": {"enabled": True}, "drain": {"annotatePods": False},
+        "metrics": {"celeryExporterNames": True},
+    }  # fmt: skip
     for values in (every, {"scope": "cluster"}):
         (spec,) = pod_specs(objects(OPERATOR, values))
         given = {argument.split("=")[0] for argument in spec["containers"][0]["args"][1:]}

@@ -159,7 +159,17 @@ def test_a_real_worker_and_a_real_operator_serve_what_the_page_says(
     (tmp_path / "pool.yaml").write_text(POOL)
     port = free_port()
     up = Child(
-        [sys.executable, "-m", "celeriac", "up", "-f", "pool.yaml", "--http-port", str(port)],
+        [
+            sys.executable,
+            "-m",
+            "celeriac",
+            "up",
+            "-f",
+            "pool.yaml",
+            "--http-port",
+            str(port),
+            "--celery-exporter-names",
+        ],
         log=tmp_path / "up.log",
         cwd=tmp_path,
         env={
@@ -177,10 +187,11 @@ def test_a_real_worker_and_a_real_operator_serve_what_the_page_says(
     finally:
         up.terminate(timeout_s=60)
 
-    for server, real in (("operator", operator), ("worker", worker)):
-        page = everything(server)
-        assert set(real) <= set(page), server
-        assert {name for name, metric in real.items() if metric.series} >= set(page) - set(ABSENT[server]), server
+    for servers, real in ((("operator", "celery-exporter"), operator), (("worker",), worker)):
+        page = {name: metric for server in servers for name, metric in everything(server).items()}
+        absent = {name for server in servers for name in ABSENT[server]}
+        assert set(real) <= set(page), servers
+        assert {name for name, metric in real.items() if metric.series} >= set(page) - absent, servers
         for name, metric in real.items():
             assert (metric.kind, metric.says) == (page[name].kind, page[name].says)
             assert set(metric.labels) <= set(page[name].labels), name

@@ -5,7 +5,7 @@ what a label grows with. Both are held against pages of which one has everything
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +17,8 @@ from celeriac.beat.service import Counts
 from celeriac.contrib import outbox_probes as outbox
 from celeriac.telemetry import metrics as worker
 from celeriac.telemetry.totals import Observation, Totals
-from celeriac.wire.event import QueueTotals, TaskTotals
+from celeriac.wire.event import WAIT_BUCKETS_S, Heartbeat, QueueTotals, TaskTotals
+from celeriac_operator import celery_exporter
 from celeriac_operator.metrics import WRONG_IF_FALSE, WRONG_IF_TRUE, BrokerReading, OperatorMetrics, PoolReading
 from celeriac_operator.scaling.decision import Decision
 from celeriac_operator.scaling.signals import LimitedClass, PodSample, QueueSample, Signals, TargetSample
@@ -25,7 +26,7 @@ from celeriac_operator.scaling.signals import LimitedClass, PodSample, QueueSamp
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "metrics.md"
 
 #: Who serves a /metrics, as the page's tables are named.
-SERVERS = ("worker", "beat", "outbox", "operator")
+SERVERS = ("worker", "beat", "outbox", "operator", "celery-exporter")
 
 #: Metric -> when it has no series, of what its server serves otherwise.
 ABSENT: Mapping[str, Mapping[str, str]] = {
@@ -54,6 +55,19 @@ ABSENT: Mapping[str, Mapping[str, str]] = {
         "celeriac_fleet_busy_slot_seconds_total": "before a worker of the broker was heard",
         "celeriac_fleet_ratelimit_throttled_total": "before a message had to wait for that limit",
     },
+    "celery-exporter": {
+        **dict.fromkeys(
+            (
+                *(f"celery_task_{state}_total" for state in ("started", "succeeded", "retried", "failed")),
+                *(f"celery_task_{state}_total" for state in ("received", "rejected", "revoked")),
+                *("celery_worker_up", "celery_worker_tasks_active"),
+            ),
+            "before a worker was heard",
+        ),
+        "celery_task_runtime": "before a worker was heard; of stock Celery workers",
+        "celery_active_consumer_count": "where neither workers nor the broker tell",
+        "celery_task_queue_wait_time": "before a message was started; where a worker tells no buckets, as stock Celery's",
+    },
 }
 
 #: Label -> what it names, and how many values it has.
@@ -70,6 +84,10 @@ LABELS: Mapping[str, tuple[str, str]] = {
     "reason": ("why: an exception's class, a guard, a condition's reason", "20 exception classes a task, else fixed"),
     "condition": ("the condition's type", f"{len(WRONG_IF_TRUE | WRONG_IF_FALSE) + 1}, of which a healthy pool shows one"),
     "error": ("the class of an error in the operator", "a handful"),
+    "name": ("the task's registered name; empty of messages, and of stock Celery workers' runs", "task types"),
+    "queue_name": ("the queue's name", "a pool's `spec.queues`"),
+    "hostname": ("the worker's host, in Kubernetes its pod; `generic` of what tasks did", "pods of the last ten minutes"),
+    "exception": ("empty: heartbeats do not tell", "one"),
     "component": ("what it is: `operator`", "one"),
     "version": ("the release", "one"),
     **{
@@ -224,7 +242,33 @@ def operator_text(*, least: bool = False, leads: bool = True, pools: int = 1, qu
     return page_of(metrics.families())
 
 
-TEXTS = {"worker": worker_text, "beat": beat_text, "outbox": outbox_text, "operator": operator_text}
+def exporter_text(*, least: bool = False, tasks: int = 1) -> str:
+    """What the operator adds to its page with --celery-exporter-names."""
+    key, queue = ("shop", "pool"), QueueSample(name="queue")
+    reading = PoolReading(
+        broker="redis:6379/0", signals=Signals(queues=(queue,)), decision=Decision(desired=1, unclamped=1, replicas=None, summary=""),
+        min_replicas=0, max_replicas=1, objective="DrainTime", objective_s=60.0, at=0.0,
+    )  # fmt: skip
+    fleet = BrokerReading(samples={"queue": queue})
+    if not least:
+        waited = replace(queue, consumers=1, waits=1, wait_counts=(1, *[0] * len(WAIT_BUCKETS_S)))
+        heard = SimpleNamespace(beat=Heartbeat(hostname="w@pod", timestamp=0.0), heard_at=0.0, gone=False, owner=key)
+        fleet = BrokerReading(
+            samples={"queue": waited},
+            queues={(key, "queue"): QueueTotals()},
+            tasks={(key, "queue", f"task{number}"): TaskTotals(queue="queue") for number in range(tasks)},
+            workers=[heard],  # type: ignore[list-item]
+        )
+    return page_of(celery_exporter.families({key: reading}, {"redis:6379/0": fleet}))
+
+
+TEXTS: Mapping[str, Callable[..., str]] = {
+    "worker": worker_text,
+    "beat": beat_text,
+    "outbox": outbox_text,
+    "operator": operator_text,
+    "celery-exporter": exporter_text,
+}
 
 
 def everything(server: str) -> dict[str, Served]:
@@ -289,6 +333,9 @@ def _counts() -> Iterator[str]:
     yield f"| for each further queue of a pool | {series(operator_text(least=True, queues=2)) - one} |\n"
     full = series(operator_text(tasks=1))
     yield f"| for each type of task on a queue that workers have run | {series(operator_text(tasks=2)) - full} |\n"
+    names = series(exporter_text())
+    yield f"| celery-exporter's names, for a pool with one queue, one worker and one type of task | {names} |\n"
+    yield f"| for each further type of task | {series(exporter_text(tasks=2)) - names} |\n"
 
 
 BLOCKS: Mapping[str, Callable[[], Iterator[str]]] = {
@@ -297,6 +344,7 @@ BLOCKS: Mapping[str, Callable[[], Iterator[str]]] = {
     "leader": lambda: _table("operator", leader=True),
     "beat": lambda: _table("beat"),
     "outbox": lambda: _table("outbox"),
+    "celery-exporter": lambda: _table("celery-exporter"),
     "labels": _labels,
     "values": _values,
     "series": _counts,

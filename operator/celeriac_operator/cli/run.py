@@ -66,6 +66,12 @@ def _checked_lease(_ctx: click.Context, _param: click.Parameter, value: str | No
     help="Port of /livez, /readyz and /metrics; 0 for none.",
 )
 @click.option(
+    "--celery-exporter-names",
+    is_flag=True,
+    envvar="CELERIAC_OPERATOR_CELERY_EXPORTER_NAMES",
+    help="Tell in /metrics under celery-exporter's names, too, what is known of what they name.",
+)
+@click.option(
     "--ha",
     is_flag=True,
     envvar="CELERIAC_OPERATOR_HA",
@@ -131,6 +137,7 @@ def run(
     context: str | None,
     http_host: str,
     http_port: int,
+    celery_exporter_names: bool,
     ha: bool,
     lease: tuple[str, str] | None,
     annotate_pods: bool,
@@ -175,6 +182,7 @@ def run(
         annotate_pods=annotate_pods,
         broker_url=broker_url,
         key=key,
+        celery_exporter_names=celery_exporter_names,
         version=own_version(),
     )
     try:

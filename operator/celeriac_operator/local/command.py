@@ -21,6 +21,7 @@ from celeriac import __version__
 from celeriac.broker.connection import redacted
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.telemetry.endpoint import Endpoint
+from celeriac_operator import celery_exporter
 from celeriac_operator.errors import SetupError
 from celeriac_operator.fleet.signature import key_files
 from celeriac_operator.local.cluster import LocalCluster
@@ -79,6 +80,10 @@ EXIT_INTERRUPTED = 130
     help="Serve the operator's /livez, /readyz and /metrics here; 0 for any free port.",
 )
 @click.option(
+    "--celery-exporter-names", is_flag=True, envvar="CELERIAC_OPERATOR_CELERY_EXPORTER_NAMES",
+    help="Tell in /metrics under celery-exporter's names, too, what is known of what they name.",
+)  # fmt: skip
+@click.option(
     "--signing-key", metavar="FILE", envvar="CELERIAC_OPERATOR_SIGNING_KEY",
     help="The RSA key, in PEM, that drains are signed with, where the workers demand that. [default: CELERIAC_SECURITY_KEY of the container]",
 )  # fmt: skip
@@ -121,6 +126,7 @@ class _Session:
         summary: Path | None,
         broker_file: Path | None,
         http_port: int | None,
+        celery_exporter_names: bool,
         signing_key: str | None,
         signing_certificate: str | None,
         as_json: bool,
@@ -134,6 +140,7 @@ class _Session:
         self._summary = summary
         self._broker_file = broker_file
         self._http_port = http_port
+        self._also = celery_exporter.families if celery_exporter_names else None
         self._key = key_files(
             signing_key, signing_certificate, os.environ.get("CELERIAC_OPERATOR_SIGNING_KEY_PASSWORD"),
             os.environ.get("CELERIAC_OPERATOR_SIGNING_DIGEST"),
@@ -163,7 +170,7 @@ class _Session:
 
             processes = Processes(logs=logs, guard=guard, on_change=poke)
             cluster = LocalCluster(manifest, processes, broker_url=broker_url, result_url=result_url)
-            metrics = OperatorMetrics(version=__version__)
+            metrics = OperatorMetrics(version=__version__, also=self._also)
             signature = local_signature(self._key, cluster.environments)
             loop = OperatorLoop(
                 cluster, metrics=metrics, default_broker_url=broker_url, watch=recorder.tick, signature=signature

@@ -263,10 +263,9 @@ class BrokerLoop:
         now = clock.now()
         self._fleet.settle(now, strangers=False)
         totals = self._fleet.totals()
-        samples = queue_samples(
-            self._queues.depths, consumers_of(self._fleet.workers(now)), totals, now + clock.skew_s()
-        )
-        return BrokerReading(samples=samples, queues=totals.owned, tasks=totals.owned_tasks)
+        workers = self._fleet.workers(now)
+        samples = queue_samples(self._queues.depths, consumers_of(workers), totals, now + clock.skew_s())
+        return BrokerReading(samples=samples, queues=totals.owned, tasks=totals.owned_tasks, workers=workers)
 
     def _serve(self, member: Member, signals: Signals, totals: FleetTotals, now: float) -> None:
         """Decide one pool, and do what was decided; or let the last decision stand, where it rests."""
