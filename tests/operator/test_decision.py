@@ -547,12 +547,13 @@ DOWN = [
         says="a burst on mails",
     ),
     Case(
-        id="an operator that has just started scales nothing in",
+        id="an operator that has only begun to hear the workers scales nothing in",
         memory=knows(rate=40, service_s=0.5),
         signals=sees(9, listened_s=9),
         desired=9,
         replicas=None,
         limited_by="startup",
+        says="only begun to hear the workers",
     ),
     Case(
         id="an operator that has just started does not go to zero either",

@@ -35,7 +35,7 @@ GUARDS: Mapping[str, str] = {
     "drain": "pods go as they become idle: see scaleDown.maxConcurrentDrains and drainTimeout",
     "rollout": "pods are being replaced: it goes down when that is done",
     "scale_to_zero": "the last pod goes after scaleToZero.after without work, if scaleToZero.enabled",
-    "startup": "the operator has just started and does not scale down yet",
+    "startup": "the operator has only begun to watch, or to hear the workers again, and does not scale down yet",
 }
 
 
