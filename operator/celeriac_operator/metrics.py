@@ -18,6 +18,7 @@ from typing import Protocol
 from celeriac.telemetry.exposition import Family, Labels, labelled, single
 from celeriac.wire.event import Heartbeat, QueueTotals, TaskTotals
 from celeriac_operator import clock
+from celeriac_operator.resources.states import PASSING_FAULTS
 from celeriac_operator.scaling.decision import Decision
 from celeriac_operator.scaling.signals import PodSample, QueueSample, Signals
 
@@ -403,7 +404,7 @@ def _of_conditions(readings: Mapping[Key, PoolReading], faults: Mapping[Key, str
                 family.add((*pool, name, reason), float(truth is True))
     for pool, reason in faults.items():
         family.add((*pool, "Ready", reason), 0.0)
-        if reason != UNDECIDED:
+        if reason != UNDECIDED and reason not in PASSING_FAULTS:
             family.add((*pool, "Stalled", reason), 1.0)
     return family
 

@@ -58,6 +58,7 @@ def test_version_is_for_people_and_for_programs():
 
     assert set(machine) == {"celeriac-operator", "kopf", "kubernetes", "kombu"}
     assert f"kopf {machine['kopf']}" in text
+    assert invoke("--version").output == f"celeriac-operator, version {machine['celeriac-operator']}\n"
 
 
 def test_the_crd_is_the_charts_own():

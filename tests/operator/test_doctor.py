@@ -2,6 +2,7 @@
 
 import json
 from base64 import b64encode
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +14,10 @@ from servers import RedisServer
 
 from celeriac_operator.cli import cli
 from celeriac_operator.cli.crd import definition_text
-from celeriac_operator.cluster.checkup import KILLING, LEADING, NEEDS
+from celeriac_operator.cluster.permissions import KILLING, LEADING, NEEDS
 from celeriac_operator.resources.fitness import Level, of_crd, of_pods, of_secret
+from celeriac_operator.resources.labels import HANDOVER
+from celeriac_operator.resources.manifests import LAST_APPLIED, of_replicas
 
 FIT = {
     "name": "worker",
@@ -64,6 +67,67 @@ def test_pods_are_looked_at(given: dict[str, Any], level: Level, said: str) -> N
     assert bool(finding.fix) is (level is not Level.OK)
 
 
+def owner(manager: str, operation: str = "Update", *fields: str) -> dict[str, Any]:
+    spec = {name: {} for name in fields or ("f:replicas", "f:template")}
+    return {"manager": manager, "operation": operation, "fieldsV1": {"f:spec": spec}}
+
+
+APPLIED = {"metadata": {}, "spec": {"replicas": 3}}
+#: Owners that say nothing of what comes: who wrote once, the operator itself, and whom replicas were handed to.
+HARMLESS = [
+    owner("kubectl-create"), owner("kubectl-edit"), owner("OpenAPI-Generator"), owner("kube-controller-manager"),
+    owner("celeriac-operator"), owner("handover", "Apply"), owner("argocd-controller", "Apply", "f:template"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("metadata", "recorded", "said"),
+    [
+        ({}, True, ""),
+        ({"managedFields": HARMLESS}, True, ""),
+        ({"managedFields": [owner("flux", "Apply")]}, False, "flux owns it by server-side apply"),
+        ({"managedFields": [owner("helm", "Apply")]}, False, "helm owns it by server-side apply"),
+        ({"managedFields": [owner("argocd-controller", "Apply")]}, True, "argocd-controller (Argo CD) owns it"),
+        (
+            {"managedFields": [owner("helm")]},
+            True,
+            "helm wrote it last, and sets it back the next time if its manifest",
+        ),
+        ({"managedFields": [owner("Terraform")]}, True, "Terraform wrote it last"),
+        ({"managedFields": [owner("helm")]}, False, ""),
+        ({"managedFields": [owner("helm")], "labels": {"helm.sh/chart": "celeriac-worker-0.1.0"}}, True, ""),
+        ({"managedFields": [owner("helm")], "labels": {"helm.sh/chart": "shop-0.1.0"}}, True, "helm wrote it last"),
+        ({"managedFields": [owner("kubectl-client-side-apply")]}, True, ""),
+        (
+            {"annotations": {LAST_APPLIED: json.dumps(APPLIED)}},
+            False,
+            "kubectl apply applied a manifest with replicas: 3",
+        ),
+        ({"annotations": {LAST_APPLIED: json.dumps({"spec": {}})}}, True, ""),
+        ({"annotations": {LAST_APPLIED: "not json"}}, True, ""),
+        (
+            {"annotations": {LAST_APPLIED: json.dumps(APPLIED)}, "managedFields": [owner("argocd-controller")]},
+            True,
+            "argocd-controller (Argo CD) applied a manifest with replicas: 3",
+        ),
+    ],
+)
+def test_whose_manifest_sets_replicas_back_is_told_where_it_can_be_known(
+    metadata: dict[str, Any], recorded: bool, said: str
+) -> None:
+    found = of_replicas("Deployment mails", {"metadata": metadata, "spec": {"replicas": 1}}, scale_recorded=recorded)
+
+    assert (found is not None) is bool(said)
+    if found is not None:
+        assert said in found.says
+        assert found.says.count(" sets it back") == found.says.count(" next ") == 1
+
+
+def test_the_owner_that_replicas_are_handed_to_is_the_one_of_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs/from-a-deployment.md").read_text()
+    assert f"--field-manager={HANDOVER} " in page
+
+
 @pytest.mark.parametrize(
     ("secret", "level", "said"),
     [
@@ -111,6 +175,9 @@ def test_the_permissions_asked_for_are_the_charts_role() -> None:
 
 @pytest.fixture
 def kubeconfig(api, tmp_path):
+    """Of a cluster with the namespace `shop`, and the operator's account in the namespace `system`."""
+    api.put("namespaces", {"metadata": {"name": "shop"}}, namespace="")
+    api.put("serviceaccounts", {"metadata": {"name": "celeriac-operator"}}, namespace="system")
     file = tmp_path / "kubeconfig"
     context = {"name": "here", "context": {"cluster": "one", "user": "me", "namespace": "shop"}}
     file.write_text(
@@ -178,7 +245,7 @@ def test_what_is_wrong_is_found_with_what_to_do(api, kubeconfig) -> None:
         ("error", "mails", "scaled by HorizontalPodAutoscaler old too"),
         ("warning", "mails", "PodDisruptionBudget tight (maxUnavailable 0 of 10 replicas) allows no eviction"),
         ("unknown", "mails", "its broker cannot be reached from here"),
-        ("error", "permissions of this user in shop", "may not update deployments/scale.apps: nothing is scaled"),
+        ("error", "permissions of this user in shop", "may not update deployments.apps/scale: nothing is scaled"),
         ("warning", "permissions of this user in shop", "may not list scaledobjects.keda.sh"),
     ]
     for level, subject, words in expected:
@@ -204,12 +271,27 @@ def test_workers_that_heed_no_commands_are_found_with_what_to_set(api, kubeconfi
     assert "signing.secretName" in wrong["fix"]
 
 
-def test_without_the_kind_it_says_how_to_install_it(api, kubeconfig) -> None:
-    code, found = doctor(kubeconfig, "--no-broker")
+@pytest.mark.parametrize(
+    ("version", "command"),
+    [
+        ("v1.20.2", "celeriac-operator crd --no-rules | kubectl apply -f -"),
+        ("v1.24.9+k3s1", "celeriac-operator crd --no-rules | kubectl apply -f -"),
+        ("v1.25.0", "celeriac-operator crd | kubectl apply -f -"),
+        ("v1.33.1-gke.200", "celeriac-operator crd | kubectl apply -f -"),
+        ("", "celeriac-operator crd | kubectl apply -f -"),
+    ],
+)
+def test_the_kind_is_installed_as_the_clusters_version_takes_it(api, kubeconfig, version: str, command: str) -> None:
+    api.version = version
+    assert {finding["fix"] for finding in doctor(kubeconfig)[1] if "not installed" in finding["says"]} == {command}
+
+    older = yaml.safe_load(definition_text())
+    del older["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["headroom"]
+    api.put("customresourcedefinitions", older, namespace="")
+    code, found = doctor(kubeconfig)
+
     assert code == 1
-    assert {finding["fix"] for finding in found if "not installed" in finding["says"]} == {
-        "celeriac-operator crd | kubectl apply -f -"
-    }
+    assert {finding["fix"] for finding in found if "lacks fields" in finding["says"]} == {command}
 
 
 def test_a_cluster_that_does_not_answer_is_one_finding(tmp_path) -> None:
@@ -222,16 +304,150 @@ def test_a_cluster_that_does_not_answer_is_one_finding(tmp_path) -> None:
     assert (code, len(found)) == (2, 1)
 
 
-def test_the_lease_is_asked_for_in_the_operators_own_namespace(api, kubeconfig, redis_server: RedisServer) -> None:
+@pytest.mark.parametrize(
+    ("container", "lease"),
+    [
+        pytest.param({"args": ["run"]}, "", id="one replica"),
+        pytest.param({"args": ["run", "--ha"]}, "celeriac-operator", id="--ha"),
+        pytest.param({"args": ["run", "--ha", "--lease=system/ours"]}, "ours", id="--lease=…"),
+        pytest.param({"args": ["run", "--ha", "--lease", "system/ours"]}, "ours", id="--lease …"),
+        pytest.param(
+            {"env": [{"name": "CELERIAC_OPERATOR_HA", "value": "true"}]}, "celeriac-operator", id="environment"
+        ),
+        pytest.param({"env": [{"name": "CELERIAC_OPERATOR_HA", "value": "false"}]}, "", id="switched off"),
+    ],
+)
+def test_the_lease_is_missed_by_an_operator_that_asks_for_one(
+    api, kubeconfig, redis_server: RedisServer, container: dict[str, Any], lease: str
+) -> None:
     fit_installation(api, redis_server.url)
-    api.denied.add(("update", "leases"))
+    made = deployment("operator")
+    made["spec"]["template"]["spec"] = {"serviceAccountName": "celeriac-operator", "containers": [container]}
+    api.put("deployments", made, namespace="system")
+    other = deployment("other")
+    other["spec"]["template"]["spec"] = {"serviceAccountName": "other", "containers": [{"args": ["--ha"]}]}
+    api.put("deployments", other, namespace="system")
+    api.denied |= {("create", "leases"), ("update", "leases")}
 
     code, found = doctor(kubeconfig, "--service-account", "system/celeriac-operator")
 
-    [warned] = [finding for finding in found if finding["level"] != "ok"]
-    assert (code, warned["level"]) == (0, "warning")
-    assert warned["subject"] == "permissions of system:serviceaccount:system:celeriac-operator in system"
-    assert "may not update leases.coordination.k8s.io celeriac-operator: with ha.enabled" in warned["says"]
+    wrong = [finding for finding in found if finding["level"] != "ok"]
+    assert (code, len(wrong)) == ((1, 1) if lease else (0, 0))
+    if lease:
+        user = "system:serviceaccount:system:celeriac-operator"
+        assert wrong[0]["subject"] == f"permissions of {user} in system"
+        assert (
+            wrong[0]["says"]
+            == f"may not update, create leases.coordination.k8s.io {lease}: nobody leads, and nothing is done"
+        )
+        assert wrong[0]["fix"].splitlines()[1:] == [
+            f'- {{apiGroups: ["coordination.k8s.io"], resources: [leases], resourceNames: [{lease}], verbs: [update]}}',
+            '- {apiGroups: ["coordination.k8s.io"], resources: [leases], verbs: [create]}',
+        ]
+
+
+def test_a_namespace_that_is_not_there_is_said_and_nothing_more_is_asked_of_it(api, kubeconfig) -> None:
+    code, found = doctor(kubeconfig, "-n", "nosuchns")
+
+    assert code == 1
+    assert [(finding["level"], finding["says"]) for finding in found if finding["subject"] == "namespace nosuchns"] == [
+        ("error", "there is no such namespace")
+    ]
+    assert not any("nosuchns" in finding["subject"] for finding in found if finding["subject"] != "namespace nosuchns")
+
+
+def test_that_a_namespace_may_not_be_seen_is_said_where_nothing_shows_that_it_is_there(
+    api, kubeconfig, redis_server: RedisServer
+) -> None:
+    api.fail("GET", "/api/v1/namespaces/[^/]*$", status=403)
+    fit_installation(api, redis_server.url)
+
+    assert doctor(kubeconfig)[0] == 0
+    code, found = doctor(kubeconfig, "-n", "nosuchns")
+
+    [unknown] = [finding for finding in found if finding["level"] != "ok"]
+    assert (code, unknown["level"]) == (2, "unknown")
+    assert unknown["says"].startswith(
+        "it has no WorkerPool, and whether it exists could not be told: this user may not"
+    )
+
+
+def test_an_account_that_is_not_there_is_said_instead_of_its_rights(api, kubeconfig) -> None:
+    api.denied |= {("get", "pods"), ("get", "secrets")}
+
+    code, found = doctor(kubeconfig, "--no-broker", "--service-account", "system/celeriac")
+
+    assert code == 1
+    said = [(finding["level"], finding["says"]) for finding in found if "ServiceAccount" in finding["subject"]]
+    assert said == [("error", "there is no ServiceAccount celeriac in namespace system")]
+    assert [finding for finding in found if "may not" in finding["says"]] == []
+
+
+def test_an_account_that_may_not_be_seen_has_its_rights_asked_for(api, kubeconfig) -> None:
+    api.fail("GET", "/serviceaccounts/", status=403)
+    api.denied.add(("get", "pods"))
+
+    _, found = doctor(kubeconfig, "--service-account", "system/celeriac-operator")
+
+    assert any("whether it exists could not be told" in finding["says"] for finding in found)
+    assert any("may not get pods" in finding["says"] for finding in found)
+
+
+def test_rights_that_are_alike_are_one_finding_with_the_rule_that_grants_them(
+    api, kubeconfig, redis_server: RedisServer
+) -> None:
+    fit_installation(api, redis_server.url)
+    workloads = ("deployments", "replicasets", "statefulsets")
+    api.denied |= {(verb, plural) for plural in workloads for verb in ("get", "list", "watch")} | {("watch", "pods")}
+
+    _, found = doctor(kubeconfig, "--no-broker", "--service-account", "system/celeriac-operator")
+
+    user = "system:serviceaccount:system:celeriac-operator"
+    wrong = [finding for finding in found if finding["level"] != "ok"]
+    assert {finding["subject"] for finding in wrong} == {f"permissions of {user} in shop"}
+    assert [finding["says"] for finding in wrong] == [
+        "may not get, list, watch deployments.apps, replicasets.apps, statefulsets.apps: targets are not seen",
+        "may not watch pods: pods are not seen",
+    ]
+    assert wrong[0]["fix"].endswith(
+        f"bind a Role of namespace shop to {user}, with these rules:\n"
+        '- {apiGroups: ["apps"], resources: [deployments, replicasets, statefulsets], verbs: [get, list, watch]}'
+    )
+
+
+def test_an_account_without_any_right_is_one_finding_with_the_whole_role(
+    api, kubeconfig, redis_server: RedisServer
+) -> None:
+    fit_installation(api, redis_server.url)
+    api.denied |= {(verb, need.resource.partition("/")[0]) for need in NEEDS for verb in need.verbs}
+
+    _, found = doctor(kubeconfig, "--no-broker", "--service-account", "system/celeriac-operator")
+
+    [wrong] = [finding for finding in found if finding["level"] != "ok"]
+    assert wrong["says"] == "has none of the rights that the operator needs there"
+    rules = yaml.safe_load(wrong["fix"].partition("rules:\n")[2])
+    granted = {
+        (group, resource, verb)
+        for rule in rules
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert granted == {(need.group, need.resource, verb) for need in NEEDS for verb in need.verbs}
+
+
+def test_who_sets_replicas_back_is_found_on_the_target(api, kubeconfig, redis_server: RedisServer) -> None:
+    fit_installation(api, redis_server.url)
+    made = api.get("deployments", "mails")
+    made["metadata"]["managedFields"] = [owner("kustomize-controller", "Apply")]
+    api.put("deployments", made)
+
+    code, found = doctor(kubeconfig)
+
+    [wrong] = [finding for finding in found if finding["level"] != "ok"]
+    assert (code, wrong["level"], wrong["subject"]) == (0, "warning", "WorkerPool shop/mails, Deployment mails")
+    assert "kustomize-controller (Flux) owns it by server-side apply" in wrong["says"]
+    assert "docs/from-a-deployment.md" in wrong["fix"]
 
 
 def test_each_secret_that_a_pool_names_is_asked_for_on_behalf_of_the_operators_account(
@@ -280,7 +496,9 @@ def test_of_two_pools_on_one_target_the_younger_keeps_its_hands_off(api, kubecon
 
 
 def test_it_reads_as_lines_for_people(api, kubeconfig) -> None:
+    api.denied |= {("get", "pods"), ("list", "pods")}
     done = CliRunner().invoke(cli, ["doctor", "--kubeconfig", kubeconfig, "--no-broker"])
     assert "ok       Kubernetes API: " in done.output
-    assert "to do: celeriac-operator crd | kubectl apply -f -" in done.output
-    assert "1 error" in done.output
+    assert "         to do: celeriac-operator crd --no-rules | kubectl apply -f -\n" in done.output
+    assert '\n           - {apiGroups: [""], resources: [pods], verbs: [get, list]}\n' in done.output
+    assert "2 error" in done.output

@@ -15,7 +15,7 @@ from celeriac.exceptions import BrokerUnavailable
 from celeriac.wire.control import Command
 from celeriac.wire.event import DrainState, Heartbeat, QueueTotals, heartbeat_to_wire
 from celeriac_operator import clock
-from celeriac_operator.errors import ClusterError, Conflict, Forbidden, NotFound
+from celeriac_operator.errors import ClusterError, Conflict, Forbidden, NotFound, Unreachable
 from celeriac_operator.fleet.brokers import BrokerSide, BrokerTarget
 from celeriac_operator.fleet.signature import NO_KEY, Signature
 from celeriac_operator.loop import OperatorLoop, Tick, broker
@@ -55,6 +55,7 @@ class MemoryCluster:
         self.replicas: dict[str, int] = {"mails-worker": 0}
         self.kubelet: list[PodRecord] = []
         self.secrets = {("shop", "redis", "url"): URL}
+        self.unreadable: dict[str, ClusterError] = {}
         self.scaled: list[tuple[str, int]] = []
         self.statuses: list[tuple[str, Mapping[str, Any]]] = []
         self.events: list[tuple[str, str, str]] = []
@@ -85,6 +86,8 @@ class MemoryCluster:
         return (self.target(pool, spec), tuple(self.pods(pool, spec)))
 
     def secret(self, namespace: str, name: str, key: str) -> str:
+        if name in self.unreadable:
+            raise self.unreadable[name]
         try:
             return self.secrets[namespace, name, key]
         except KeyError:
@@ -319,6 +322,30 @@ def test_a_pool_recovers_by_itself_when_its_spec_and_secret_are_put_right(bench,
 
     assert b.until(lambda: b.cluster.conditions("mails")["Ready"][0] == "True")
     assert b.until(lambda: 'pool="mails",reason="Decided"} 1.0' in page_of(b.metrics.families()))
+
+
+def test_a_secret_that_may_not_be_read_is_told_from_one_that_is_missing_or_was_not_answered(bench):
+    b = bench(
+        *(
+            pool(name, broker={"urlFrom": {"secretKeyRef": {"name": name, "key": "url"}}})
+            for name in ("denied", "silent")
+        )
+    )
+    user = "system:serviceaccount:system:celeriac-operator"
+    b.cluster.unreadable = {
+        "denied": Forbidden(f'secrets "denied" is forbidden: User "{user}" cannot get resource "secrets"', status=403),
+        "silent": Unreachable("no answer"),
+    }
+
+    b.loop.start()
+
+    assert b.until(lambda: {who for who, _ in b.cluster.statuses} == {"denied", "silent"})
+    assert b.cluster.conditions("denied")["Ready"] == ("False", "SecretForbidden")
+    assert b.cluster.conditions("silent")["Ready"] == ("False", "SecretNotRead")
+    status = next(status for who, status in b.cluster.statuses if who == "denied")
+    [said] = [condition["message"] for condition in status["conditions"] if condition["type"] == "Ready"]
+    assert said.startswith(f"{user} may not read the Secret shop/denied: name it in secrets.allowed")
+    assert said.endswith('the rule {apiGroups: [""], resources: [secrets], resourceNames: [denied], verbs: [get]}')
 
 
 def test_a_missing_target_is_a_condition_and_no_write(bench):

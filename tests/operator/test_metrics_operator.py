@@ -269,6 +269,9 @@ def test_a_pool_that_cannot_be_served_is_told_and_what_was_decided_of_it_no_long
     assert conditions(metrics) == {("Ready", "SecretNotFound"): 0, ("Stalled", "SecretNotFound"): 1}
     assert value(metrics, "celeriac_operator_decision_age_seconds", **POOL) is None
 
+    metrics.pool_fault(MAILS, "SecretNotRead")
+    assert conditions(metrics) == {("Ready", "SecretNotRead"): 0}
+
     metrics.pool_served(MAILS)
     assert conditions(metrics) == {("Ready", "NotDecidedYet"): 0}
     metrics.pool_decided(MAILS, decided(Ready=(True, "Decided", "")))

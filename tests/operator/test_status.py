@@ -381,6 +381,14 @@ def test_a_pool_that_cannot_be_served_keeps_what_was_known_and_says_why() -> Non
     assert conditions["Stalled"]["message"] == "Secret shop/redis does not exist"
 
 
+def test_a_secret_that_was_not_answered_is_waited_for() -> None:
+    status = fault_status(BEFORE, "SecretNotRead", "no answer", 4, AT + 60)
+
+    conditions = {condition["type"]: condition for condition in status["conditions"]}
+    assert [conditions[kind]["status"] for kind in ("Ready", "Reconciling", "Stalled")] == ["False", "True", "False"]
+    assert conditions["Reconciling"]["message"] == "no answer"
+
+
 def test_what_was_learnt_is_kept_in_the_status() -> None:
     memory = Memory(cold_start_s=12.0, slots_per_pod=4.0)
 

@@ -25,6 +25,7 @@ RESOURCES: dict[str, dict[str, tuple[str, tuple[str, ...]]]] = {
         "secrets": ("Secret", ()),
         "events": ("Event", ()),
         "namespaces": ("Namespace", ()),
+        "serviceaccounts": ("ServiceAccount", ()),
     },
     "/apis/apps/v1": {
         "deployments": ("Deployment", ("scale", "status")),
@@ -76,6 +77,7 @@ class ApiServer:
 
     def __init__(self, *, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
         self.token = ""
+        self.version = "v1.20.2"
         self.requests: list[tuple[str, str, dict[str, Any] | None]] = []
         self.faults: list[Fault] = []
         self.connections: set[socket.socket] = set()
@@ -347,7 +349,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == "/api":
             return self._answer(200, {"kind": "APIVersions", "versions": ["v1"]})
         if path == "/version":
-            return self._answer(200, {"gitVersion": "v1.20.2"})
+            return self._answer(200, {"gitVersion": self.api.version})
         if path.endswith(("/selfsubjectaccessreviews", "/subjectaccessreviews")):
             asked = body["spec"]["resourceAttributes"]
             allowed = (asked["verb"], asked["resource"]) not in self.api.denied

@@ -32,7 +32,9 @@ _SIGNS = {Level.OK: "ok     ", Level.WARNING: "WARNING", Level.ERROR: "ERROR  ",
     help="A namespace to look at; repeat it.  [default: the current one]",
 )
 @click.option(
-    "--service-account", metavar="NAMESPACE/NAME", help="Ask what the operator's account may do, instead of you."
+    "--service-account",
+    metavar="NAMESPACE/NAME",
+    help="Ask what the operator's account may do.  [default: what you may, or in a pod its own account]",
 )
 @click.option("--broker/--no-broker", "ask_brokers", default=True, help="Try to reach each pool's broker from here.")
 @click.option("--broker-url", envvar="CELERIAC_OPERATOR_BROKER_URL", help="The broker of pools that name none.")
@@ -53,15 +55,10 @@ def doctor(
         client = KubeClient(load_access(kubeconfig=kubeconfig, context=context))
     except OperatorError as error:
         raise click.ClickException(str(error)) from error
-    user = ""
-    if service_account:
-        namespace, slash, name = service_account.partition("/")
-        if not slash or not name:
-            raise click.BadParameter(f"{service_account!r} is not NAMESPACE/NAME", param_hint="--service-account")
-        user = f"system:serviceaccount:{namespace}:{name}"
+    account = _account(service_account)
     found = []
     for finding in _rounds(
-        client, namespaces or (current_namespace(kubeconfig, context),), user, ask_brokers, broker_url or ""
+        client, namespaces or (current_namespace(kubeconfig, context),), account, ask_brokers, broker_url or ""
     ):
         found.append(finding)
         if not as_json:
@@ -78,27 +75,46 @@ def doctor(
         sys.exit(COULD_NOT_LOOK)
 
 
+def _account(service_account: str | None) -> tuple[str, str] | None:
+    """(namespace, name) of --service-account."""
+    if not service_account:
+        return None
+    namespace, slash, name = service_account.partition("/")
+    if not slash or not name:
+        raise click.BadParameter(f"{service_account!r} is not NAMESPACE/NAME", param_hint="--service-account")
+    return namespace, name
+
+
 def _rounds(
-    client: "KubeClient", namespaces: tuple[str, ...], user: str, ask_brokers: bool, url: str
+    client: "KubeClient", namespaces: tuple[str, ...], account: tuple[str, str] | None, ask_brokers: bool, url: str
 ) -> Iterator[Finding]:
     import yaml
 
-    from celeriac_operator.cluster.checkup import Rounds, definition, leadership, permissions
+    from celeriac_operator.cluster import checkup, permissions
 
     try:
-        version = client.get("/version")
+        server = checkup.server_of(client)
     except ClusterError as error:
         yield Finding(Level.UNKNOWN, "Kubernetes API", str(error), "is this the right cluster, and is it up?")
         return
-    yield Finding(
-        Level.OK, "Kubernetes API", f"{client.server} answers, {version.get('gitVersion', 'of no known version')}"
-    )
-    yield definition(client, yaml.safe_load(definition_text()))
-    if user:
-        yield from leadership(client, *user.split(":")[2:])
+    yield Finding(Level.OK, "Kubernetes API", f"{client.server} answers, {server.version}")
+    yield checkup.definition(client, yaml.safe_load(definition_text()), server)
+    user, absent = "", False
+    if account is not None:
+        there = permissions.account(client, *account)
+        yield there
+        absent = there.level is Level.ERROR
+        user = "" if absent else f"system:serviceaccount:{account[0]}:{account[1]}"
+        if user:
+            yield from permissions.leadership(client, *account)
     for namespace in namespaces:
-        yield from permissions(client, namespace, user)
-        rounds = Rounds(client, namespace, user=user, default_url=url)
+        doubts = checkup.presence(client, namespace)
+        if doubts is not None and doubts.level is Level.ERROR:
+            yield doubts
+            continue
+        if not absent:
+            yield from permissions.permissions(client, namespace, user)
+        rounds = checkup.Rounds(client, namespace, server, user=user, default_url=url, doubts=doubts)
         try:
             yield from rounds.visit()
         except ClusterError as error:
@@ -148,4 +164,7 @@ def _broker(subject: str, url: str, queues: list[str], broker: Broker | None) ->
 def _say(finding: Finding) -> None:
     click.echo(f"{_SIGNS[finding.level]}  {finding.subject}: {finding.says}")
     if finding.fix and finding.level is not Level.OK:
-        click.echo(f"         to do: {finding.fix}")
+        first, *more = finding.fix.splitlines()
+        click.echo(f"         to do: {first}")
+        for line in more:
+            click.echo(f"           {line}")

@@ -25,6 +25,7 @@ class Commands(click.Group):
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120})
+@click.version_option(package_name="celeriac", prog_name="celeriac-operator")
 def cli() -> None:
     """The Kubernetes operator of Celeriac: scales workers from the work that waits."""
 

@@ -1,52 +1,22 @@
-"""The doctor's rounds in a cluster: permissions, the CRD, and each pool's surroundings, as findings. Reads only."""
+"""The doctor's rounds in a cluster: the CRD, its namespaces, and each pool's surroundings, as findings. Reads only."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from celeriac_operator.cluster.budgets import Budgets
 from celeriac_operator.cluster.client import KubeClient
+from celeriac_operator.cluster.permissions import KILLING, READING, lacking
 from celeriac_operator.cluster.rivals import AUTOSCALERS, IDLE_MODES
 from celeriac_operator.cluster.workloads import PLURALS, path_of, workload_of
 from celeriac_operator.errors import ClusterError, Forbidden, NotFound
+from celeriac_operator.resources import rights
 from celeriac_operator.resources.fitness import Finding, Level, of_condition, of_crd, of_pods, of_secret, secrets_of
+from celeriac_operator.resources.manifests import of_replicas
 from celeriac_operator.resources.spec import DrainTimeoutPolicy, SpecError, WorkerPoolSpec
 
 POOLS = "/apis/celeriac.dev/v1alpha1"
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/workerpools.celeriac.dev"
-
-
-class Need(NamedTuple):
-    """A permission. why: what does not work without it; must: whether the operator can do nothing without it."""
-
-    group: str
-    resource: str
-    verbs: tuple[str, ...]
-    why: str
-    must: bool = True
-
-
-#: What the operator asks of a namespace: the chart's Role (a house test holds the two together).
-NEEDS: Sequence[Need] = (
-    Need("celeriac.dev", "workerpools", ("get", "list", "watch"), "pools are not seen"),
-    Need("celeriac.dev", "workerpools/status", ("patch",), "decisions are not told"),
-    *(Need("apps", plural, ("get", "list", "watch"), "targets are not seen") for plural in PLURALS.values()),
-    *(Need("apps", f"{plural}/scale", ("update",), "nothing is scaled") for plural in PLURALS.values()),
-    Need("", "pods", ("get", "list", "watch"), "pods are not seen"),
-    Need("", "pods", ("patch",), "pods get no deletion cost", must=False),
-    Need("", "events", ("create", "patch"), "nothing is told by events"),
-    Need("autoscaling", "horizontalpodautoscalers", ("list",), "another autoscaler on a target is not noticed", must=False),
-    Need("keda.sh", "scaledobjects", ("list",), "KEDA on a target is not noticed", must=False),
-    Need("policy", "poddisruptionbudgets", ("list",), "a budget that blocks node drains is not noticed", must=False),
-)  # fmt: skip
-
-#: What is asked for each Secret that a pool names: the charts grant them by name.
-READING = Need("", "secrets", ("get",), "its pool is not served")
-
-#: What pools with onDrainTimeout: Kill ask for beside that; and what two operators ask for in their own namespace.
-KILLING = Need("", "pods", ("delete",), "onDrainTimeout: Kill ends nothing", must=False)
-LEADING = Need(
-    "coordination.k8s.io", "leases", ("get", "update", "create"), "with ha.enabled nobody leads, and nothing is done", must=False
-)  # fmt: skip
 
 
 class Patient(NamedTuple):
@@ -57,74 +27,75 @@ class Patient(NamedTuple):
     url: str
 
 
-def permissions(client: KubeClient, namespace: str, user: str = "") -> Iterator[Finding]:
-    """What may be done in a namespace: by whoever asks, or by `user` (system:serviceaccount:NAMESPACE:NAME)."""
-    subject = f"permissions of {user or 'this user'} in {namespace}"
-    lacking = list(_lacking(client, subject, namespace, NEEDS, user))
-    yield from lacking or [Finding(Level.OK, subject, "has all that the operator needs")]
+class Server(NamedTuple):
+    """The API server that answers. minor: of its version 1.MINOR, None when it does not say."""
+
+    version: str
+    minor: int | None
+
+    def is_before(self, minor: int) -> bool:
+        return self.minor is not None and self.minor < minor
 
 
-def leadership(client: KubeClient, namespace: str, name: str) -> Iterator[Finding]:
-    """What the service account `name` lacks to lead one of two operators. The chart grants the Lease of its own name alone."""
-    user = f"system:serviceaccount:{namespace}:{name}"
-    yield from _lacking(client, f"permissions of {user} in {namespace}", namespace, [LEADING], user, name)
+def server_of(client: KubeClient) -> Server:
+    """What the API server says of itself. Raises ClusterError."""
+    version = str(client.get("/version").get("gitVersion") or "of no known version")
+    found = re.match(r"v?1\.(\d+)", version)
+    return Server(version, int(found[1]) if found else None)
 
 
-def _lacking(
-    client: KubeClient, subject: str, namespace: str, needs: Sequence[Need], user: str, name: str = "",
-    fix: str = "install the chart's Role (rbac.create), or grant it",
-) -> Iterator[Finding]:  # fmt: skip
-    """A finding for each verb that is denied. name: of the one object that is needed."""
-    for need in needs:
-        for verb in need.verbs:
-            try:
-                allowed = _allowed(client, namespace, need, verb, user, name)
-            except ClusterError as error:
-                yield Finding(
-                    Level.UNKNOWN, subject, f"cannot be asked: {error}", "let this user create subjectaccessreviews"
-                )
-                return
-            if not allowed:
-                what = f"{verb} {need.resource}{f'.{need.group}' if need.group else ''}{f' {name}' if name and verb != 'create' else ''}"
-                level = Level.ERROR if need.must else Level.WARNING
-                yield Finding(level, subject, f"may not {what}: {need.why}", fix)
-
-
-def _allowed(client: KubeClient, namespace: str, need: Need, verb: str, user: str, name: str = "") -> bool:
-    resource, _, subresource = need.resource.partition("/")
-    attributes = {"namespace": namespace, "verb": verb, "group": need.group, "resource": resource}
-    if subresource:
-        attributes["subresource"] = subresource
-    if name and verb != "create":  # which no name limits
-        attributes["name"] = name
-    kind = "SubjectAccessReview" if user else "SelfSubjectAccessReview"
-    body = {"apiVersion": "authorization.k8s.io/v1", "kind": kind, "spec": {"resourceAttributes": attributes}}
-    if user:
-        body["spec"]["user"] = user  # type: ignore[index]
-    answer = client.post(f"/apis/authorization.k8s.io/v1/{kind.lower()}s", body)
-    return bool((answer.get("status") or {}).get("allowed"))
-
-
-def definition(client: KubeClient, ours: Mapping[str, Any]) -> Finding:
+def definition(client: KubeClient, ours: Mapping[str, Any], server: Server) -> Finding:
     """Whether the kind is installed, with the fields of this version."""
     subject = "CustomResourceDefinition workerpools.celeriac.dev"
+    # Rules came with 1.25 (1.23 and 1.24 have them switched off); before, kubectl refuses a schema with fields that the server does not know.
+    fix = f"celeriac-operator crd{' --no-rules' if server.is_before(25) else ''} | kubectl apply -f -"
+    absent = Finding(Level.ERROR, subject, "it is not installed", fix)
     try:
-        return of_crd(client.get(CRD), ours)
+        found = of_crd(client.get(CRD), ours)
     except NotFound:
-        return Finding(Level.ERROR, subject, "it is not installed", "celeriac-operator crd | kubectl apply -f -")
-    except Forbidden:
+        return absent
+    except ClusterError as refusal:
         try:
             client.get(POOLS)
+        except NotFound:
+            return absent
         except ClusterError:
-            return Finding(Level.ERROR, subject, "it is not installed", "celeriac-operator crd | kubectl apply -f -")
+            return Finding(Level.UNKNOWN, subject, f"it could not be read: {refusal}", "run doctor as who may")
         return Finding(Level.OK, subject, "installed; which fields it has may not be seen by this user")
+    return found if found.level is Level.OK else found._replace(fix=fix)
+
+
+def presence(client: KubeClient, namespace: str) -> Finding | None:
+    """What is to be said of a namespace itself: an error when there is none, unknown when it may not be asked, else nothing."""
+    subject = f"namespace {namespace}"
+    try:
+        client.get(f"/api/v1/namespaces/{namespace}")
+    except NotFound:
+        return Finding(
+            Level.ERROR,
+            subject,
+            "there is no such namespace",
+            "correct --namespace; `kubectl get namespaces` lists them",
+        )
+    except ClusterError as error:
+        why = "this user may not get namespaces" if isinstance(error, Forbidden) else str(error)
+        says = f"it has no WorkerPool, and whether it exists could not be told: {why}"
+        return Finding(Level.UNKNOWN, subject, says, "look whether its name is right, or run doctor as who may")
+    return None
 
 
 class Rounds:
-    """One visit to a namespace's pools. `patients` gathers those whose brokers may be asked afterwards."""
+    """One visit to a namespace's pools. `patients` gathers those whose brokers may be asked afterwards.
 
-    def __init__(self, client: KubeClient, namespace: str, *, user: str = "", default_url: str = "") -> None:
+    user     whose rights are asked for beside those of who asks: system:serviceaccount:NAMESPACE:NAME, "" for nobody's.
+    doubts   what is said of the namespace when it has no pool, None when it is known to be there.
+    """
+
+    def __init__(
+        self, client: KubeClient, namespace: str, server: Server, *, user: str = "", default_url: str = "", doubts: Finding | None = None,
+    ) -> None:  # fmt: skip
         self._client, self._namespace, self._user, self._default_url = client, namespace, user, default_url
+        self._server, self._doubts = server, doubts
         self._budgets = Budgets(client)
         self.patients: list[Patient] = []
 
@@ -132,7 +103,7 @@ class Rounds:
         """Findings on every pool of the namespace. Raises ClusterError when pools cannot be listed."""
         pools = list(self._client.items(f"{POOLS}/namespaces/{self._namespace}/workerpools"))
         if not pools:
-            yield Finding(Level.OK, f"namespace {self._namespace}", "it has no WorkerPool")
+            yield self._doubts or Finding(Level.OK, f"namespace {self._namespace}", "it has no WorkerPool")
         for pool in pools:
             yield from self._pool(pool, pools)
 
@@ -146,7 +117,14 @@ class Rounds:
             return
         yield _attended(subject, pool)
         if spec.scale_down.on_drain_timeout is DrainTimeoutPolicy.KILL:
-            yield from _lacking(self._client, subject, self._namespace, [KILLING], self._user)
+            yield from lacking(
+                self._client,
+                subject,
+                self._namespace,
+                [KILLING],
+                self._user,
+                fix="set drain.killPods of the operator's chart",
+            )
         yield from self._secrets(subject, spec)
         yield from self._target(subject, pool, spec, pools)
 
@@ -167,7 +145,7 @@ class Rounds:
             except ClusterError as error:
                 yield Finding(
                     Level.UNKNOWN, subject, f"{path}: the Secret {name} may not be read: {error}",
-                    "name it in secrets.allowed of the operator's chart; or run doctor as who may",
+                    f"{rights.SECRETS_FIX}; or run doctor as who may",
                 )  # fmt: skip
                 continue
             yield of_secret(subject, path, key, secret)
@@ -175,9 +153,8 @@ class Rounds:
                 url = _decoded(secret, key)
         if self._user:
             for name in dict.fromkeys(name for _, name, _ in secrets_of(spec)):
-                yield from _lacking(
-                    self._client, f"{subject}: {self._user}", self._namespace, [READING], self._user, name,
-                    "name it in secrets.allowed of the operator's chart, or set operator.serviceAccount of the worker's",
+                yield from lacking(
+                    self._client, f"{subject}: {self._user}", self._namespace, [READING], self._user, name, rights.SECRETS_FIX
                 )  # fmt: skip
         self.patients.append(Patient(subject, spec, url))
 
@@ -200,6 +177,9 @@ class Rounds:
             yield Finding(Level.UNKNOWN, subject, f"its {ref.kind} may not be read: {error}", "run doctor as who may")
             return
         yield from of_pods(f"{subject}, {ref.kind} {ref.name}", body)
+        owned = of_replicas(f"{subject}, {ref.kind} {ref.name}", body, scale_recorded=not self._server.is_before(22))
+        if owned is not None:
+            yield owned
         yield from self._rivals(subject, pool, spec, pools)
         said = self._budgets.against(workload_of({"kind": ref.kind, **body}), spec.max_replicas)
         if said:

@@ -129,7 +129,7 @@ class KubeCluster:
         return self._index.trace(_target_key(pool, spec))
 
     def secret(self, namespace: str, name: str, key: str) -> str:
-        """One value of a Secret, decoded. NotFound also when the Secret lacks the key."""
+        """One value of a Secret, decoded. NotFound also when the Secret lacks the key, or has no text there."""
         data = self._client.get(f"/api/v1/namespaces/{namespace}/secrets/{name}").get("data") or {}
         if key not in data:
             has = ", ".join(sorted(data)) or "none"
@@ -137,9 +137,7 @@ class KubeCluster:
         try:
             return base64.b64decode(data[key]).decode().strip()
         except (binascii.Error, UnicodeDecodeError) as error:
-            raise ClusterError(
-                f"the key {key!r} of Secret {namespace}/{name} is not text", what="GET secret"
-            ) from error
+            raise NotFound(f"the key {key!r} of Secret {namespace}/{name} is not text", what="GET secret") from error
 
     def scale(self, pool: PoolRecord, spec: WorkerPoolSpec, replicas: int, resource_version: str) -> None:
         """Write the target's scale; Conflict when it changed since `resource_version` was read."""

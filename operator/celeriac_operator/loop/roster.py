@@ -9,13 +9,14 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from celeriac.broker.connection import redacted
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac_operator import clock
-from celeriac_operator.errors import ClusterError, NotFound
+from celeriac_operator.errors import ClusterError, Forbidden, NotFound
 from celeriac_operator.fleet.brokers import BrokerSide, BrokerTarget, connect
 from celeriac_operator.fleet.signature import Signature
 from celeriac_operator.loop.broker import BrokerLoop
 from celeriac_operator.loop.members import STUCK_S, Changes, Cluster, Key, Member, PoolState, Tick, subject_of
 from celeriac_operator.loop.restore import Restores
 from celeriac_operator.metrics import OperatorMetrics
+from celeriac_operator.resources import rights
 from celeriac_operator.resources.records import PoolRecord
 from celeriac_operator.resources.spec import SecretKeyRef, SpecError, WorkerPoolSpec
 from celeriac_operator.resources.status import fault_status, first_target
@@ -253,11 +254,13 @@ class OperatorLoop:
             self._secrets[at] = known
             self._progress()
         value = known[0]
+        if isinstance(value, Forbidden):
+            message = rights.unreadable(record.namespace, ref.name, str(value))
+            raise _NoBroker("SecretForbidden", message) from value
         if isinstance(value, ClusterError):
-            raise _NoBroker(
-                "SecretNotFound",
-                f"key {ref.key!r} of Secret {record.namespace}/{ref.name} cannot be read: {value}",
-            ) from value
+            reason = "SecretNotFound" if isinstance(value, NotFound) else "SecretNotRead"
+            message = f"key {ref.key!r} of Secret {record.namespace}/{ref.name} cannot be read: {value}"
+            raise _NoBroker(reason, message) from value
         return value
 
     def _read_secret(self, at: tuple[str, str, str], now: float) -> tuple[str | ClusterError, float]:

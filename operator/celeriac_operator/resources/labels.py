@@ -11,3 +11,6 @@ FIELD_MANAGER = "celeriac-operator"
 
 #: On pods, a copy for people of who is to go first; from Kubernetes 1.22 on ReplicaSets heed it too: lower goes first.
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+
+#: The manager to which docs/from-a-deployment.md hands `replicas` over, before a pool has it: it applies nothing again.
+HANDOVER = "handover"

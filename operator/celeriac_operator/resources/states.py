@@ -19,6 +19,10 @@ class State(StrEnum):
     SCALE_REFUSED = "ScaleRefused"  # the API server refused the write of the scale
 
 
+#: Why a pool cannot be served that passes by itself; any other such reason is for a person to end.
+PASSING_FAULTS = frozenset({"SecretNotRead"})
+
+
 def state_of(conditions: Mapping[str, Found], spec: WorkerPoolSpec, *, desired: int, replicas: int) -> str:
     """The state of a pool that is decided on. What a person has to see comes first.
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from celeriac_operator.resources.conditions import Found, merged, moment
 from celeriac_operator.resources.noticed import entries, figure, same, told_of
 from celeriac_operator.resources.spec import Mode, WorkerPoolSpec
-from celeriac_operator.resources.states import state_of
+from celeriac_operator.resources.states import PASSING_FAULTS, state_of
 
 _HISTORY_KEPT = 10
 _LIMITS_SHOWN = 64
@@ -190,10 +190,11 @@ def fault_status(
 
     reason   CamelCase, such as InvalidSpec or SecretNotFound: shown as the pool's state too.
     """
+    passes = reason in PASSING_FAULTS
     found: dict[str, Found] = {
         "Ready": (False, reason, message),
-        "Reconciling": (False, reason, ""),
-        "Stalled": (True, reason, message),
+        "Reconciling": (passes, reason, message if passes else ""),
+        "Stalled": (not passes, reason, "" if passes else message),
         "ScalingActive": (False, reason, message),
     }
     conditions = merged(entries(previous_status, "conditions"), found, generation=generation, now=now)
