@@ -310,7 +310,9 @@ class OperatorMetrics:
         build.add(("operator", self._version), 1.0)
         yield build
         yield single("celeriac_operator_leader", "gauge", "1 when this replica acts.", float(self._leader))
-        yield labelled("celeriac_operator_reconcile_errors", "counter", "Errors by class.", "error", self._errors)
+        yield labelled(
+            "celeriac_operator_reconcile_errors", "counter", "Errors that a tick met, by class.", "error", self._errors
+        )
         if self._signs_until is not None:
             yield single(
                 "celeriac_operator_signing_certificate_expiry_timestamp_seconds",
@@ -335,15 +337,21 @@ class OperatorMetrics:
 
 def _of_brokers(brokers: Mapping[str, _BrokerCounts]) -> Iterator[Family]:
     labels = Labels("broker")
-    up = Family("celeriac_broker_up", "gauge", "1 when the last probe worked.", labels)
-    errors = Family("celeriac_broker_probe_errors", "counter", "Probes that failed.", labels)
+    up = Family("celeriac_broker_up", "gauge", "1 when the broker's queues could be read at the last tick.", labels)
+    errors = Family(
+        "celeriac_broker_probe_errors", "counter", "Times that the broker's queues could not be read.", labels
+    )
     probe = Family(
-        "celeriac_broker_probe_seconds", "histogram", "Seconds one probe took.", labels, bounds=TRIP_BUCKETS_S
+        "celeriac_broker_probe_seconds",
+        "histogram",
+        "Seconds that reading all queues of the broker took.",
+        labels,
+        bounds=TRIP_BUCKETS_S,
     )
     tick = Family(
         "celeriac_operator_reconcile_seconds",
         "histogram",
-        "Seconds one tick took, all pools of the broker.",
+        "Seconds that a tick took, for all pools of the broker.",
         labels,
         bounds=TRIP_BUCKETS_S,
     )
@@ -368,9 +376,17 @@ def _of_pools(readings: Mapping[Key, PoolReading]) -> Iterator[Family]:
     )
     slots = Family("celeriac_pool_slots", "gauge", "Tasks that ready workers can run at once.", labels)
     busy = Family("celeriac_pool_slots_busy", "gauge", "Slots in which a task runs.", labels)
-    drain = Family("celeriac_pool_predicted_drain_seconds", "gauge", "Seconds until what waits now is done.", labels)
+    drain = Family(
+        "celeriac_pool_predicted_drain_seconds",
+        "gauge",
+        "Seconds until what waits now is done by the replicas that are wanted.",
+        labels,
+    )
     slo = Family(
-        "celeriac_pool_slo_target_seconds", "gauge", "Seconds the objective promises.", labels.and_("objective")
+        "celeriac_pool_slo_target_seconds",
+        "gauge",
+        "Seconds that the pool's objective promises.",
+        labels.and_("objective"),
     )
     age = Family("celeriac_operator_decision_age_seconds", "gauge", "Seconds since the pool was last decided.", labels)
     now = clock.now()
@@ -412,11 +428,18 @@ def _of_conditions(readings: Mapping[Key, PoolReading], faults: Mapping[Key, str
 def _of_pool_lives(lives: Mapping[Key, _PoolCounts]) -> Iterator[Family]:
     labels = Labels("namespace", "pool")
     actions = Family(
-        "celeriac_pool_scale_actions", "counter", "Writes of the target's scale.", labels.and_("direction", "reason")
+        "celeriac_pool_scale_actions",
+        "counter",
+        "Times that another number of replicas was written, by the guard that had the last word.",
+        labels.and_("direction", "reason"),
     )
     drains = Family("celeriac_pool_drains", "counter", "Drains that ended, by outcome.", labels.and_("outcome"))
     drain_s = Family(
-        "celeriac_pool_drain_seconds", "histogram", "Seconds from mark to end.", labels, bounds=DRAIN_BUCKETS_S
+        "celeriac_pool_drain_seconds",
+        "histogram",
+        "Seconds from the mark on a pod to the end of its drain.",
+        labels,
+        bounds=DRAIN_BUCKETS_S,
     )
     cold = Family(
         "celeriac_pool_cold_start_seconds",
@@ -426,7 +449,9 @@ def _of_pool_lives(lives: Mapping[Key, _PoolCounts]) -> Iterator[Family]:
         bounds=COLD_START_BUCKETS_S,
     )
     busy = Family("celeriac_pool_busy_slot_seconds", "counter", "Slot-seconds in which a task ran.", labels)
-    idle = Family("celeriac_pool_idle_slot_seconds", "counter", "Slot-seconds paid for nothing.", labels)
+    idle = Family(
+        "celeriac_pool_idle_slot_seconds", "counter", "Slot-seconds of ready workers in which no task ran.", labels
+    )
     for pool, counts in lives.items():
         for (direction, reason), count in counts.scale_actions.items():
             actions.add((*pool, direction, reason), count)
@@ -451,7 +476,7 @@ def _of_queues(readings: Mapping[Key, PoolReading], fleets: Mapping[str, BrokerR
     slo = Family(
         "celeriac_queue_slo_target_seconds",
         "gauge",
-        "Seconds the queue's objective promises: its own, or the pool's.",
+        "Seconds that the queue's objective promises: its own, or the pool's.",
         labels.and_("objective"),
     )
     for pool, reading in readings.items():
@@ -498,15 +523,20 @@ def _of_fleet(fleets: Mapping[str, BrokerReading]) -> Iterator[Family]:
     tasks = Family(
         "celeriac_fleet_tasks",
         "counter",
-        "Runs and messages that entered a state, whole fleet.",
+        "Runs and messages of the whole fleet that entered this state.",
         labels.and_("task", "state"),
     )
-    wait = Family("celeriac_fleet_task_wait_seconds", "summary", "Seconds from due to start.", labels)
-    busy = Family("celeriac_fleet_busy_slot_seconds", "counter", "Slot-seconds of running tasks.", labels)
+    wait = Family(
+        "celeriac_fleet_task_wait_seconds",
+        "summary",
+        "Seconds from due to start, of messages that our own clients sent.",
+        labels,
+    )
+    busy = Family("celeriac_fleet_busy_slot_seconds", "counter", "Slot-seconds in which a task ran, by queue.", labels)
     throttled = Family(
         "celeriac_fleet_ratelimit_throttled",
         "counter",
-        "Times a message had to wait for its limit.",
+        "Times that a message had to wait for its limit.",
         labels.and_("limit"),
     )
     for reading in fleets.values():
