@@ -4,7 +4,7 @@ import os
 import re
 import sys
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import metrics_page
@@ -145,8 +145,17 @@ def port_below(parent: int) -> int:
     return 0
 
 
-def has(found: dict[str, Served], *names: str) -> bool:
-    return all(name in found and found[name].series for name in names)
+def awaited(port: Callable[[], int], *names: str) -> dict[str, Served]:
+    """What is served there, once these metrics have series."""
+    found: dict[str, Served] = {}
+
+    def look() -> bool:
+        found.clear()
+        found.update(fetched(port()))
+        return all(name in found and found[name].series for name in names)
+
+    wait_until(look, what=f"series of {', '.join(names)}", timeout_s=90, every_s=0.2)
+    return found
 
 
 @pytest.mark.server("valkey")
@@ -179,11 +188,10 @@ def test_a_real_worker_and_a_real_operator_serve_what_the_page_says(
         },
     )
     try:
-        wait_until(
-            lambda: has(fetched(port), "celeriac_pool_replicas", "celeriac_queue_consumers", "celeriac_fleet_tasks_total"),
-            what="a decision about a worker that was heard", timeout_s=90, every_s=0.2,
-        )  # fmt: skip
-        operator, worker = fetched(port), fetched(port_below(up.pid))
+        operator = awaited(
+            lambda: port, "celeriac_pool_replicas", "celeriac_queue_consumers", "celeriac_fleet_tasks_total"
+        )
+        worker = awaited(lambda: port_below(up.pid), "celeriac_worker_slots")
     finally:
         up.terminate(timeout_s=60)
 
