@@ -111,7 +111,7 @@ def test_many_coroutines_wait_at_once_and_the_loop_turns_meanwhile(store: Store)
     listeners = []
 
     async def main() -> list[Any]:
-        waiting = [asyncio.create_task(handle.aget(timeout=30)) for handle in handles]
+        waiting = [asyncio.create_task(handle.aget(timeout=90)) for handle in handles]
         await asyncio.sleep(0.2)
         if store.server is not None:
             listeners.append(await asyncio.to_thread(store.connections))

@@ -146,13 +146,13 @@ def test_waiting_ends_as_soon_as_the_record_is_ready(store: Store, task_id: str)
     started_at = time.monotonic()
     worker.start()
 
-    found = store.backend.wait(task_id, 5.0, 5.0)  # told, not polled
+    found = store.backend.wait(task_id, 20.0, 20.0)  # told, not polled
 
     took_s = time.monotonic() - started_at
     worker.join()
     assert found is not None
     assert found.result == 42
-    assert 0.4 <= took_s < 1.0
+    assert 0.4 <= took_s < 10
 
 
 @every
@@ -160,10 +160,10 @@ def test_waiting_for_what_is_ready_already_takes_no_time(store: Store, task_id: 
     store.put(ResultMeta(task_id, states.FAILURE, exception_to_wire(ValueError("x"))))
 
     started_at = time.monotonic()
-    found = store.backend.wait(task_id, 5.0, 0.5)
+    found = store.backend.wait(task_id, 20.0, 5.0)
 
     assert found is not None
-    assert time.monotonic() - started_at < 0.5
+    assert time.monotonic() - started_at < 4
 
 
 @every

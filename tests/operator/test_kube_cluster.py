@@ -485,7 +485,7 @@ def test_other_threads_wait_for_the_first_answer(world):
 
 def test_other_threads_wait_so_long_and_no_longer(world, monkeypatch):
     monkeypatch.setattr(rivals, "FIRST_ANSWER_S", 0.2)
-    world.api.fail("GET", "/apis/autoscaling/v1$", delay_s=1.5, times=1)
+    world.api.fail("GET", "/apis/autoscaling/v1$", delay_s=3, times=1)
     asking = threading.Thread(target=lambda: world.target)
     asking.start()
     time.sleep(0.1)
@@ -496,7 +496,7 @@ def test_other_threads_wait_so_long_and_no_longer(world, monkeypatch):
     asking.join()
 
     assert all("no answer yet" in sentence for sentence in unread)
-    assert took_s < 0.4
+    assert took_s < 2
 
 
 def test_a_list_from_before_a_pool_was_there_does_not_count_for_it(world, monkeypatch):

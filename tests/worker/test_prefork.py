@@ -69,7 +69,7 @@ class Bench:
         self.got += self.pool.finished()
         return look_at
 
-    def collect(self, count: int, timeout_s: float = 10.0) -> list[Done]:
+    def collect(self, count: int, timeout_s: float = 30.0) -> list[Done]:
         """What is done, once there are so many; as the loop would."""
         until = time.monotonic() + timeout_s
         while True:
@@ -85,7 +85,7 @@ class Bench:
 
     def until(self, condition: Callable[[], object]) -> None:
         """Turn until it holds."""
-        wait_until(lambda: (self.turn(), condition())[1], timeout_s=5, every_s=0.005)
+        wait_until(lambda: (self.turn(), condition())[1], timeout_s=20, every_s=0.005)
 
     def await_children(self) -> list[int]:
         """Their pids, once all of them live and listen."""
@@ -380,7 +380,7 @@ def test_at_its_hard_limit_a_body_is_killed_and_has_failed(bench: Bench) -> None
 
     done = bench.run("doze", 30, limits=Limits(hard=0.2))
 
-    assert 0.15 < time.monotonic() - started < 2
+    assert 0.15 < time.monotonic() - started < 10
     assert isinstance(done.outcome, Failed)
     assert exception_to_wire(done.outcome.error)["exc_type"] == "TimeLimitExceeded"
     assert isinstance(bench.run("doze", 0).outcome, Succeeded)
@@ -521,13 +521,13 @@ def test_what_waits_behind_a_body_that_turns_out_long_runs_elsewhere(bench: Benc
     bench.task(varies)
     bench.pool.submit([bench.job("varies", 0) for _ in range(20)])
     bench.collect(20)
-    long = bench.job("varies", 1.0)
+    long = bench.job("varies", 3.0)
     started = time.monotonic()
     bench.pool.submit([long, *[bench.job("varies", 0) for _ in range(20)]])
 
     short = bench.collect(20)
 
-    assert time.monotonic() - started < 0.7
+    assert time.monotonic() - started < 2
     assert long not in [done.job for done in short]
     assert [done.job for done in bench.collect(1)] == [long]
 

@@ -245,7 +245,7 @@ def test_renewing_keeps_what_is_ours_and_tells_what_is_not(place: Place) -> None
 
 def test_only_what_has_expired_and_only_what_is_ours_is_restored_with_one_start_more(place: Place) -> None:
     place.broker.publish("ours", priority=6)
-    dead, alive = place.consumer(lease_s=LEASE_S), place.consumer(lease_s=30.0)
+    dead, alive = place.consumer(lease_s=2.0), place.consumer(lease_s=30.0)
     dead.claim(1)
     place.broker.publish("fresh")
     [fresh] = alive.claim(1)
@@ -255,7 +255,7 @@ def test_only_what_has_expired_and_only_what_is_ours_is_restored_with_one_start_
 
     sweeper = place.consumer(lease_s=0.01)
     assert sweeper.sweep() == 0  # its lease is not over
-    wait_until(lambda: sweeper.sweep() == 1, timeout_s=4)
+    wait_until(lambda: sweeper.sweep() == 1, timeout_s=10)
 
     assert set(place.client.hkeys("unacked")) == {"celery-tag", fresh.claim}
     assert place.list("q", 6) == ["ours"]
