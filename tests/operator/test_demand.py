@@ -109,6 +109,16 @@ TIMED = [
         expected={"backlog": 10, "eta": 1, "slots": 11},
     ),
     Case(
+        id="all slots busy, and something waits: one more",
+        stream=Stream(queue="q", running=4, ready=9, objective=Objective(type=ObjectiveType.UTILIZATION, target=100)),
+        expected={"steady": 5, "slots": 5},
+    ),
+    Case(
+        id="all slots busy, and nothing waits",
+        stream=Stream(queue="q", running=4, objective=Objective(type=ObjectiveType.UTILIZATION, target=100)),
+        expected={"steady": 4, "slots": 4},
+    ),
+    Case(
         id="a part of the slots busy",
         stream=Stream(queue="q", running=14, ready=100, objective=Objective(type=ObjectiveType.UTILIZATION, target=70)),
         expected={"steady": 20, "slots": 20},

@@ -18,6 +18,7 @@ from servers import free_port
 
 from celeriac.broker.mailbox import Mailbox
 from celeriac.broker.signing import Signer, register, unregister
+from celeriac.exceptions import BrokerUnavailable
 from celeriac.wire import control
 from celeriac.wire.event import Heartbeat, heartbeat_to_wire
 from celeriac_operator.errors import CannotSign, SetupError
@@ -252,6 +253,23 @@ def test_those_who_can_be_told_are_told_before_the_others_are_named() -> None:
 
     assert outbox.sent == [(["a"], False)]
     assert raised.value.nodes == ("b",)
+
+
+def test_a_broker_that_did_not_take_one_command_is_not_tried_again_before_the_next_tick() -> None:
+    class Away(Outbox):
+        def send(self, command: control.Command, *, signed: bool = False) -> None:
+            super().send(command, signed=signed)
+            raise BrokerUnavailable("cannot reach the broker")
+
+    outbox = Away()
+    commands = Commands(outbox, without_key())
+    for _ in range(2):
+        commands.know([])
+        for _ in range(3):
+            with pytest.raises(BrokerUnavailable, match="cannot reach the broker"):
+                lift_drain(commands, nodes=["a"], epoch=1)
+
+    assert len(outbox.sent) == 2
 
 
 # -- the key

@@ -19,6 +19,8 @@ from celeriac_operator.fleet.management import Management
 
 #: Seconds of silence after which a receiver tries whether it still hears: see `celeriac.broker.eventbus`.
 PING_EVERY_S = 10.0
+#: Seconds that each step of sending a command to a Redis may take, which is tried twice: the tick waits, and says it again.
+COMMAND_S = 3.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +112,14 @@ def connect(target: BrokerTarget) -> BrokerSide:
         if target.management_url:
             ca = str(Path(certificates.name) / _file("ca_certs")) if certificates and target.ca else ""
             management = Management(target.management_url, broker_url=target.url, ca=ca)
+        address = BrokerAddress(url=target.url, transport_options=options, ssl=ssl)
+        patience = {"socket_timeout": COMMAND_S} if address.is_redis else {}
         return BrokerSide(
             probe=DepthProbe(target.url, transport_options=options, ssl=ssl),
             receiver=EventReceiver(target.url, transport_options=options, ssl=ssl, ping_every_s=PING_EVERY_S),
-            post=Mailbox(target.url, transport_options=options, ssl=ssl),
+            post=Mailbox(target.url, transport_options={**options, **patience}, ssl=ssl),
             management=management,
-            rates=_rates(BrokerAddress(url=target.url, transport_options=options, ssl=ssl)),
+            rates=_rates(address),
             certificates=certificates,
         )
     except BaseException:

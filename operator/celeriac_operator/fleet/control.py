@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple, Protocol
 
+from celeriac.exceptions import BrokerUnavailable
 from celeriac.wire import control
 from celeriac_operator.errors import CannotSign
 from celeriac_operator.fleet.heartbeats import Worker
@@ -32,18 +33,32 @@ class Telling(Protocol):
 
 
 class Commands:
-    """Sends each command as its workers take it: signed to those that demand that, plain to the others. For one thread."""
+    """Sends each command as its workers take it: signed to those that demand that, plain to the others. For one thread.
+
+    Once the broker has not taken one, the others of that tick are not tried.
+    """
 
     def __init__(self, post: Post, signature: Signature) -> None:
         self._post, self.signature = post, signature
         self._heeds: Mapping[str, str] = {}
+        self._away = ""  # why the broker took none at this tick
 
     def know(self, workers: Iterable[Worker]) -> None:
-        """These are alive, and their heartbeats say what they heed."""
+        """A tick begins. These are alive, and their heartbeats say what they heed."""
         self._heeds = {worker.beat.hostname: worker.beat.commands for worker in workers if not worker.gone}
+        self._away = ""
 
     def send(self, command: control.Command) -> None:
         """Send it to every worker that it names. Raises CannotSign for those that were left out; BrokerUnavailable."""
+        if self._away:
+            raise BrokerUnavailable(self._away)
+        try:
+            self._send(command)
+        except BrokerUnavailable as error:
+            self._away = str(error)
+            raise
+
+    def _send(self, command: control.Command) -> None:
         lack = self.signature.lack()
         routes = routed(command.destination, self._heeds, signs=lack is None)
         if routes.plain is None:

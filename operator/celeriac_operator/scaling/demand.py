@@ -265,6 +265,8 @@ def slots_for(stream: Stream, *, cold_start_s: float, tick_s: float, left: float
             eta = stream.soon / per_slot
         case ObjectiveType.UTILIZATION:
             steady = stream.running * 100.0 / (objective.target or 100)
+            # Of all slots busy, 100 % would never ask for one more, however much waits.
+            steady = max(steady, stream.running + min(1.0, waiting))
     uncapped = steady + headroom + backlog + eta
     work = stream.running + stream.ready + stream.throttled + stream.soon + stream.rate_per_s * (cold_start_s + tick_s)
     slots = min(uncapped, work)

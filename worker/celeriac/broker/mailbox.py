@@ -67,7 +67,7 @@ class Mailbox:
                     if self._connection is None:
                         self._connection = connect(self._address)
                     signs = self._signed if signed is None else signed
-                    box = _box(signed=signs, kind=_StampingBox if signs else pidbox.Mailbox)(self._connection)
+                    box = _box(signed=signs, kind=_StampingBox if signs else _SendingBox)(self._connection)
                     answers: list[dict[str, Any]] | None = box._broadcast(
                         command.method, dict(command.arguments), destination, reply=reply, timeout=timeout_s,
                         limit=limit or (len(destination) if destination else None), callback=heard,
@@ -218,7 +218,18 @@ def _addressed(body: Any, node: str) -> bool:
     return True
 
 
-class _Stamping(Producer):  # type: ignore[misc]
+#: On a connection that has died unnoticed a command is sent once more, over a new one. kombu's mailbox would try for ever.
+_TWICE = {"max_retries": 1, "interval_start": 0, "interval_step": 0, "interval_max": 0}
+
+
+class _Sending(Producer):  # type: ignore[misc]
+    """Sends a command, and gives up on a broker that is away."""
+
+    def publish(self, body: Mapping[str, Any], **options: Any) -> Any:
+        return super().publish(body, **{**options, "retry_policy": _TWICE})
+
+
+class _Stamping(_Sending):
     """Writes into a command when it was sent: signed with the rest, so that nobody can send it again later."""
 
     def publish(self, body: Mapping[str, Any], **options: Any) -> Any:
@@ -226,13 +237,21 @@ class _Stamping(Producer):  # type: ignore[misc]
         return super().publish({**body, SENT: sent_to_wire(sent)}, **options)
 
 
-class _StampingBox(pidbox.Mailbox):  # type: ignore[misc]
-    """The sender's side of signed commands."""
+class _SendingBox(pidbox.Mailbox):  # type: ignore[misc]
+    """The sender's side."""
+
+    producer: type[_Sending] = _Sending
 
     @contextmanager
     def producer_or_acquire(self, producer: Any = None, channel: Any = None) -> Iterator[Producer]:
         """What commands are sent with."""
-        yield _Stamping(channel, auto_declare=False)
+        yield self.producer(channel, auto_declare=False)
+
+
+class _StampingBox(_SendingBox):
+    """The sender's side of signed commands."""
+
+    producer = _Stamping
 
 
 def _box(clock: LamportClock | None = None, *, signed: bool = False, kind: type[Any] = pidbox.Mailbox) -> Any:
