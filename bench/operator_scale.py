@@ -1,4 +1,4 @@
-"""What 1,000 pools cost the operator: `python -m bench.operator_scale` prints CPU, memory, API writes and start-up.
+"""What 1,000 pools cost the operator: `python -m bench.operator_scale` prints CPU, memory, API writes and start-up, without scrapes and with.
 
 A real operator process (`celeriac-operator run --ha`) against a Kubernetes API in another process, and a real Redis with as
 many databases as there are brokers. It runs as its image has it in a pod: by a service account, over TLS, without the
@@ -9,10 +9,13 @@ by the kernel's account, so that the load of the machine plays little part.
 
 import argparse
 import base64
+import gzip
 import json
 import os
 import random
+import re
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -40,7 +43,10 @@ def main() -> None:
     parser.add_argument(
         "--warm-up", type=float, default=400.0, help="seconds before the measurement: until rates have been learnt"
     )
-    parser.add_argument("--measure", type=float, default=60.0, help="seconds of the measurement")
+    parser.add_argument(
+        "--measure", type=float, default=60.0, help="seconds of the measurement, without scrapes and then with"
+    )
+    parser.add_argument("--scrape-every", type=float, default=15.0, help="seconds between two scrapes")
     parser.add_argument("--role", choices=("api", "workers"), help=argparse.SUPPRESS)
     parser.add_argument("--redis-port", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
@@ -90,8 +96,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         time.sleep(options.measure)
         after, used_s, took_s = _ask(api, "count"), _cpu_s(operator.pid) - cpu_s, time.monotonic() - at
         rss_mb = _rss_mb(operator.pid)
-        scrape_cpu_s = _scrape_cpu_s(operator.pid, http_port)
-        scraped_mb = _rss_mb(operator.pid)
+        scraped = _scraped(operator.pid, http_port, for_s=options.measure, every_s=options.scrape_every)
         ending = time.monotonic()
         operator.terminate()
         try:
@@ -109,8 +114,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "startup_s": round(started_s, 1),
             "cpu_cores": round(used_s / took_s, 4),
             "rss_mb": rss_mb,
-            "scrape_cpu_s": round(scrape_cpu_s, 2),
-            "rss_after_scrapes_mb": scraped_mb,
+            **scraped,
             "end_s": ended,
             "writes_while_measured": {path: n for path, n in writes.items() if n},
             "writes_in_all": after["writes"],
@@ -263,13 +267,39 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / TICKS
 
 
-def _scrape_cpu_s(pid: int, port: int, times: int = 5) -> float:
-    """CPU seconds that one scrape of /metrics costs (what the operator does besides in that time included)."""
-    before = _cpu_s(pid)
-    for _ in range(times):
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as page:
-            page.read()
-    return (_cpu_s(pid) - before) / times
+def _scraped(pid: int, port: int, *, for_s: float, every_s: float) -> dict[str, Any]:
+    """What it costs while a Prometheus scrapes it, which takes gzip. scrape_cpu_s: what the operator does besides in that time included."""
+    began, cpu_s, costs = time.monotonic(), _cpu_s(pid), []
+    first = page = ""
+    while (at := time.monotonic()) < began + for_s:
+        before = _cpu_s(pid)
+        wanted = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", headers={"Accept-Encoding": "gzip"})
+        with urllib.request.urlopen(wanted, timeout=60) as answer:
+            body = answer.read()
+        costs.append(_cpu_s(pid) - before)
+        took_s = time.monotonic() - at
+        page = (gzip.decompress(body) if answer.headers["Content-Encoding"] == "gzip" else body).decode()
+        first = first or page
+        time.sleep(max(0.0, every_s - took_s))
+    passed_s = time.monotonic() - began
+    return {
+        "cpu_cores_while_scraped": round((_cpu_s(pid) - cpu_s) / passed_s, 4),
+        "rss_while_scraped_mb": _rss_mb(pid),
+        "scrape_cpu_s": round(statistics.median(costs), 3),
+        "scrape_s": round(took_s, 3),
+        "page_bytes": len(page),
+        "sent_bytes": len(body),
+        "ticks_over_250_ms": _slow_ticks(page) - _slow_ticks(first),
+    }
+
+
+def _slow_ticks(page: str) -> int:
+    """How many ticks took longer than a quarter of a second, by the operator's own histogram."""
+
+    def total(suffix: str) -> float:
+        return sum(map(float, re.findall(rf"^celeriac_operator_reconcile_seconds_{suffix} (\S+)$", page, re.MULTILINE)))
+
+    return round(total(r"count\{[^}]*\}") - total(r'bucket\{[^}]*le="0.25"\}'))
 
 
 def _rss_mb(pid: int) -> float:

@@ -138,12 +138,6 @@ class _PoolCounts:
     busy_slot_s: float = 0.0
     idle_slot_s: float = 0.0
 
-    def copy(self) -> "_PoolCounts":
-        return _PoolCounts(
-            dict(self.scale_actions), dict(self.drains), self.drain_s.copy(), self.cold_start_s.copy(),
-            self.busy_slot_s, self.idle_slot_s,
-        )  # fmt: skip
-
 
 @dataclass(slots=True)
 class _BrokerCounts:
@@ -292,18 +286,58 @@ class OperatorMetrics:
             brokers = {broker: counts.copy() for broker, counts in self._brokers.items()}
             itself = list(self._of_operator())
             readings, faults = dict(self._readings), dict(self._faults)
-            lives = {pool: counts.copy() for pool, counts in self._pools.items()}
         yield from _of_brokers(brokers)
         yield from itself
         if leader:
             yield from _of_pools(readings)
             yield _of_conditions(readings, faults)
-            yield from _of_pool_lives(lives)
+            yield from self._of_pool_lives()
             yield from _of_queues(readings, fleets)
             yield from _of_limits(readings)
             yield from _of_fleet(fleets)
             if self._also is not None:
                 yield from self._also(readings, fleets)
+
+    def _of_pool_lives(self) -> Iterator[Family]:
+        labels = Labels("namespace", "pool")
+        actions = Family(
+            "celeriac_pool_scale_actions",
+            "counter",
+            "Times that another number of replicas was written, by the guard that had the last word.",
+            labels.and_("direction", "reason"),
+        )
+        drains = Family("celeriac_pool_drains", "counter", "Drains that ended, by outcome.", labels.and_("outcome"))
+        drain_s = Family(
+            "celeriac_pool_drain_seconds",
+            "histogram",
+            "Seconds from the mark on a pod to the end of its drain.",
+            labels,
+            bounds=DRAIN_BUCKETS_S,
+        )
+        cold = Family(
+            "celeriac_pool_cold_start_seconds",
+            "histogram",
+            "Seconds from a pod's creation to its first heartbeat.",
+            labels,
+            bounds=COLD_START_BUCKETS_S,
+        )
+        busy = Family("celeriac_pool_busy_slot_seconds", "counter", "Slot-seconds in which a task ran.", labels)
+        idle = Family(
+            "celeriac_pool_idle_slot_seconds", "counter", "Slot-seconds of ready workers in which no task ran.", labels
+        )
+        with self._lock:
+            pools = list(self._pools)
+        for pool in pools:
+            with self._lock:  # for each pool anew: the loop, which counts, does not wait for all of them
+                if counts := self._pools.get(pool):
+                    for (direction, reason), count in counts.scale_actions.items():
+                        actions.add((*pool, direction, reason), count)
+                    drains.add_each(pool, counts.drains)
+                    drain_s.add_histogram(pool, counts.drain_s.counts, counts.drain_s.sum)
+                    cold.add_histogram(pool, counts.cold_start_s.counts, counts.cold_start_s.sum)
+                    busy.add(pool, counts.busy_slot_s)
+                    idle.add(pool, counts.idle_slot_s)
+        yield from (actions, drains, drain_s, cold, busy, idle)
 
     def _of_operator(self) -> Iterator[Family]:
         build = Family("celeriac_build", "info", "What is running.", Labels("component", "version"))
@@ -423,44 +457,6 @@ def _of_conditions(readings: Mapping[Key, PoolReading], faults: Mapping[Key, str
         if reason != UNDECIDED and reason not in PASSING_FAULTS:
             family.add((*pool, "Stalled", reason), 1.0)
     return family
-
-
-def _of_pool_lives(lives: Mapping[Key, _PoolCounts]) -> Iterator[Family]:
-    labels = Labels("namespace", "pool")
-    actions = Family(
-        "celeriac_pool_scale_actions",
-        "counter",
-        "Times that another number of replicas was written, by the guard that had the last word.",
-        labels.and_("direction", "reason"),
-    )
-    drains = Family("celeriac_pool_drains", "counter", "Drains that ended, by outcome.", labels.and_("outcome"))
-    drain_s = Family(
-        "celeriac_pool_drain_seconds",
-        "histogram",
-        "Seconds from the mark on a pod to the end of its drain.",
-        labels,
-        bounds=DRAIN_BUCKETS_S,
-    )
-    cold = Family(
-        "celeriac_pool_cold_start_seconds",
-        "histogram",
-        "Seconds from a pod's creation to its first heartbeat.",
-        labels,
-        bounds=COLD_START_BUCKETS_S,
-    )
-    busy = Family("celeriac_pool_busy_slot_seconds", "counter", "Slot-seconds in which a task ran.", labels)
-    idle = Family(
-        "celeriac_pool_idle_slot_seconds", "counter", "Slot-seconds of ready workers in which no task ran.", labels
-    )
-    for pool, counts in lives.items():
-        for (direction, reason), count in counts.scale_actions.items():
-            actions.add((*pool, direction, reason), count)
-        drains.add_each(pool, counts.drains)
-        drain_s.add_histogram(pool, counts.drain_s.counts, counts.drain_s.sum)
-        cold.add_histogram(pool, counts.cold_start_s.counts, counts.cold_start_s.sum)
-        busy.add(pool, counts.busy_slot_s)
-        idle.add(pool, counts.idle_slot_s)
-    yield from (actions, drains, drain_s, cold, busy, idle)
 
 
 def _of_queues(readings: Mapping[Key, PoolReading], fleets: Mapping[str, BrokerReading]) -> Iterator[Family]:

@@ -81,3 +81,19 @@ def test_a_body_that_does_not_keep_what_its_header_promised_is_a_sign_of_life_an
 
     assert (worker.gone, worker.beat.queue_totals["mails"].started) == (False, 5)
     assert caplog.text.count("malformed heartbeats of celery@pod-1") == 1
+
+
+def test_what_a_scrape_reads_is_counted_by_queue_when_somebody_asks_for_that():
+    fleet = Fleet(started_at=T0)
+    owner = ("shop", "mails")
+    fleet.hear(beat(1, at=T0 + 2, up_s=1), T0 + 2)
+    fleet.own("one", owner)
+    fleet.hear(beat(7, at=T0 + 4, up_s=3), T0 + 4)
+
+    fleet.settle(T0 + 5, strangers=False)
+    scraped = fleet.totals(count=False)
+    fleet.hear(beat(9, at=T0 + 6, up_s=5), T0 + 6)
+
+    assert scraped.owned[owner, "mails"].started == 7
+    assert scraped.by_queue == {}
+    assert fleet.totals().by_queue["mails"].started == 9

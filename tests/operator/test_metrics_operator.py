@@ -1,5 +1,7 @@
 """The operator's /metrics: names and labels of the set, from the last tick; counters that only grow; gone pools vanish."""
 
+import threading
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from scraped import page_of
@@ -204,6 +206,20 @@ def test_a_broker_that_cannot_be_told_of_leaves_the_page_to_the_others(metrics):
 
     assert value(metrics, "celeriac_fleet_tasks_total", **QUEUE, task="", state="started") == 9
     assert value(metrics, "celeriac_operator_reconcile_errors_total", error="bug") == 2  # once a scrape
+
+
+def test_what_is_told_during_a_scrape_does_not_wait_for_its_end(metrics):
+    metrics.pool_decided(MAILS, reading())
+    scrape = metrics.families()
+    next(scrape)
+
+    loop = threading.Thread(target=metrics.pool_gone, args=(MAILS,), daemon=True)
+    loop.start()
+    loop.join(30.0)
+
+    assert not loop.is_alive()
+    assert "mails" in page_of(scrape)
+    assert "mails" not in page_of(metrics.families())
 
 
 def test_a_pool_that_is_gone_leaves_no_series(metrics):

@@ -1,5 +1,7 @@
 """/metrics as Prometheus reads it: every name, every label, zero from the start."""
 
+import threading
+
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from scraped import page_of
@@ -131,3 +133,15 @@ def test_totals_never_decrease_between_two_scrapes(totals: Totals) -> None:
     counters = {key for key in before if key[0].endswith(("_total", "_count", "_bucket", "_sum"))}
     assert counters <= set(after)
     assert all(after[key] >= before[key] for key in counters)
+
+
+def test_what_ends_during_a_scrape_does_not_wait_for_its_end(totals: Totals) -> None:
+    scrape = families(totals, WorkerState(running=list, gauges=dict, limits=dict), "1.2.3")
+    next(scrape)
+
+    loop = threading.Thread(target=totals.settled, args=([Observation("q", "t", "succeeded", 0.1)],), daemon=True)
+    loop.start()
+    loop.join(30.0)
+
+    assert not loop.is_alive()
+    assert of(scraped(totals), "celeriac_tasks_total", queue="q", task="t", state="succeeded") == 1

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from operator import add, sub
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from celeriac.broker.eventbus import Unread
 from celeriac.wire.event import WAIT_BUCKETS_S, Heartbeat, QueueTotals, TaskTotals, heartbeat_from_wire, mark_of
@@ -42,9 +42,8 @@ NOBODY: Owner = ("", "")
 Totals = TypeVar("Totals", QueueTotals, TaskTotals)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
-    """One worker process as last heard.
+class Worker(NamedTuple):
+    """One worker process as last heard. (A tuple: thousands are made for each look at a fleet.)
 
     heard_at, first_heard_at   epoch seconds by the operator's clock; the worker's own clock may be wrong.
     started_at                 when it started, by the operator's clock: from how long it says it has been up.
@@ -298,11 +297,15 @@ class Fleet:
                 for id_, seen in self._incarnations.items()
             ]
 
-    def totals(self) -> FleetTotals:
-        """A copy of the sums. Those by queue are up to the last heartbeat, those by owner up to the last `settle`."""
+    def totals(self, *, count: bool = True) -> FleetTotals:
+        """A copy of the sums. Those by queue are up to the last heartbeat, those by owner up to the last `settle`.
+
+        count   whether to count by queue now; else those, which a scrape does not tell, are as they were when they were last counted.
+        """
         with self._lock:
-            for seen in self._incarnations.values():
-                self._count(seen)
+            if count:
+                for seen in self._incarnations.values():
+                    self._count(seen)
             return FleetTotals(
                 by_queue=dict(self._by_queue),
                 owned=dict(self._owned),

@@ -42,10 +42,13 @@ def _sample(
     name: str, depths: Mapping[str, QueueDepth], consumers: Sequence[Worker], totals: FleetTotals, now: float
 ) -> QueueSample:
     depth = depths[name]
-    held = round(sum(_share(worker, name, depths) * (worker.beat.busy + worker.beat.reserved) for worker in consumers))
-    leased = max(depth.leased, held)
+    held = slots = 0.0
+    for beat in [worker.beat for worker in consumers]:
+        share = _share(beat.queues, name, depths)
+        held += share * (beat.busy + beat.reserved)
+        slots += share * beat.slots
+    leased = max(depth.leased, round(held))
     # The broker's number is fresh and the heartbeats' are not: slots bound what runs better than `busy` tells it.
-    slots = sum(_share(worker, name, depths) * worker.beat.slots for worker in consumers)
     running = min(leased - depth.expired, round(slots))
     done = totals.by_queue.get(name) or QueueTotals()
     return QueueSample(
@@ -72,11 +75,13 @@ def _sample(
     )
 
 
-def _share(worker: Worker, queue: str, depths: Mapping[str, QueueDepth]) -> float:
-    """The part in [0, 1] of what a worker holds that is of this queue: as the broker has leased it, else evenly."""
-    leased = {name: depths[name].leased for name in worker.beat.queues if name in depths}
+def _share(queues: Sequence[str], queue: str, depths: Mapping[str, QueueDepth]) -> float:
+    """The part in [0, 1] of what a worker of these queues holds that is of this one: as the broker has leased it, else evenly."""
+    if len(queues) == 1:
+        return 1.0
+    leased = {name: depths[name].leased for name in queues if name in depths}
     whole = sum(leased.values())
-    return leased[queue] / whole if whole else 1.0 / len(worker.beat.queues)
+    return leased[queue] / whole if whole else 1.0 / len(queues)
 
 
 def tasks_of(totals: FleetTotals) -> dict[str, TaskTotals]:

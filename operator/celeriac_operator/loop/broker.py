@@ -262,7 +262,7 @@ class BrokerLoop:
         """What a scrape gets of this broker: most of its pools rest, and are decided on a few times a minute."""
         now = clock.now()
         self._fleet.settle(now, strangers=False)
-        totals = self._fleet.totals()
+        totals = self._fleet.totals(count=False)
         workers = self._fleet.workers(now)
         samples = queue_samples(self._queues.depths, consumers_of(workers), totals, now + clock.skew_s())
         return BrokerReading(samples=samples, queues=totals.owned, tasks=totals.owned_tasks, workers=workers)

@@ -5,7 +5,7 @@ families it writes the same page, byte for byte: the tests compare them. See doc
 Format: https://prometheus.io/docs/instrumenting/exposition_formats/
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from math import inf, isfinite, isnan
 
@@ -30,7 +30,7 @@ class _Escaped(dict[str, str]):
 
 
 class Labels:
-    """Names of labels, and the text of their values: families that have the same ones share it for one scrape, and it is made once."""
+    """Names of labels, and their values as text: families that have the same ones share it, and so the text that was made last."""
 
     def __init__(self, *names: str) -> None:
         self.names, self.escaped = names, _Escaped()
@@ -39,8 +39,7 @@ class Labels:
         ahead = "".join([f'{names[at]}="{{{at}}}",' for at in order[:place]])
         behind = "".join([f',{names[at]}="{{{at}}}"' for at in order[place + 1 :]])
         self._patterns = (f'{{{{{ahead}{names[-1]}="', f'"{behind}}}}} ') if names else ("", " ")
-        self._around: dict[Sequence[str], tuple[str, str]] = {}
-        self._whole: dict[Sequence[str], str] = {}
+        self._last: tuple[tuple[str, ...] | None, str] = (None, "")
 
     def and_(self, *more: str) -> "Labels":
         """These names and more."""
@@ -50,19 +49,17 @@ class Labels:
 
     def of(self, values: tuple[str, ...]) -> str:
         """`{name="value"} `, in the order of the names; values: of each label."""
-        known = self._whole.get(values)
-        if known is None:
+        last, text = self._last
+        if values != last:
             ahead, behind = self.around(values[:-1])
-            known = self._whole[values] = f"{ahead}{self.escaped[values[-1]]}{behind}" if values else behind
-        return known
+            text = f"{ahead}{self.escaped[values[-1]]}{behind}" if values else behind
+            self._last = (values, text)
+        return text
 
     def around(self, values: tuple[str, ...]) -> tuple[str, str]:
         """What of that is ahead of the last label's value, and what is behind it; values: of the labels before."""
-        known = self._around.get(values)
-        if known is None:
-            texts = [self.escaped[value] for value in values]
-            known = self._around[values] = (self._patterns[0].format(*texts), self._patterns[1].format(*texts))
-        return known
+        texts = [self.escaped[value] for value in values]
+        return self._patterns[0].format(*texts), self._patterns[1].format(*texts)
 
 
 NO_LABELS = Labels()
