@@ -91,8 +91,12 @@ def test_only_served_namespaces_are_asked_for_and_neither_namespaces_nor_crds(ap
     watches.start()
     eventually(lambda: len(index.pools()))
 
-    listed = {path for path, _ in api.sent("GET") if re.search(r"/v1(alpha1)?/.", path)}
-    assert listed == {f"{path}/namespaces/shop/{plural}" for path, plural in WATCHED.values()}
+    def listed():
+        return {path for path, _ in api.sent("GET") if re.search(r"/v1(alpha1)?/.", path)}
+
+    wanted = {f"{path}/namespaces/shop/{plural}" for path, plural in WATCHED.values()}
+    eventually(lambda: listed() >= wanted)
+    assert listed() == wanted
 
 
 def test_what_is_there_is_listed_in_pages(api, watches, index, eventually, monkeypatch):
