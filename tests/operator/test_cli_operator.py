@@ -264,7 +264,7 @@ def test_run_does_not_start_with_a_key_that_cannot_be_used(api, kubeconfig, tmp_
     who = identity(tmp_path, "operator", password="dragon")
     key = ["--signing-key", str(who.key), "--signing-certificate", str(who.certificate)]
     with running(kubeconfig, tmp_path, "-n", "shop", *key, "--signing-key-password", "wyvern") as operator:
-        assert operator.process.wait(20) == 1
+        assert operator.process.wait(90) == 1
         assert f"Error: --signing-key '{who.key}' cannot be used" in operator.log
         assert "wyvern" not in operator.log
 
@@ -323,7 +323,7 @@ def test_run_on_a_port_that_is_taken_says_which_option_to_change(api, kubeconfig
     with socket.create_server(("127.0.0.1", 0)) as taken:
         arguments = ["--http-host", "127.0.0.1", "--http-port", str(taken.getsockname()[1])]
         with running(kubeconfig, tmp_path, "-n", "shop", *arguments) as operator:
-            code = operator.process.wait(20)
+            code = operator.process.wait(90)
 
     assert code == 1
     assert "choose another with --http-port" in operator.log

@@ -265,6 +265,22 @@ def test_the_workers_slots_are_those_of_the_pool_and_of_the_ratio(words: list[st
     assert ("target: 2} (20 / 8 slots is 2.5" in notes_of(*documents)) is (slots == 8)
 
 
+@pytest.mark.parametrize(
+    ("words", "stock"),
+    [
+        (["celery", "-A", "shop", "worker"], True),
+        (["sh", "-c", "exec /opt/venv/bin/celery -A shop worker -c 8"], True),
+        (["python", "-m", "celery", "worker"], True),
+        (["celeriac", "-A", "shop.celery", "worker"], False),
+        (["celeriac", "worker", "-Q", "celery"], False),
+        (["celery", "beat"], False),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_that_workers_of_celerys_own_know_no_drain_is_said(words: list[str], stock: bool) -> None:
+    assert ("which know no drain" in notes_of(scaled(), worker(*words))) is stock
+
+
 def test_a_target_is_a_whole_number_from_one() -> None:
     few = {"type": "redis", "metadata": {"listName": "mail", "listLength": "5"}}
 

@@ -100,6 +100,11 @@ def _pool(scaled: Mapping[str, Any], others: Sequence[Mapping[str, Any]], mode: 
     if workers.slots:
         pool["concurrency"] = workers.slots
         notes.append(f"concurrency {workers.slots} is the workload's -c; keep the two alike, or leave the field out")
+    if workers.stock:
+        notes.append(
+            "the workload runs Celery's own workers, which know no drain, so that an active pool never shrinks: run Celeriac's (`celeriac` for"
+            " `celery`), or set scaleDown.selection: Any, and the ReplicaSet chooses who ends, busy or not, as it does under KEDA"
+        )
     pool["objective"] = {"seconds": 60}
     if triggers.schedules:
         pool["schedules"] = triggers.schedules

@@ -12,11 +12,13 @@ class Workers:
     """What a workload says of the workers in it.
 
     slots     a worker's own -c, None when it does not say. queues: its -Q.
+    stock     it is Celery's own worker.
     values    environment variable -> its value; secrets: variable -> the Secret's key that it comes from.
     """
 
     slots: int | None = None
     queues: tuple[str, ...] = ()
+    stock: bool = False
     values: Mapping[str, str] = field(default_factory=dict)
     secrets: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
@@ -40,6 +42,7 @@ def workers_of(workload: Mapping[str, Any], container: str) -> Workers:
     return Workers(
         slots=int(slots) if slots and re.fullmatch(r"[1-9][0-9]{0,3}", slots) else None,
         queues=tuple(name for name in queues.split(",") if name),
+        stock="worker" in words and any(word.rpartition("/")[2] == "celery" for word in words[: words.index("worker")]),
         values=values,
         secrets=secrets,
     )
