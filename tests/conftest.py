@@ -12,9 +12,16 @@ from typing import TypeVar
 
 import pytest
 from databases import MariaServer, PostgresServer
+from hypothesis import HealthCheck, settings
 from missing import give_up
 from servers import Missing, RabbitServer, RedisServer, ValkeyServer
 from sites import Site
+
+# As Hypothesis itself does under CI=true: how long an example takes says how loaded the machine is.
+settings.register_profile(
+    "loaded machine", settings(), deadline=None, suppress_health_check=[*settings().suppress_health_check, HealthCheck.too_slow]
+)  # fmt: skip
+settings.load_profile("loaded machine")
 
 #: A server that tests start.
 KindT = TypeVar("KindT", RedisServer, ValkeyServer, RabbitServer, PostgresServer, MariaServer)

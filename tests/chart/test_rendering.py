@@ -521,11 +521,20 @@ def test_the_pod_of_helm_test_is_let_in_where_not_everybody_is() -> None:
         ({}, "0"),
         ({"pool": {"minReplicas": 3}}, "1"),
         ({"pool": {"minReplicas": 3, "mode": "Paused"}}, "0"),
+        ({"pool": {"minReplicas": 3, "replicas": 0}}, "0"),
         ({"pool": {"enabled": False}}, "0"),
         ({"pool": {"enabled": False}, "replicas": 2}, "1"),
         ({"pool": {"enabled": False}, "replicas": 0}, "0"),
     ],
-    ids=["a pool that may be empty", "a pool that may not", "one that is paused", "others scale", "a number", "none"],
+    ids=[
+        "a pool that may be empty",
+        "a pool that may not",
+        "one that is paused",
+        "one that is emptied",
+        "others scale",
+        "a number",
+        "none",
+    ],
 )
 def test_helm_test_wants_a_worker_only_where_there_is_one_for_certain(values: Mapping[str, Any], least: str) -> None:
     [container] = the("Pod", objects(WORKER, values))["spec"]["containers"]

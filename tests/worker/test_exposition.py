@@ -113,6 +113,17 @@ def test_what_is_read_is_what_was_written(labels: tuple[str, ...], value: float)
     assert sample.value == float(value) or math.isnan(value)
 
 
+def test_half_a_character_in_a_name_takes_the_page_from_nobody() -> None:
+    family = Family("n", "gauge", HELP, Labels("task"))
+    family.add_each((), {"ok": 1, "half \ud800": 2, "\udfff": 3})
+
+    [found] = text_string_to_metric_families(family.text().decode())
+
+    assert [(sample.labels["task"], sample.value) for sample in found.samples] == [
+        ("ok", 1), ("half \\ud800", 2), ("\\udfff", 3),
+    ]  # fmt: skip
+
+
 def test_a_histogram_is_given_a_count_for_each_bucket() -> None:
     with pytest.raises(ValueError, match="zip"):
         Family("n", "histogram", HELP, bounds=BOUNDS).add_histogram((), [1] * len(BOUNDS), 1.0)

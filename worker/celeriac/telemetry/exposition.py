@@ -22,10 +22,14 @@ KINDS = {
 
 
 class _Escaped(dict[str, str]):
-    """Values of labels as they are written, each made once."""
+    """Values of labels as they are written, each made once.
+
+    JSON may hold half a character (`"\\ud800"`), and with that in a name no page could be sent: it is told as its code.
+    """
 
     def __missing__(self, text: str) -> str:
-        found = self[text] = _one_line(text).replace('"', '\\"')
+        whole = text.encode(errors="backslashreplace").decode()
+        found = self[text] = _one_line(whole).replace('"', '\\"')
         return found
 
 
