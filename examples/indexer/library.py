@@ -18,8 +18,10 @@ ROOT = Path(sysconfig.get_path("stdlib"))
 REFUSED_ONCE, REFUSED_TWICE = 12, 3
 
 # CPython 3.11 counts how deep the parser's tree goes once a process and not once a thread: of two parses at the same time one may end
-# with "AST constructor recursion depth mismatch".
+# with the SystemError "AST constructor recursion depth mismatch". The lock keeps ours apart; the one that `traceback` does for each
+# exception that it formats, in a thread whose task is retried, knows no lock, so a parse that ends like that is done again.
 _parsing = threading.Lock()
+PARSES = 5
 
 # Old test files hold escapes that the parser complains about; the complaint is about them and not about us.
 warnings.filterwarnings("ignore", category=SyntaxWarning)
@@ -79,13 +81,21 @@ def read(path: str, *, attempt: int) -> bytes:
 
 def count(source: bytes, path: str) -> Counts:
     """Functions, classes and lines of one file. Raises SyntaxError or ValueError when it is not Python."""
-    with _parsing:
-        tree = ast.parse(source, filename=path)
     functions = classes = 0
-    for node in ast.walk(tree):
+    for node in ast.walk(_parsed(source, path)):
         functions += isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         classes += isinstance(node, ast.ClassDef)
     return Counts(functions=functions, classes=classes, lines=len(source.splitlines()))
+
+
+def _parsed(source: bytes, path: str) -> ast.Module:
+    with _parsing:
+        for _ in range(PARSES - 1):
+            try:
+                return ast.parse(source, filename=path)
+            except SystemError:
+                continue
+        return ast.parse(source, filename=path)
 
 
 def size(paths: Iterable[str]) -> int:

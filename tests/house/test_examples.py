@@ -1,5 +1,7 @@
 """Everything under examples/ runs, as its README says, with nothing set up beside it."""
 
+import ast
+import itertools
 import os
 import re
 import subprocess
@@ -77,6 +79,21 @@ def ledger_of_a_good_run() -> list[dict[str, Any]]:
             {"task": "publish_summary", "argument": folder, "sent_at": 1.0, "state": "SUCCESS", "result": result}
         )
     return ledger
+
+
+def test_the_indexer_parses_again_when_another_threads_traceback_disturbed_the_parser(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    parse, calls = ast.parse, itertools.count()
+
+    def disturbed(source: bytes, filename: str) -> ast.Module:
+        if next(calls) == 0:
+            raise SystemError("AST constructor recursion depth mismatch (before=27, after=39)")
+        return parse(source, filename=filename)
+
+    monkeypatch.setattr(library.ast, "parse", disturbed)
+
+    assert library.count(b"def f(): ...\n", "f.py") == library.Counts(functions=1, lines=1)
 
 
 def test_the_indexers_check_is_content_with_a_good_run() -> None:
