@@ -10,9 +10,10 @@ What is told of pools, queues and the fleet is told by the replica that leads, o
 import logging
 import threading
 from bisect import bisect_left
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from operator import add
 from typing import Protocol
 
 from celeriac.telemetry.exposition import Family, Labels, labelled, single
@@ -274,13 +275,14 @@ class OperatorMetrics:
         """What /metrics tells, one after the other, so that the whole page is never in memory. What is told meanwhile does not wait."""
         with self._lock:
             readers = {broker: counts.read for broker, counts in self._brokers.items()} if self._leader else {}
-        fleets: dict[str, BrokerReading] = {}
+        read_fleets: dict[str, BrokerReading] = {}
         for broker, read in readers.items():
             try:
-                fleets[broker] = read()
+                read_fleets[broker] = read()
             except Exception:  # one broker must not take the page from the others
                 self.error("bug")
                 log.exception("broker %s cannot be told of: this is a bug in the operator, please report it", broker)
+        fleets = _told_once(read_fleets)
         with self._lock:
             leader = self._leader
             brokers = {broker: counts.copy() for broker, counts in self._brokers.items()}
@@ -512,6 +514,47 @@ def _of_limits(readings: Mapping[Key, PoolReading]) -> Iterator[Family]:
             rate.add((*pool, limit.queue, limit.task), limit.rate_per_s)
             waiting.add((*pool, limit.queue, limit.task), limit.throttled)
     yield from (rate, waiting)
+
+
+def _told_once(fleets: Mapping[str, BrokerReading]) -> Mapping[str, BrokerReading]:
+    """The same readings; what several brokers tell of one pool's queue is added up, and told by the first broker of all.
+
+    No label names a broker. A pool that was moved is in the totals of the broker that it left, too, and workers of no pool may have
+    queues of one name on any of them.
+    """
+    tellers = Counter(at for each in fleets.values() for at in {*each.queues, *(key[:2] for key in each.tasks)})
+    shared = {at for at, times in tellers.items() if times > 1}
+    if not shared:
+        return fleets
+    queues: dict[tuple[Key, str], QueueTotals] = {}
+    tasks: dict[tuple[Key, str, str], TaskTotals] = {}
+
+    def add_runs(key: tuple[Key, str, str], runs: TaskTotals) -> None:
+        known = tasks.get(key)
+        tasks[key] = TaskTotals(runs.queue, *map(add, known[1:], runs[1:])) if known else runs
+
+    for each in fleets.values():
+        by_task = {key[:2] for key in each.tasks}
+        for at in shared & each.queues.keys():
+            totals = each.queues[at]
+            queues[at] = QueueTotals(*map(add, queues[at], totals)) if at in queues else totals
+            if (
+                at not in by_task
+            ):  # stock workers, of whose runs the type is not known; those of the other broker's may be
+                told = {state: getattr(totals, state) for state in RUN_STATES}
+                add_runs((*at, ""), TaskTotals(queue=at[1], run_s=totals.busy_s, **told))
+        for key in [key for key in each.tasks if key[:2] in shared]:
+            add_runs(key, each.tasks[key])
+    found = {
+        name: replace(
+            each,
+            queues={at: totals for at, totals in each.queues.items() if at not in shared},
+            tasks={key: runs for key, runs in each.tasks.items() if key[:2] not in shared},
+        )
+        for name, each in fleets.items()
+    }
+    name, first = next(iter(found.items()))
+    return {**found, name: replace(first, queues={**first.queues, **queues}, tasks={**first.tasks, **tasks})}
 
 
 def _of_fleet(fleets: Mapping[str, BrokerReading]) -> Iterator[Family]:

@@ -1,6 +1,7 @@
 """The operator's /metrics: names and labels of the set, from the last tick; counters that only grow; gone pools vanish."""
 
 import threading
+from collections import Counter
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -167,6 +168,32 @@ def test_the_fleets_totals_are_by_task_where_workers_tell_tasks(metrics):
     assert value(metrics, "celeriac_fleet_task_wait_seconds_count", **QUEUE) == 9
     assert value(metrics, "celeriac_fleet_busy_slot_seconds_total", **QUEUE) == 3
     assert value(metrics, "celeriac_fleet_ratelimit_throttled_total", **QUEUE, limit="send") == 3
+
+
+def test_what_two_brokers_tell_of_one_queue_is_one_series(metrics):
+    """A pool that was moved to another broker is still in the totals of the one it left, and workers of no pool are told without a broker."""
+    for pool in (("shop", "mails"), ("", "")):
+        for broker, tasks in (("left", {"send": TaskTotals(queue="q", started=5, run_s=2.0)}), ("new", {})):
+            metrics.broker_serves(
+                f"{broker}-{pool[1]}", told_by(pool, received=7, started=6, tasks=tasks, waits=2, busy_s=3.0)
+            )
+
+    lines = [line.rpartition(" ")[0] for line in page_of(metrics.families()).splitlines() if not line.startswith("#")]
+
+    assert [name for name, times in Counter(lines).items() if times > 1] == []
+    for pool in (POOL, {"namespace": "", "pool": ""}):
+        queue = {**pool, "queue": "q"}
+        assert value(metrics, "celeriac_fleet_tasks_total", **queue, task="", state="received") == 14
+        assert value(metrics, "celeriac_fleet_tasks_total", **queue, task="", state="started") == 6
+        assert value(metrics, "celeriac_fleet_tasks_total", **queue, task="send", state="started") == 5
+        assert value(metrics, "celeriac_fleet_task_wait_seconds_count", **queue) == 4
+        assert value(metrics, "celeriac_fleet_busy_slot_seconds_total", **queue) == 6.0
+
+
+def told_by(pool, *, tasks, **totals):
+    """How a broker tells of the queue `q` of this pool."""
+    queues = {(pool, "q"): QueueTotals(**totals)}
+    return lambda: BrokerReading(queues=queues, tasks={(pool, "q", name): found for name, found in tasks.items()})
 
 
 def test_queues_are_told_as_they_are_at_the_scrape(metrics):
