@@ -500,6 +500,8 @@ def test_no_error_shows_the_password_of_the_url(gate: int, scheme: str) -> None:
         (("--scenario", "A", "--csv", "pyproject.toml"), "give one of --scenario"),
         (("--scenario", "Z"), "there is no scenario z; there are a, b, c"),
         (("--scenario", "A", "--seeds", "one"), "neither a number"),
+        (("--scenario", "A", "--seeds", "1-1001"), "more than 1000 seeds"),
+        (("--scenario", "A", "--seeds", "1-99999999999999999999"), "more than 1000 seeds"),
         (("--scenario", "A", "--since", "soon"), "not a duration"),
         (("--scenario", "A", "--min", "60"), "minReplicas is 60, above maxReplicas 50"),
         (("--prometheus", "http://localhost"), "need each other"),

@@ -32,15 +32,22 @@ _USUAL_VALUES = (5, 20, 100)
 _ALL = ("a", "b", "c", "d", "e")
 
 
+#: Each is a run of every setting.
+MOST_SEEDS = 1000
+
+
 def _checked_seeds(_ctx: click.Context, _param: click.Parameter, value: str) -> tuple[int, ...]:
     first, dash, last = value.partition("-")
+    seeds: Sequence[int]
     try:
-        seeds = tuple(range(int(first), int(last or first) + 1)) if dash else tuple(map(int, value.split(",")))
+        seeds = range(int(first), int(last or first) + 1) if dash else [*map(int, value.split(","))]
     except ValueError:
         seeds = ()
     if not seeds:
         raise click.BadParameter(f"{value!r} is neither a number, nor a list such as 1,2,5, nor a range such as 1-5")
-    return seeds
+    if seeds[MOST_SEEDS:]:  # a range knows no length beyond that of memory
+        raise click.BadParameter(f"{value!r:.80} are more than {MOST_SEEDS} seeds")
+    return tuple(seeds)
 
 
 def _checked_seconds(_ctx: click.Context, _param: click.Parameter, value: str | None) -> float | None:
