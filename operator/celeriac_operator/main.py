@@ -38,8 +38,6 @@ log = logging.getLogger("celeriac_operator")
 
 #: Seconds between two tries to read the cluster at start.
 START_RETRY_S = 5.0
-#: Objects more than there were, after which the garbage collector looks for cycles among what is young. We make few.
-GC_THRESHOLD = 25_000
 #: Seconds to connect and to wait, for the Lease alone: a renewal must not hang past its deadline of 7 s.
 LEASE_TIMEOUT_S = (1.0, 2.0)
 
@@ -109,8 +107,6 @@ def run(options: Options) -> int:
         # What has been read stays: the garbage collector need not go through a hundred thousand objects again and again.
         gc.collect()
         gc.freeze()
-        # A scrape reads the newest heartbeats of the whole fleet: at 700, the default, it would be gone through dozens of times.
-        gc.set_threshold(GC_THRESHOLD)
         state.filled = True
         if lease:
             lease.start()
