@@ -72,6 +72,21 @@ def test_metrics_are_served_as_prometheus_wants_them(served: Served) -> None:
     assert served.get("/metrics") == (200, PAGE, "text/plain; version=0.0.4; charset=utf-8")
 
 
+@pytest.mark.parametrize("accepted", ["gzip", "identity"])
+def test_a_bug_in_the_metrics_is_a_status_and_a_traceback_in_the_log(
+    served: Served, accepted: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Broken(Family):
+        def text(self) -> bytes:
+            raise RuntimeError("as it should")
+
+    served.metrics = [*served.metrics, Broken("n", "gauge", "")]
+
+    assert served.ask("/metrics", {"Accept-Encoding": accepted})[0] == 500
+    assert "RuntimeError: as it should" in caplog.text
+    assert served.get("/livez")[0] == 200
+
+
 @pytest.mark.parametrize("accepted", ["gzip", "deflate, GZIP", "gzip;q=0.5", "br; q=1, gzip; q=1.0"])
 def test_who_takes_gzip_is_sent_it(served: Served, accepted: str) -> None:
     many = Family("many", "gauge", "Many.", Labels("number"))

@@ -38,7 +38,7 @@ class Endpoint:
                 path = self.path.partition("?")[0]
                 try:
                     if path == "/metrics":
-                        self._answer_page(metrics())
+                        self._answer_page()
                     elif path in probes:
                         good, why = probes[path]()
                         self._answer(200 if good else 503, "text/plain; charset=utf-8", [f"{why}\n".encode()])
@@ -47,13 +47,17 @@ class Endpoint:
                 except (BrokenPipeError, ConnectionResetError):
                     log.debug("the client of %s went away", path)
 
-            def _answer_page(self, families: Iterable[Family]) -> None:
+            def _answer_page(self) -> None:
                 """In parts, and compressed as they come where the client takes that: an operator's page may have many megabytes."""
-                parts = (family.text() for family in families)
-                if _takes_gzip(self.headers.get("Accept-Encoding", "")):
-                    self._answer(200, CONTENT_TYPE, list(_gzipped(parts)), ("Content-Encoding", "gzip"))
-                else:
-                    self._answer(200, CONTENT_TYPE, list(parts))
+                gzip = _takes_gzip(self.headers.get("Accept-Encoding", ""))
+                try:
+                    parts = (family.text() for family in metrics())
+                    body = list(_gzipped(parts) if gzip else parts)
+                except Exception:  # said in the log and by a status, or Prometheus knows of an EOF alone
+                    log.exception("the metrics cannot be told: this is a bug, please report it")
+                    self._answer(500, "text/plain; charset=utf-8", [b"a bug: its traceback is in the log\n"])
+                    return
+                self._answer(200, CONTENT_TYPE, body, *([("Content-Encoding", "gzip")] if gzip else ()))
 
             def _answer(self, status: int, kind: str, body: list[bytes], *more: tuple[str, str]) -> None:
                 self.send_response(status)
