@@ -542,6 +542,15 @@ def test_helm_test_wants_a_worker_only_where_there_is_one_for_certain(values: Ma
     assert container["args"][1:] == ["shop", "*@rel-celeriac-worker*", least]
 
 
+@pytest.mark.parametrize("chart", [OPERATOR, WORKER], ids=lambda chart: chart.name)
+def test_values_that_an_older_release_did_not_have_may_be_missing(chart: Path) -> None:
+    """As with `helm upgrade --reuse-values`, which takes no default of the new chart."""
+    found = objects(chart, {"tests": None, **({"crds": {"annotations": None}} if chart is OPERATOR else {})})
+
+    assert of_kind("Pod", found) == []
+    assert of_kind("Deployment", found)
+
+
 @pytest.mark.parametrize("keep", [True, False])
 def test_the_crd_and_the_pool_have_the_users_annotations_beside_ours(keep: bool) -> None:
     own = {"argocd.argoproj.io/sync-options": "Prune=false"}
