@@ -327,12 +327,26 @@ def test_a_kubeconfig_names_server_and_token(tmp_path):
     assert made.authorization() == "Bearer sesame"
 
 
-def test_a_malformed_kubeconfig_is_told_by_name(tmp_path):
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("current-context: nowhere\ncontexts: 3\n", id="contexts are no list"),
+        pytest.param("users: [{token: sesame}\nrest", id="no YAML"),
+        pytest.param("kind: Deployment\n---\nkind: WorkerPool\n", id="two documents"),
+        pytest.param("- kind: Config\n", id="a list"),
+        pytest.param("hello", id="a word"),
+        pytest.param("", id="empty"),
+    ],
+)
+def test_a_malformed_kubeconfig_is_told_by_name(tmp_path, content):
     file = tmp_path / "config"
-    file.write_text("current-context: nowhere\ncontexts: 3\n")
+    file.write_text(content)
 
-    with pytest.raises(errors.SetupError, match=str(file)):
+    with pytest.raises(errors.SetupError, match=str(file)) as caught:
         load_access(kubeconfig=str(file))
+
+    assert "sesame" not in str(caught.value)
+    assert current_namespace(str(file), None) == "default"
 
 
 @WAYS

@@ -330,6 +330,64 @@ def test_a_pool_whose_deployment_is_not_in_the_file_is_refused_with_status_1(up)
     assert "scales Deployment 'wroker', which is not in the file" in err
 
 
+@pytest.mark.parametrize(
+    ("options", "broker", "complaint"),
+    [
+        ((), "nonsense://:hunter2@host", "has the scheme 'nonsense'"),
+        ((), "redis://:hunter2@host:port", "cannot be read"),
+        (("--summary", "nowhere/summary.json"), "", "--summary cannot write nowhere/summary.json"),
+        (("--broker-file", "nowhere/url"), "", "--broker-file cannot write nowhere/url"),
+        (("--logs", "pool.yaml/logs"), "", "--logs cannot write to pool.yaml/logs"),
+    ],
+    ids=["scheme", "port", "summary", "broker file", "logs"],
+)
+def test_what_cannot_work_is_told_at_once_and_not_waited_for(up, options, broker, complaint):
+    up.start("--plain", "--until-idle", *options, CELERIAC_BROKER_URL=broker)
+
+    status, out, err = up.end()
+
+    assert (status, out) == (1, ""), err
+    assert complaint in err
+    assert "Traceback" not in err
+    assert "hunter2" not in err
+
+
+def test_a_broker_that_only_the_files_secret_names_is_looked_at_too(up):
+    secret = "\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: broker}\nstringData: {url: 'redis//host'}\n"
+    (up.folder / "pool.yaml").write_text(POOL + secret)
+
+    up.start("--plain")
+    status, _, err = up.end()
+
+    assert status == 1
+    assert "has the scheme ''" in err
+
+
+@pytest.mark.parametrize(
+    "options", [("--http-port", "70000"), ("--http-port", "-1"), ("--timeout", "-1")], ids=" ".join
+)
+def test_numbers_out_of_range_are_refused_with_status_2(up, options):
+    up.start(*options)
+
+    status, _, err = up.end()
+
+    assert status == 2
+    assert f"Invalid value for '{options[0]}'" in err
+
+
+def test_a_port_that_is_taken_is_told_by_the_options_name(up):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+
+        up.start("--plain", "--http-port", str(port))
+        status, _, err = up.end()
+
+    assert status == 1
+    assert f"--http-port {port} is not free" in err
+
+
 def test_a_producer_that_fails_ends_the_run_with_status_4(up):
     up.start("--plain", "--until-idle", "--run", "echo oops; exit 7")
 

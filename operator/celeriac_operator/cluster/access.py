@@ -192,7 +192,7 @@ class Kubeconfig:
         """The access by a file; None for KUBECONFIG or ~/.kube/config, and for its current context. Raises SetupError."""
         try:
             from kubernetes.client import Configuration
-            from kubernetes.config import ConfigException, load_kube_config
+            from kubernetes.config import load_kube_config
         except ImportError as error:
             raise SetupError(f"{_NEEDS} ({error})") from error
         configuration = Configuration()
@@ -200,9 +200,8 @@ class Kubeconfig:
             load_kube_config(
                 config_file=path, context=context, client_configuration=configuration, persist_config=False
             )
-        # A malformed file surfaces as any of these, depending on which part of it is wrong.
-        except (ConfigException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SetupError(str(error)) from error
+        except _malformed() as error:
+            raise SetupError(" ".join(str(error).split())) from error
         return cls(configuration)
 
     def endpoint(self) -> Endpoint:
@@ -255,15 +254,23 @@ def current_namespace(kubeconfig: str | None, context: str | None) -> str:
     if own and not kubeconfig and not context:
         return own
     try:
-        from kubernetes.config import ConfigException, list_kube_config_contexts
+        from kubernetes.config import list_kube_config_contexts
     except ImportError:
         return "default"  # in a pod that has no kubeconfig to ask
     try:
         contexts, current = list_kube_config_contexts(config_file=kubeconfig)
-    except (ConfigException, OSError):
-        return "default"
+    except _malformed():
+        return "default"  # what is wrong with the file is told by load_access
     chosen = next((each for each in contexts if each["name"] == context), current) or {}
     return str((chosen.get("context") or {}).get("namespace") or "default")
+
+
+def _malformed() -> tuple[type[Exception], ...]:
+    """What the `kubernetes` package raises for a malformed kubeconfig, depending on which part of it is wrong."""
+    from kubernetes.config import ConfigException
+    from yaml import YAMLError
+
+    return (ConfigException, YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def _content(path: Path) -> str:

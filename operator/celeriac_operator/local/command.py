@@ -9,7 +9,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
@@ -23,6 +23,7 @@ from celeriac.exceptions import ImproperlyConfigured
 from celeriac.telemetry.endpoint import Endpoint
 from celeriac_operator import celery_exporter
 from celeriac_operator.errors import SetupError
+from celeriac_operator.fleet.brokers import BrokerTarget
 from celeriac_operator.fleet.signature import key_files
 from celeriac_operator.local.cluster import LocalCluster
 from celeriac_operator.local.embedded import EmbeddedValkey
@@ -60,7 +61,11 @@ EXIT_INTERRUPTED = 130
     "--until-idle", is_flag=True, help="End when work was seen, all of it is done, and pools stand at their minimum."
 )
 @click.option(
-    "--timeout", "timeout_s", type=float, metavar="SECONDS", help="End after that many seconds, with status 3."
+    "--timeout",
+    "timeout_s",
+    type=click.FloatRange(min=0),
+    metavar="SECONDS",
+    help="End after that many seconds, with status 3.",
 )
 @click.option(
     "--logs",
@@ -75,7 +80,7 @@ EXIT_INTERRUPTED = 130
 )
 @click.option(
     "--http-port",
-    type=int,
+    type=click.IntRange(0, 65535),
     default=None,
     help="Serve the operator's /livez, /readyz and /metrics here; 0 for any free port.",
 )
@@ -154,6 +159,8 @@ class _Session:
         """Start, watch, stop; the exit status."""
         manifest = read_manifest(self._path)
         _check_targets(manifest, self._path)
+        self._check_brokers(manifest)
+        self._check_summary()
         logs = self._log_directory()
         recorder = Recorder()
         view = Enduring(view_for(recorder, as_json=self._as_json, plain=self._plain), on_loss=self._interrupt)
@@ -162,6 +169,7 @@ class _Session:
             guard.start()
             self._undo.callback(guard.stop)
             broker_url = self._broker(manifest, guard)
+            self._write_broker_file(broker_url)
             result_url = os.environ.get("CELERIAC_RESULT_BACKEND") or _results_beside(broker_url)
 
             def poke() -> None:
@@ -183,8 +191,6 @@ class _Session:
             if signature.name:
                 lack = signature.lack()
                 view.note(f"the operator {lack.says}" if lack else f"drains are signed as {signature.name}")
-            if self._broker_file is not None:
-                self._broker_file.write_text(broker_url + "\n", encoding="utf-8")
             processes.start()
             self._undo.callback(processes.close)
             self._undo.callback(processes.kill)
@@ -213,8 +219,11 @@ class _Session:
     def _log_directory(self) -> Path:
         """Where worker output and our own log go: never into the picture."""
         logs = self._logs or Path(tempfile.mkdtemp(prefix="celeriac-up-"))
-        logs.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(logs / "operator.log")
+        try:
+            logs.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(logs / "operator.log")
+        except OSError as error:
+            raise SetupError(f"--logs cannot write to {logs}: {error.strerror}") from error
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(threadName)s: %(message)s"))
         ours = logging.getLogger("celeriac_operator")
         ours.addHandler(handler)
@@ -224,15 +233,28 @@ class _Session:
         self._undo.callback(lambda: ours.removeHandler(handler))
         return logs
 
+    def _check_brokers(self, manifest: Manifest) -> None:
+        """Nothing that stands in the file or in the environment changes while we run, so a URL that none can have is told at once."""
+        for url in (*_broker_urls(manifest), os.environ.get("CELERIAC_BROKER_URL", "")):
+            if url:
+                BrokerTarget(url=url).check()
+
+    def _check_summary(self) -> None:
+        """Told before the run, not after it."""
+        folder = None if self._summary is None else self._summary.parent
+        if folder is not None and not (folder.is_dir() and os.access(folder, os.W_OK)):
+            raise SetupError(f"--summary cannot write {self._summary}: {folder} must be a folder that you may write to")
+
+    def _write_broker_file(self, broker_url: str) -> None:
+        if self._broker_file is not None:
+            try:
+                self._broker_file.write_text(broker_url + "\n", encoding="utf-8")
+            except OSError as error:
+                raise SetupError(f"--broker-file cannot write {self._broker_file}: {error.strerror}") from error
+
     def _broker(self, manifest: Manifest, guard: Guard) -> str:
         """The URL of the broker: the file's, the environment's, or an embedded one, which is started."""
-        for pool in manifest.pools:
-            broker = WorkerPoolSpec.parse(pool.spec).broker
-            if broker is not None:
-                secret = manifest.secrets.get((pool.namespace, broker.url_from.name), {})
-                if broker.url_from.key in secret:
-                    return secret[broker.url_from.key].strip()
-        named = os.environ.get("CELERIAC_BROKER_URL", "")
+        named = next(_broker_urls(manifest), "") or os.environ.get("CELERIAC_BROKER_URL", "")
         if named:
             return named
         embedded = EmbeddedValkey(guard)
@@ -243,9 +265,12 @@ class _Session:
     def _endpoint(self, loop: OperatorLoop, metrics: OperatorMetrics, view: View) -> None:
         if self._http_port is None:
             return
-        endpoint = Endpoint(
-            "127.0.0.1", self._http_port, livez=loop.livez, readyz=loop.readyz, metrics=metrics.families
-        )
+        try:
+            endpoint = Endpoint(
+                "127.0.0.1", self._http_port, livez=loop.livez, readyz=loop.readyz, metrics=metrics.families
+            )
+        except ImproperlyConfigured as error:
+            raise SetupError(f"--http-port {self._http_port} is not free; name another one, or 0 for any") from error
         endpoint.start()
         self._undo.callback(endpoint.stop)
         view.note(f"operator's metrics on http://127.0.0.1:{endpoint.port}/metrics")
@@ -350,6 +375,16 @@ class _Session:
             time.sleep(0.1)
         view.show(cluster.scaled(), cluster.happenings())
         return status
+
+
+def _broker_urls(manifest: Manifest) -> Iterator[str]:
+    """The brokers that the file's own Secrets name, pool by pool."""
+    for pool in manifest.pools:
+        broker = WorkerPoolSpec.parse(pool.spec).broker
+        if broker is not None:
+            url = manifest.secrets.get((pool.namespace, broker.url_from.name), {}).get(broker.url_from.key)
+            if url is not None:
+                yield url.strip()
 
 
 def _check_targets(manifest: Manifest, path: Path) -> None:
