@@ -41,6 +41,11 @@ def without(name: str) -> dict[str, Any]:
     return {**FIT, "env": [entry for entry in FIT["env"] if not entry["name"].startswith(name)]}
 
 
+def with_profile(name: str) -> dict[str, Any]:
+    bare = without("CELERIAC_PROFILE")
+    return {**bare, "env": [{"name": "CELERIAC_PROFILE", "value": name}, *bare["env"]]}
+
+
 def test_fit_pods_are_one_finding() -> None:
     [finding] = of_pods("Deployment mail", workload({"name": "proxy"}, FIT))
     assert finding.level is Level.OK
@@ -56,7 +61,16 @@ def test_fit_pods_are_one_finding() -> None:
         (workload(without("CELERIAC_WORKER_SHUTDOWN"), grace_s=600), Level.WARNING, "give up after 25 s all the same"),
         (workload({**FIT, "readinessProbe": {"exec": {}}}), Level.WARNING, "no readiness probe on /readyz"),
         (workload(without("CELERIAC_POD")), Level.WARNING, "CELERIAC_POD_NAME"),
-        (workload(without("CELERIAC_PROFILE")), Level.WARNING, "acknowledged before they run"),
+        (
+            workload(without("CELERIAC_PROFILE")),
+            Level.WARNING,
+            "unless the image does, tasks are acknowledged before they run",
+        ),
+        (
+            workload(with_profile("celery")),
+            Level.WARNING,
+            "its workers do not run with the profile kubernetes, tasks are acknowledged",
+        ),
         (workload({**without("CELERIAC_P"), "envFrom": [{}]}), Level.OK, ""),
     ],
 )

@@ -133,6 +133,17 @@ def test_every_condition_is_told_when_it_is_not_as_in_a_healthy_pool(of: str) ->
     assert [line.split("=")[0].strip() for line in told] == [of]
 
 
+@pytest.mark.parametrize(("decided", "told"), [(7, True), (6, True), (1, False)])
+def test_alternatives_that_contradict_the_decision_are_not_told(decided: int, told: bool) -> None:
+    """In its first minutes a pool reckons with less than the arrival rate that its status shows."""
+    raw = {"targetRef": {"name": "mail"}, "queues": [{"name": "mail"}]}
+
+    lines = _change({"spec": raw, "status": {**status(arrivalRate="40", running=20), "unclampedReplicas": decided}})
+
+    assert any("demand alone asks for 7 now" in line for line in lines) is told
+    assert any("more cannot be told yet" in line for line in lines) is not told
+
+
 def test_the_fault_of_a_pool_that_was_never_decided_on_is_told() -> None:
     fault = fault_status({}, "SecretNotFound", "key 'url' of Secret shop/broker cannot be read", 1, NOW)
     first, *others = words("shop/mail", {"status": fault})

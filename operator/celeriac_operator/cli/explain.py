@@ -11,6 +11,11 @@ from celeriac_operator.errors import NotFound, OperatorError
 from celeriac_operator.resources.spec import ObjectiveType, SpecError, WorkerPoolSpec
 from celeriac_operator.scaling.whatif import GUARDS, alternatives
 
+#: In place of alternatives that would contradict the decision.
+_YOUNG = (
+    "the status's figures alone give another number than was decided, as in a pool's first minutes and after a burst"
+)
+
 
 @cli.command()
 @click.argument("pool", metavar="NAMESPACE/NAME")
@@ -61,10 +66,17 @@ def _change(found: dict[str, Any]) -> list[str]:
     if not told:
         return lines
     usual, *others = told
+    if not _as_decided(usual.replicas, status.get("unclampedReplicas")):
+        return [*lines, f"  more cannot be told yet: {_YOUNG}"]
     now = f"  demand alone asks for {usual.replicas} now, computed from the figures above"
     if not others:
         return [*lines, f"{now}, and for as many with half or twice of what the spec says"]
     return [*lines, f"{now}; it would ask for", *(f"    {one.replicas} with {one.change}" for one in others)]
+
+
+def _as_decided(computed: int, decided: int | None) -> bool:
+    """Whether demand computed from a status is near the one that was decided by: a pod off, or a tenth, as the status rounds."""
+    return decided is None or abs(computed - decided) <= max(1, decided // 10)
 
 
 def words(pool: str, found: dict[str, Any]) -> list[str]:

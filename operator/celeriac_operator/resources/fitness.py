@@ -45,10 +45,12 @@ def of_pods(subject: str, workload: Mapping[str, Any]) -> list[Finding]:
     ]
     profile = (env.get("CELERIAC_PROFILE") or {}).get("value")
     if profile != "kubernetes" and not from_elsewhere:
-        says = (
-            "its workers do not run with the profile kubernetes: tasks are acknowledged before they run, and a pod that is killed"
-            " loses them"
+        who = (
+            "its workers do not run with the profile kubernetes"
+            if profile
+            else "its manifest does not set the profile kubernetes: unless the image does"
         )
+        says = f"{who}, tasks are acknowledged before they run, and a pod that is killed loses them"
         found.append(
             Finding(Level.WARNING, subject, says, "set CELERIAC_PROFILE=kubernetes, or task_acks_late in the app")
         )
