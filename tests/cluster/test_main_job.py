@@ -192,16 +192,18 @@ def pod_conditions(item: Mapping[str, Any]) -> list[dict[str, str]]:
 
 
 def test_a_worker_that_is_removed_while_its_app_is_imported_ends_at_once(cluster: Cluster, images: Images) -> None:
+    slow = 'import time; print("importing", flush=True); time.sleep(50)'
     container = {
         "name": "worker",
         "image": images.worker,
-        "command": ["sh", "-c", "echo 'import time; time.sleep(50)' > /tmp/slow.py; exec celeriac -A slow worker"],
+        "command": ["sh", "-c", f"echo '{slow}' > /tmp/slow.py; exec celeriac -A slow worker"],
         "env": [{"name": "PYTHONPATH", "value": "/tmp"}],
     }
     spec = {"terminationGracePeriodSeconds": 60, "containers": [container]}
     cluster.apply({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "slow"}, "spec": spec})
     cluster.wait(lambda: cluster.get("pod", "slow")["status"]["phase"] == "Running", timeout_s=30, what="the pod")
-    time.sleep(3)  # past the interpreter's own start, into the import
+    # Before, while the interpreter starts, a container's first process has no handler and the kernel drops the signal.
+    cluster.wait(lambda: "importing" in cluster.kubectl("logs", "slow"), timeout_s=30, what="the import")
 
     began = time.monotonic()
     cluster.kubectl("delete", "pod", "slow", "--wait=true")
