@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from celeriac.broker.transport.small_reads import read_little
 from celeriac.exceptions import ImproperlyConfigured
 from celeriac.telemetry.endpoint import Endpoint
 from celeriac.telemetry.exposition import Family
@@ -73,6 +74,7 @@ def run(options: Options) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
 
+    read_little()
     signature = _signature(options.key)
     access = load_access(kubeconfig=options.kubeconfig, context=options.context)
     client = KubeClient(access)

@@ -13,7 +13,7 @@ from itertools import zip_longest
 from operator import add, sub
 from typing import Any, NamedTuple, TypeVar
 
-from celeriac.broker.eventbus import Unread
+from celeriac.broker.eventbus import Unread, event_of
 from celeriac.wire.event import WAIT_BUCKETS_S, Heartbeat, QueueTotals, TaskTotals, heartbeat_from_wire, mark_of
 
 log = logging.getLogger("celeriac_operator.fleet")
@@ -64,7 +64,7 @@ class Worker(NamedTuple):
 
 @dataclass(slots=True, kw_only=True)
 class _Incarnation:
-    """beat was heard at read_at; unread, if there is one, came after it, at heard_at. told_at: when the newest was sent."""
+    """beat was heard at read_at; unread, if there is one, is the JSON of one that came after it, at heard_at. told_at: when the newest was sent."""
 
     beat: Heartbeat
     heard_at: float
@@ -73,7 +73,7 @@ class _Incarnation:
     mark: str
     read_at: float
     told_at: float
-    unread: Unread | None = None
+    unread: bytes | None = None
     offline: bool = False
     malformed: bool = False
     owner: Owner | None = None
@@ -168,7 +168,7 @@ class Fleet:
             if known is None or known.offline or glance.kind != "worker-heartbeat" or known.mark != glance.mark:
                 return False
             if not _overtaken(glance.timestamp, known):
-                known.unread, known.heard_at, known.told_at = unread, now, glance.timestamp
+                known.unread, known.heard_at, known.told_at = unread.text, now, glance.timestamp
             return True
 
     def _read(self, seen: _Incarnation) -> Heartbeat:
@@ -176,7 +176,7 @@ class Fleet:
         unread, seen.unread = seen.unread, None
         if unread is not None:
             try:
-                beat = heartbeat_from_wire(unread.body())
+                beat = heartbeat_from_wire(event_of(unread))
             except ValueError as error:
                 if not seen.malformed:  # once each: it will send the next one in two seconds
                     log.warning("malformed heartbeats of %s are passed over: %s", seen.beat.hostname, error)

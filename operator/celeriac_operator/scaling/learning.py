@@ -185,12 +185,15 @@ def _learn_queue(
     # At first sight what is started was started by nobody knows whom; what is parked tells the mix all the same.
     others = 0.0 if last is None else max(0.0, sample.started - last.started - sum(_started(known, x) for x in limited))
     kept = math.exp(-(others + sum(claims.values())) / _CLAIMS_KEPT)
+    overall = _learn_service(_continued(known, sample, known.overall), at, sample.busy_s, _ended(sample))
+    # Without limited types the rest is all there is: its marks are kept once.
+    all_rest = not limited and not known.classes and known.service == known.overall
     queue = replace(
         known,
         last=sample,
         sampled_at=at,
-        overall=_learn_service(_continued(known, sample, known.overall), at, sample.busy_s, _ended(sample)),
-        service=_learn_rest(known, sample, limited, at),
+        overall=overall,
+        service=overall if all_rest else _learn_rest(known, sample, limited, at),
         classes={limit.task: _learn_class(known, limit, at, claims=claims[limit.task], kept=kept) for limit in limited},
         other_claims=known.other_claims * kept + others,
     )

@@ -117,10 +117,15 @@ class Unread(NamedTuple):
 
     def body(self) -> dict[str, Any]:
         """The event. Raises ValueError when it is none."""
-        body = orjson.loads(self.text)
-        if not isinstance(body, dict):
-            raise ValueError(f"not an event: {self.text!r:.100}")  # noqa: TRY004 - as what is not JSON
-        return body
+        return event_of(self.text)
+
+
+def event_of(text: bytes) -> dict[str, Any]:
+    """An event from its JSON. Raises ValueError when it is none."""
+    body = orjson.loads(text)
+    if not isinstance(body, dict):
+        raise ValueError(f"not an event: {text!r:.100}")  # noqa: TRY004 - as what is not JSON
+    return body
 
 
 class EventReceiver:
