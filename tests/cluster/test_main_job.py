@@ -17,7 +17,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 TASKS, SECONDS = 500, 0.2
 #: Tasks that still run when the quick ones are done: the pool shrinks around them.
-LONG, LONG_SECONDS = 2, 45.0
+LONG, LONG_SECONDS = 2, 90.0  # longer than the others take on a loaded machine
 #: The default interval of a pool, and what the issue allows beyond one tick.
 TICK_S, GRACE_S = 5.0, 1.0
 #: A kubelet that lost sight of a container's end tells that its pod is gone only after the pod's grace period, 60 s.
@@ -138,7 +138,7 @@ def test_the_pool_shrinks_around_the_tasks_that_still_run(
 def test_every_task_is_done_once(cluster: Cluster, seen: dict[str, Any], measured: Say) -> None:
     ledger = cluster.broker.client
 
-    cluster.wait(lambda: ledger.hlen("ledger:done") == TASKS + LONG, timeout_s=120, what="all tasks done")
+    cluster.wait(lambda: ledger.hlen("ledger:done") == TASKS + LONG, timeout_s=180, what="all tasks done")
 
     replicas = [sight.item["spec"]["replicas"] for sight in seen["deployment"]]
     measured(f"replicas: {_changes(replicas)}; pods that worked: {len(set(ledger.hvals('ledger:pod')))}")
