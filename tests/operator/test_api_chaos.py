@@ -154,7 +154,7 @@ def test_work_that_comes_in_during_it_is_staffed_and_nothing_else_happens(
     fault(site)
     site.broker.ready = 2000
 
-    assert eventually(lambda: site.seen[-1] == 50, within_s=25)
+    assert eventually(lambda: site.seen[-1:] == [50], within_s=25)
     alive, why = site.loop.livez()
     assert alive, why
     assert site.seen in ([0, first, 50], [first, 50])
