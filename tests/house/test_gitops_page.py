@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import celpy
 import pytest
 import yaml
 from celpy import celtypes
+from missing import program
 
 from celeriac_operator.resources.conditions import Found
 from celeriac_operator.resources.status import fault_status
@@ -63,10 +63,7 @@ CASES: Mapping[str, tuple[Status | None, str, str, str]] = {
 
 @pytest.fixture(scope="module")
 def lua() -> str:
-    path = shutil.which("lua5.1")
-    if path is None:
-        pytest.skip("lua5.1 is not on PATH (Debian: apt-get install lua5.1)")
-    return path
+    return program("lua5.1", "lua5.1")
 
 
 @pytest.mark.parametrize(("given", "argo", "_", "said"), CASES.values(), ids=CASES)
